@@ -1,0 +1,85 @@
+"""Deep Feedback Control in JAX: see README.md."""
+
+from importlib.metadata import version
+
+from dfc_jax.activations import (
+    AbstractActivation as AbstractActivation,
+    LeakyReLU as LeakyReLU,
+    Linear as Linear,
+    ReLU as ReLU,
+    Sigmoid as Sigmoid,
+    Tanh as Tanh,
+)
+from dfc_jax.averaging import (
+    AbstractAverage as AbstractAverage,
+    DiffraxAverage as DiffraxAverage,
+    ImplicitAverage as ImplicitAverage,
+    PublishedAverage as PublishedAverage,
+)
+from dfc_jax.closed_loop import (
+    ClosedLoop as ClosedLoop,
+    Deviation as Deviation,
+    LoopState as LoopState,
+    Sample as Sample,
+)
+from dfc_jax.controller import (
+    AbstractController as AbstractController,
+    LeakyIntegratorController as LeakyIntegratorController,
+    PIController as PIController,
+)
+from dfc_jax.data import (
+    Dataset as Dataset,
+    DATASETS as DATASETS,
+    load as load,
+    Split as Split,
+    student_teacher as student_teacher,
+)
+from dfc_jax.equilibrium import (
+    AbstractEquilibrium as AbstractEquilibrium,
+    Analytic as Analytic,
+    Broyden as Broyden,
+    Equilibrium as Equilibrium,
+    RootFind as RootFind,
+    Simulated as Simulated,
+)
+from dfc_jax.feedback import (
+    ExactFeedback as ExactFeedback,
+    FeedbackWeights as FeedbackWeights,
+    ProductOfWeights as ProductOfWeights,
+    RandomFeedback as RandomFeedback,
+)
+from dfc_jax.losses import (
+    AbstractLoss as AbstractLoss,
+    CrossEntropy as CrossEntropy,
+    MeanSquaredError as MeanSquaredError,
+)
+from dfc_jax.methods import (
+    AbstractMethod as AbstractMethod,
+    Backprop as Backprop,
+    DFA as DFA,
+    DFC as DFC,
+    DFCSS as DFCSS,
+    DFCSSA as DFCSSA,
+    Report as Report,
+)
+from dfc_jax.network import (
+    Dense as Dense,
+    Feedforward as Feedforward,
+    Layer as Layer,
+    mlp as mlp,
+    Network as Network,
+)
+from dfc_jax.noise import FilteredNoise as FilteredNoise, WhiteNoise as WhiteNoise
+from dfc_jax.plasticity import (
+    feedback_rule as feedback_rule,
+    forward_rule as forward_rule,
+    presynaptic_rates as presynaptic_rates,
+    teaching_signal as teaching_signal,
+)
+from dfc_jax.published import PublishedEuler as PublishedEuler, PublishedState as PublishedState
+from dfc_jax.sleep import SleepPhase as SleepPhase
+from dfc_jax.targets import AbstractTarget as AbstractTarget, Clamp as Clamp, Nudge as Nudge, Rest as Rest
+from dfc_jax.trajectory import simulate as simulate
+
+
+__version__ = version("dfc_jax")

@@ -1,0 +1,117 @@
+"""Activation functions phi with their slope and a difference phi(a + d) - phi(a) that does not cancel.
+
+DFC learns from small displacements of large voltages. Subtracting two activations in float32 loses
+them late in training, so every activation supplies its difference: the error stays within a few units
+of rounding of the displacement `d`, however large `a` is.
+"""
+
+import abc
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from dfc_jax._checks import check_number, require
+
+
+class AbstractActivation(eqx.Module):
+    """An elementwise activation function."""
+
+    @abc.abstractmethod
+    def __call__(self, voltage: Float[Array, "*n"]) -> Float[Array, "*n"]:
+        """The rate phi(v)."""
+
+    @abc.abstractmethod
+    def derivative(self, voltage: Float[Array, "*n"]) -> Float[Array, "*n"]:
+        """The slope phi'(v)."""
+
+    @abc.abstractmethod
+    def difference(self, voltage: Float[Array, "*n"], change: Float[Array, "*n"]) -> Float[Array, "*n"]:
+        """phi(voltage + change) - phi(voltage), without cancellation."""
+
+
+class Tanh(AbstractActivation):
+    """The hyperbolic tangent."""
+
+    def __call__(self, voltage: Float[Array, "*n"]) -> Float[Array, "*n"]:
+        return jnp.tanh(voltage)
+
+    def derivative(self, voltage: Float[Array, "*n"]) -> Float[Array, "*n"]:
+        return 1 - jnp.tanh(voltage) ** 2
+
+    def difference(self, voltage: Float[Array, "*n"], change: Float[Array, "*n"]) -> Float[Array, "*n"]:
+        return _tanh_difference(voltage, change)
+
+
+class Sigmoid(AbstractActivation):
+    """The logistic function."""
+
+    def __call__(self, voltage: Float[Array, "*n"]) -> Float[Array, "*n"]:
+        return jax.nn.sigmoid(voltage)
+
+    def derivative(self, voltage: Float[Array, "*n"]) -> Float[Array, "*n"]:
+        return jax.nn.sigmoid(voltage) * jax.nn.sigmoid(-voltage)
+
+    def difference(self, voltage: Float[Array, "*n"], change: Float[Array, "*n"]) -> Float[Array, "*n"]:
+        return _tanh_difference(voltage / 2, change / 2) / 2
+
+
+class LeakyReLU(AbstractActivation):
+    """max(v, slope * v) with 0 <= slope <= 1; the published code's leaky ReLU has slope 0.2."""
+
+    slope: float = eqx.field(static=True, default=0.2)
+
+    def __check_init__(self) -> None:
+        check_number("slope", self.slope, minimum=0)
+        require(self.slope <= 1, f"`slope` is {self.slope}; it must be at most 1.")
+
+    def __call__(self, voltage: Float[Array, "*n"]) -> Float[Array, "*n"]:
+        return jnp.maximum(voltage, self.slope * voltage)
+
+    def derivative(self, voltage: Float[Array, "*n"]) -> Float[Array, "*n"]:
+        return jnp.where(voltage > 0, jnp.ones_like(voltage), self.slope)
+
+    def difference(self, voltage: Float[Array, "*n"], change: Float[Array, "*n"]) -> Float[Array, "*n"]:
+        bend = (1 - self.slope) * voltage
+        from_above = jnp.maximum(change, self.slope * change - bend)
+        from_below = jnp.maximum(self.slope * change, change + bend)
+        return jnp.where(voltage > 0, from_above, from_below)
+
+
+class ReLU(AbstractActivation):
+    """max(v, 0)."""
+
+    def __call__(self, voltage: Float[Array, "*n"]) -> Float[Array, "*n"]:
+        return jax.nn.relu(voltage)
+
+    def derivative(self, voltage: Float[Array, "*n"]) -> Float[Array, "*n"]:
+        return (voltage > 0).astype(voltage.dtype)
+
+    def difference(self, voltage: Float[Array, "*n"], change: Float[Array, "*n"]) -> Float[Array, "*n"]:
+        return jnp.where(voltage > 0, jnp.maximum(change, -voltage), jax.nn.relu(voltage + change))
+
+
+class Linear(AbstractActivation):
+    """The identity."""
+
+    def __call__(self, voltage: Float[Array, "*n"]) -> Float[Array, "*n"]:
+        return voltage
+
+    def derivative(self, voltage: Float[Array, "*n"]) -> Float[Array, "*n"]:
+        return jnp.ones_like(voltage)
+
+    def difference(self, voltage: Float[Array, "*n"], change: Float[Array, "*n"]) -> Float[Array, "*n"]:
+        return change
+
+
+def _tanh_difference(a: Float[Array, "*n"], d: Float[Array, "*n"]) -> Float[Array, "*n"]:
+    """tanh(a + d) - tanh(a): by the addition theorem, and directly where d is too large to cancel.
+
+    tanh(a + d) - tanh(a) = tanh(d) (1 - tanh(a)^2) / (1 + tanh(a) tanh(d)); the denominator vanishes
+    for large d of the opposite sign, where the direct form is exact to rounding.
+    """
+    rate, step = jnp.tanh(a), jnp.tanh(d)
+    small = jnp.abs(d) < 1
+    by_addition = step * (1 - rate**2) / jnp.where(small, 1 + rate * step, 1)
+    return jnp.where(small, by_addition, jnp.tanh(a + d) - rate)

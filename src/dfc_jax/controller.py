@@ -1,0 +1,91 @@
+"""The controller that drives the network's output to its target."""
+
+import abc
+
+import equinox as eqx
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from dfc_jax._checks import check_number
+
+
+class AbstractController(eqx.Module):
+    """A proportional-integral controller. Time is measured in units of its time constant tau_u = 1."""
+
+    @abc.abstractmethod
+    def control(self, integral: Float[Array, " out"], error: Float[Array, " out"]) -> Float[Array, " out"]:
+        """The control signal u."""
+
+    @abc.abstractmethod
+    def integral_rate(
+        self, integral: Float[Array, " out"], control: Float[Array, " out"], error: Float[Array, " out"]
+    ) -> Float[Array, " out"]:
+        """du_int/dt."""
+
+    @abc.abstractmethod
+    def steady_state_leak(self) -> Float[Array, ""]:
+        """The factor a of the steady state e = a u."""
+
+    @abc.abstractmethod
+    def implicit_gains(self, step: Float[Array, ""]) -> tuple[Float[Array, ""], Float[Array, ""]]:
+        """(a, b) such that u = a u_int + b e_new after an implicit Euler step of length `step` from u_int."""
+
+
+class PIController(AbstractController):
+    """PI control with the leak on the total control: u = u_int + k_p e, du_int/dt = e - alpha u.
+
+    This is what both published codes compute; at steady state e = alpha u. The NeurIPS paper writes the
+    leak on the integrator (eq. 5): `LeakyIntegratorController`. The two agree for k_p = 0.
+    `k_p` is the proportional gain and `alpha` the leak, both without units, both at least 0.
+    """
+
+    k_p: Float[Array, ""] = eqx.field(converter=jnp.asarray, default=2.0)
+    alpha: Float[Array, ""] = eqx.field(converter=jnp.asarray, default=1e-3)
+
+    def __check_init__(self) -> None:
+        check_number("k_p", self.k_p, minimum=0)
+        check_number("alpha", self.alpha, minimum=0)
+
+    def control(self, integral: Float[Array, " out"], error: Float[Array, " out"]) -> Float[Array, " out"]:
+        return integral + self.k_p * error
+
+    def integral_rate(
+        self, integral: Float[Array, " out"], control: Float[Array, " out"], error: Float[Array, " out"]
+    ) -> Float[Array, " out"]:
+        return error - self.alpha * control
+
+    def steady_state_leak(self) -> Float[Array, ""]:
+        return self.alpha
+
+    def implicit_gains(self, step: Float[Array, ""]) -> tuple[Float[Array, ""], Float[Array, ""]]:
+        decay = 1 / (1 + step * self.alpha)
+        return decay, (step + self.k_p) * decay
+
+
+class LeakyIntegratorController(AbstractController):
+    """PI control with the leak on the integrator: u = u_int + k_p e, du_int/dt = e - alpha u_int.
+
+    As written in the NeurIPS paper (eq. 5). At steady state e = alpha / (1 + alpha k_p) u (Lemma 1).
+    """
+
+    k_p: Float[Array, ""] = eqx.field(converter=jnp.asarray, default=2.0)
+    alpha: Float[Array, ""] = eqx.field(converter=jnp.asarray, default=1e-3)
+
+    def __check_init__(self) -> None:
+        check_number("k_p", self.k_p, minimum=0)
+        check_number("alpha", self.alpha, minimum=0)
+
+    def control(self, integral: Float[Array, " out"], error: Float[Array, " out"]) -> Float[Array, " out"]:
+        return integral + self.k_p * error
+
+    def integral_rate(
+        self, integral: Float[Array, " out"], control: Float[Array, " out"], error: Float[Array, " out"]
+    ) -> Float[Array, " out"]:
+        return error - self.alpha * integral
+
+    def steady_state_leak(self) -> Float[Array, ""]:
+        return self.alpha / (1 + self.alpha * self.k_p)
+
+    def implicit_gains(self, step: Float[Array, ""]) -> tuple[Float[Array, ""], Float[Array, ""]]:
+        decay = 1 / (1 + step * self.alpha)
+        return decay, step * decay + self.k_p

@@ -1,0 +1,108 @@
+"""The feedback path: weights Q_i that carry the control u to the apical compartment of layer i.
+
+Q_i has the shape of layer i followed by the number of outputs, so that the same contraction serves dense
+layers and feature maps.
+"""
+
+import abc
+import math
+from collections.abc import Sequence
+
+import equinox as eqx
+import jax.numpy as jnp
+import jax.random as jr
+from jaxtyping import Array, Float, PRNGKeyArray
+
+from dfc_jax._checks import check_number
+
+
+class AbstractFeedback(eqx.Module):
+    """Where a sample's feedback weights come from."""
+
+    @abc.abstractmethod
+    def matrices(
+        self, jacobian: tuple[Float[Array, "out ..."], ...] | None
+    ) -> tuple[Float[Array, "... out"], ...]:
+        """Q_i of every layer, for a sample with the given feedforward Jacobian (None unless asked for)."""
+
+    @property
+    @abc.abstractmethod
+    def needs_jacobian(self) -> bool:
+        """Whether `matrices` depends on the sample through its Jacobian."""
+
+
+class FeedbackWeights(AbstractFeedback):
+    """Feedback weights proper, the same for every sample: fixed or learned, as the training decides."""
+
+    weights: tuple[Float[Array, "... out"], ...]
+
+    def matrices(
+        self, jacobian: tuple[Float[Array, "out ..."], ...] | None
+    ) -> tuple[Float[Array, "... out"], ...]:
+        del jacobian
+        return self.weights
+
+    @property
+    def needs_jacobian(self) -> bool:
+        return False
+
+
+class AbstractFeedbackInit(eqx.Module):
+    """How the feedback of a new network starts."""
+
+    @abc.abstractmethod
+    def init(self, weights: Sequence[Float[Array, "out in"]], key: PRNGKeyArray) -> AbstractFeedback:
+        """The feedback for dense layers with these forward weights."""
+
+
+class ProductOfWeights(AbstractFeedbackInit):
+    """Q_i = (W_L ... W_{i+1})^T, Q_L = I: the published `weight_product`, the papers' fixed feedback."""
+
+    def init(self, weights: Sequence[Float[Array, "out in"]], key: PRNGKeyArray) -> FeedbackWeights:
+        del key
+        product = jnp.eye(weights[-1].shape[0], dtype=weights[-1].dtype)
+        feedback = [product]
+        for weight in reversed(weights[1:]):
+            product = weight.T @ product
+            feedback.append(product)
+        return FeedbackWeights(tuple(reversed(feedback)))
+
+
+class RandomFeedback(AbstractFeedbackInit):
+    """Normal Q_i for the hidden layers, Q_L = I: where the papers start to learn feedback.
+
+    `std` is the standard deviation; None means Xavier's sqrt(2 / (n_i + n_L)) for each layer.
+    """
+
+    std: float | None = eqx.field(static=True, default=None)
+
+    def __check_init__(self) -> None:
+        if self.std is not None:
+            check_number("std", self.std, minimum=0)
+
+    def init(self, weights: Sequence[Float[Array, "out in"]], key: PRNGKeyArray) -> FeedbackWeights:
+        outputs, hidden = weights[-1].shape[0], [weight.shape[0] for weight in weights[:-1]]
+        stds = [self.std if self.std is not None else math.sqrt(2 / (n + outputs)) for n in hidden]
+        keys = jr.split(key, len(weights))
+        random = [s * jr.normal(k, (n, outputs)) for s, n, k in zip(stds, hidden, keys, strict=False)]
+        return FeedbackWeights((*random, jnp.eye(outputs)))
+
+
+class ExactFeedback(AbstractFeedback, AbstractFeedbackInit):
+    """Q_i = J_i^T of each sample at its feedforward state: no weights, nothing to learn.
+
+    The ideal that learned feedback approaches: it satisfies Condition 2, Col(Q) = Row(J).
+    """
+
+    def init(self, weights: Sequence[Float[Array, "out in"]], key: PRNGKeyArray) -> "ExactFeedback":
+        del weights, key
+        return self
+
+    def matrices(
+        self, jacobian: tuple[Float[Array, "out ..."], ...] | None
+    ) -> tuple[Float[Array, "... out"], ...]:
+        return tuple(jnp.moveaxis(rows, 0, -1) for rows in jacobian)
+
+    @property
+    def needs_jacobian(self) -> bool:
+        return True

@@ -1,0 +1,235 @@
+"""The methods: each is `(model, x, y, key=...) -> update, report` for a batch.
+
+An update has the shape of the model and the sign and size of a gradient, averaged over the batch: Optax
+subtracts it. A nudged method's update is divided by its nudge, so a learning rate means the same for all.
+"""
+
+import abc
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
+
+from dfc_jax._checks import check_number
+from dfc_jax.averaging import AbstractAverage, ImplicitAverage
+from dfc_jax.closed_loop import ClosedLoop, Deviation, Sample
+from dfc_jax.controller import AbstractController, PIController
+from dfc_jax.equilibrium import AbstractEquilibrium, Analytic, Broyden, Equilibrium
+from dfc_jax.feedback import ExactFeedback
+from dfc_jax.losses import AbstractLoss, CrossEntropy
+from dfc_jax.network import Layer, Network
+from dfc_jax.plasticity import forward_rule, presynaptic_rates, teaching_signal
+from dfc_jax.targets import AbstractTarget, Nudge
+
+
+class Report(eqx.Module):
+    """What happened to a batch, sample by sample. For methods without dynamics every sample converges."""
+
+    loss: Float[Array, " batch"]
+    output: Float[Array, "batch out"]
+    converged: Bool[Array, " batch"]
+    residual: Float[Array, " batch"]  # of the steady state, relative to the target error
+    iterations: Int[Array, " batch"]
+    stable: Bool[Array, " batch"]
+
+
+class AbstractMethod(eqx.Module):
+    """A rule that turns a batch into an update of the forward weights."""
+
+    loss: eqx.AbstractVar[AbstractLoss]
+
+    @abc.abstractmethod
+    def __call__(
+        self,
+        model: Network,
+        x: Float[Array, "batch *inputs"],
+        y: Float[Array, "batch out"],
+        *,
+        key: PRNGKeyArray | None = None,
+    ) -> tuple[Network, Report]:
+        """The update, shaped like `model` and zero in its feedback weights, and a report."""
+
+
+class Backprop(AbstractMethod):
+    """The gradient of the mean loss."""
+
+    loss: AbstractLoss = CrossEntropy()
+
+    def __call__(
+        self,
+        model: Network,
+        x: Float[Array, "batch *inputs"],
+        y: Float[Array, "batch out"],
+        *,
+        key: PRNGKeyArray | None = None,
+    ) -> tuple[Network, Report]:
+        del key
+        layers, rest = eqx.partition(model.layers, eqx.is_inexact_array)
+
+        def outputs(weights: tuple[Layer, ...]) -> Float[Array, "batch out"]:
+            return jax.vmap(Network(eqx.combine(weights, rest), model.feedback))(x)
+
+        output, pull = jax.vjp(outputs, layers)
+        (gradient,) = pull(jax.vmap(self.loss.gradient)(output, y) / len(y))
+        return _shaped_like(model, eqx.combine(gradient, rest)), _instant_report(self.loss, output, y)
+
+
+class DFA(AbstractMethod):
+    """Direct feedback alignment: every layer is taught by phi_i'(v_i^-) Q_i dl/dr_L (Nokland, 2016).
+
+    Uses the model's own feedback weights; start them with `RandomFeedback()`, as the papers do.
+    """
+
+    loss: AbstractLoss = CrossEntropy()
+
+    def __call__(
+        self,
+        model: Network,
+        x: Float[Array, "batch *inputs"],
+        y: Float[Array, "batch out"],
+        *,
+        key: PRNGKeyArray | None = None,
+    ) -> tuple[Network, Report]:
+        del key
+        if isinstance(model.feedback, ExactFeedback):
+            raise ValueError(
+                "`model.feedback` is ExactFeedback; direct feedback alignment needs FeedbackWeights."
+            )
+        state = jax.vmap(model.feedforward)(x)
+        gradient = jax.vmap(self.loss.gradient)(state.output, y) / len(y)
+        arriving = (jnp.tensordot(gradient, Q, axes=(1, -1)) for Q in model.feedback.matrices(None))
+        teaching = tuple(s * a for s, a in zip(model.slopes(state.voltages), arriving, strict=True))
+        update = forward_rule(model.layers, state.inputs, teaching)
+        return _shaped_like(model, update), _instant_report(self.loss, state.output, y)
+
+
+class _SteadyStateMethod(AbstractMethod):
+    """The update of a steady state (eq. 4 at rest): shared by DFC-SS and DFC-SSA."""
+
+    controller: eqx.AbstractVar[AbstractController]
+    target: eqx.AbstractVar[AbstractTarget]
+
+    @abc.abstractmethod
+    def _equilibrium(self, loop: ClosedLoop, sample: Sample) -> Equilibrium: ...
+
+    @abc.abstractmethod
+    def _contributes(self, equilibrium: Equilibrium) -> Bool[Array, " batch"]: ...
+
+    def __call__(
+        self,
+        model: Network,
+        x: Float[Array, "batch *inputs"],
+        y: Float[Array, "batch out"],
+        *,
+        key: PRNGKeyArray | None = None,
+    ) -> tuple[Network, Report]:
+        del key
+        loop = ClosedLoop(model, self.controller, self.target, self.loss)
+        samples = jax.vmap(loop.sample)(x, y)
+        found = jax.vmap(self._equilibrium, in_axes=(None, 0))(loop, samples)
+        signals = jax.vmap(_signals, in_axes=(None, 0, 0, 0))
+        presynaptic, teaching = signals(loop, samples, found.deviation, self._contributes(found))
+        change = forward_rule(model.layers, presynaptic, teaching)
+        update = jax.tree.map(lambda w: -w / (len(y) * self.target.step()), change)
+        return _shaped_like(model, update), _report(self.loss, samples, y, found)
+
+
+class DFCSS(_SteadyStateMethod):
+    """DFC-SS: the update of the steady state.
+
+    **Arguments:**
+
+    - `controller`, `target`, `loss`: of the closed loop.
+    - `equilibrium`: how the steady state is found: `Broyden()`, `RootFind(...)`, `Simulated(...)`.
+    - `include_unconverged`: whether samples whose steady state was not found contribute. They are counted
+      in the report either way; a sample that is not finite never contributes.
+    """
+
+    controller: AbstractController = PIController()
+    target: AbstractTarget = Nudge()
+    loss: AbstractLoss = CrossEntropy()
+    equilibrium: AbstractEquilibrium = Broyden()
+    include_unconverged: bool = eqx.field(static=True, default=False)
+
+    def _equilibrium(self, loop: ClosedLoop, sample: Sample) -> Equilibrium:
+        return self.equilibrium(loop, sample)
+
+    def _contributes(self, equilibrium: Equilibrium) -> Bool[Array, " batch"]:
+        return jnp.isfinite(equilibrium.residual) if self.include_unconverged else equilibrium.converged
+
+
+class DFCSSA(_SteadyStateMethod):
+    """DFC-SSA: the update of the linearised steady state. It needs no iteration and cannot fail to converge."""
+
+    controller: AbstractController = PIController()
+    target: AbstractTarget = Nudge()
+    loss: AbstractLoss = CrossEntropy()
+
+    def _equilibrium(self, loop: ClosedLoop, sample: Sample) -> Equilibrium:
+        return Analytic()(loop, sample)
+
+    def _contributes(self, equilibrium: Equilibrium) -> Bool[Array, " batch"]:
+        return equilibrium.converged
+
+
+class DFC(AbstractMethod):
+    """DFC: the forward rule averaged over the controlled trajectory, accumulated and never stored.
+
+    **Arguments:**
+
+    - `controller`, `target`, `loss`, `tau_v`: of the closed loop.
+    - `average`: how time is stepped: `ImplicitAverage()` (fast), `PublishedAverage(PublishedEuler(...))`
+      (the published code, step for step) or `DiffraxAverage(...)` (any Diffrax solver).
+    """
+
+    controller: AbstractController = PIController()
+    target: AbstractTarget = Nudge()
+    loss: AbstractLoss = CrossEntropy()
+    tau_v: Float[Array, ""] = eqx.field(converter=jnp.asarray, default=0.2)
+    average: AbstractAverage = ImplicitAverage()
+
+    def __check_init__(self) -> None:
+        check_number("tau_v", self.tau_v, above=0)
+
+    def __call__(
+        self,
+        model: Network,
+        x: Float[Array, "batch *inputs"],
+        y: Float[Array, "batch out"],
+        *,
+        key: PRNGKeyArray | None = None,
+    ) -> tuple[Network, Report]:
+        del key
+        loop = ClosedLoop(model, self.controller, self.target, self.loss, self.tau_v)
+        samples = jax.vmap(loop.sample)(x, y)
+        change, final = self.average(loop, samples)
+        update = jax.tree.map(lambda w: -w / (len(y) * self.target.step()), change)
+        return _shaped_like(model, update), _report(self.loss, samples, y, final)
+
+
+def _signals(
+    loop: ClosedLoop, sample: Sample, deviation: Deviation, contributes: Bool[Array, ""]
+) -> tuple[tuple[Float[Array, "..."], ...], tuple[Float[Array, "..."], ...]]:
+    """What the forward rule needs of one sample; nothing but zeros where it does not contribute."""
+    signals = presynaptic_rates(sample, deviation), teaching_signal(loop, sample, deviation)
+    return jax.tree.map(lambda leaf: jnp.where(contributes, leaf, 0), signals)
+
+
+def _shaped_like(model: Network, layers: tuple[Layer, ...]) -> Network:
+    return Network(layers, jax.tree.map(jnp.zeros_like, model.feedback))
+
+
+def _report(loss: AbstractLoss, samples: Sample, y: Float[Array, "batch out"], found: Equilibrium) -> Report:
+    output = samples.feedforward.output
+    return Report(
+        jax.vmap(loss)(output, y), output, found.converged, found.residual, found.iterations, found.stable
+    )
+
+
+def _instant_report(
+    loss: AbstractLoss, output: Float[Array, "batch out"], y: Float[Array, "batch out"]
+) -> Report:
+    batch = len(y)
+    yes, none = jnp.ones(batch, bool), jnp.zeros(batch, int)
+    return Report(jax.vmap(loss)(output, y), output, yes, jnp.zeros(batch, output.dtype), none, yes)

@@ -1,0 +1,72 @@
+"""Noise in the apical compartments, from which feedback weights learn."""
+
+import abc
+
+import equinox as eqx
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from dfc_jax._checks import check_number
+
+
+def _optional_array(value: Float[Array, ""] | float | None) -> Float[Array, ""] | None:
+    return None if value is None else jnp.asarray(value)
+
+
+class AbstractNoise(eqx.Module):
+    """Independent noise for every neuron. `sigma_output` is that of the output layer (None: as `sigma`)."""
+
+    sigma: eqx.AbstractVar[Float[Array, ""]]
+    sigma_output: eqx.AbstractVar[Float[Array, ""] | None]
+
+    def sigmas(self, layers: int) -> tuple[Float[Array, ""], ...]:
+        """sigma of each layer."""
+        return (*[self.sigma] * (layers - 1), self.sigma if self.sigma_output is None else self.sigma_output)
+
+    @property
+    @abc.abstractmethod
+    def filtered(self) -> bool:
+        """Whether the noise has a state of its own."""
+
+
+class WhiteNoise(AbstractNoise):
+    """White noise into the apical compartment: tau_a da_i = (-a_i + Q_i u) dt + sigma dW.
+
+    As in the code of the NeurIPS paper; the apical voltage then has the variance sigma^2 / (2 tau_a).
+    The closed loop needs `tau_apical`.
+    """
+
+    sigma: Float[Array, ""] = eqx.field(converter=jnp.asarray, default=0.01)
+    sigma_output: Float[Array, ""] | None = eqx.field(converter=_optional_array, default=None)
+
+    def __check_init__(self) -> None:
+        _check_sigmas(self)
+
+    @property
+    def filtered(self) -> bool:
+        return False
+
+
+class FilteredNoise(AbstractNoise):
+    """Ornstein-Uhlenbeck noise: a_i = Q_i u + sigma eps_i, tau_noise deps = -eps dt + dW.
+
+    As in Strong-DFC (ICML 2022); sigma eps has the variance sigma^2 / (2 tau_noise).
+    """
+
+    sigma: Float[Array, ""] = eqx.field(converter=jnp.asarray, default=0.01)
+    tau: Float[Array, ""] = eqx.field(converter=jnp.asarray, default=0.05)
+    sigma_output: Float[Array, ""] | None = eqx.field(converter=_optional_array, default=None)
+
+    def __check_init__(self) -> None:
+        _check_sigmas(self)
+        check_number("tau", self.tau, above=0)
+
+    @property
+    def filtered(self) -> bool:
+        return True
+
+
+def _check_sigmas(noise: AbstractNoise) -> None:
+    check_number("sigma", noise.sigma, minimum=0)
+    if noise.sigma_output is not None:
+        check_number("sigma_output", noise.sigma_output, minimum=0)

@@ -1,0 +1,109 @@
+"""Feedback learning: the sleep phase, in which noise alone drives the network."""
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import jax.random as jr
+from jaxtyping import Array, Float, PRNGKeyArray, PyTree
+
+from dfc_jax._checks import check_number, require
+from dfc_jax.closed_loop import ClosedLoop, PerLayer, Sample
+from dfc_jax.controller import AbstractController, PIController
+from dfc_jax.feedback import FeedbackWeights
+from dfc_jax.losses import AbstractLoss, CrossEntropy
+from dfc_jax.network import Network
+from dfc_jax.noise import AbstractNoise, WhiteNoise
+from dfc_jax.plasticity import feedback_rule
+from dfc_jax.published import PublishedEuler, PublishedState
+from dfc_jax.targets import AbstractTarget, Rest
+
+
+class SleepPhase(eqx.Module):
+    """The update of the feedback weights, `(model, x, y, key=...) -> update`.
+
+    The controller holds the output at its feedforward value against noise in every layer; correlating the
+    apical voltages with the control that answers them turns Q towards J^T (J J^T + gamma I)^-1 (Theorem 6
+    and eq. 12 of the NeurIPS paper). The update of layer i is
+
+        mean over steps and samples of v_fb_i[t] u[t+1]^T / sigma_i^2,
+
+    shaped and signed like a gradient. Division by the noise's variance makes its size independent of sigma;
+    the published code divides by max(sigma, 0.01)^2. Decay of Q, the beta of eq. 12, is the optimiser's
+    weight decay, as in the published code.
+
+    **Arguments:**
+
+    - `controller`, `noise`, `tau_v`, `tau_apical`: of the closed loop in this phase.
+    - `scheme`: the discretisation. The defaults are the paper's toy experiments'.
+    - `target`: `Rest()`; Strong-DFC pre-trains with `Clamp()`.
+    """
+
+    controller: AbstractController = PIController(k_p=0.1, alpha=0.25)
+    noise: AbstractNoise = WhiteNoise(0.01)
+    tau_v: Float[Array, ""] = eqx.field(converter=jnp.asarray, default=0.01)
+    tau_apical: Float[Array, ""] | None = eqx.field(
+        converter=lambda tau: None if tau is None else jnp.asarray(tau), default=0.3
+    )
+    scheme: PublishedEuler = PublishedEuler(dt=0.002, states=50, proactive=False)
+    target: AbstractTarget = Rest()
+    loss: AbstractLoss = CrossEntropy()
+
+    def __check_init__(self) -> None:
+        check_number("tau_v", self.tau_v, above=0)
+        check_number("noise.sigma", self.noise.sigma, above=0)
+
+    def __call__(
+        self,
+        model: Network,
+        x: Float[Array, "batch *inputs"],
+        y: Float[Array, "batch out"],
+        *,
+        key: PRNGKeyArray,
+    ) -> Network:
+        """The update, shaped like `model` and zero in its forward weights.
+
+        A sample whose state is not finite contributes nothing.
+        """
+        require(
+            isinstance(model.feedback, FeedbackWeights),
+            f"`model.feedback` is {type(model.feedback).__name__}; only FeedbackWeights can learn.",
+        )
+        loop = ClosedLoop(
+            model, self.controller, self.target, self.loss, self.tau_v, self.tau_apical, self.noise
+        )
+        samples = jax.vmap(loop.sample)(x, y)
+        keys = jax.vmap(lambda i: jr.fold_in(key, i))(jnp.arange(len(x)))
+
+        def step(carry: PyTree, t: Array) -> tuple[PyTree, None]:
+            states, total = carry
+            advance = jax.vmap(self._noisy_step, in_axes=(None, 0, 0, 0, None))
+            later = advance(loop, states, samples, keys, t)
+            apical, control = jax.vmap(_pair)(states, later)
+            total = jax.tree.map(jnp.add, total, feedback_rule(apical, control))
+            return (later, total), None
+
+        first = jax.vmap(self.scheme.initial, in_axes=(None, 0))(loop, samples)
+        zeros = jax.tree.map(jnp.zeros_like, model.feedback.weights)
+        steps = self.scheme.states - 1
+        (_, total), _ = jax.lax.scan(step, (first, zeros), jnp.arange(steps))
+        variances = (sigma**2 for sigma in self.noise.sigmas(len(total)))
+        update = tuple(Q / (v * steps * len(x)) for Q, v in zip(total, variances, strict=True))
+        return Network(jax.tree.map(jnp.zeros_like, model.layers), FeedbackWeights(update))
+
+    def _noisy_step(
+        self, loop: ClosedLoop, state: PublishedState, sample: Sample, key: PRNGKeyArray, t: Array
+    ) -> PublishedState:
+        """One step; the noise of a sample depends on its key and the time, not on its batch."""
+        voltages = sample.feedforward.voltages
+        sizes = [v.size for v in voltages]
+        draw = jr.normal(jr.fold_in(key, t), (sum(sizes),), voltages[0].dtype)
+        parts = jnp.split(draw, [sum(sizes[: i + 1]) for i in range(len(sizes) - 1)])
+        draws = tuple(part.reshape(v.shape) for part, v in zip(parts, voltages, strict=True))
+        return self.scheme.step(loop, state, sample, draws)
+
+
+def _pair(state: PublishedState, later: PublishedState) -> tuple[PerLayer, Float[Array, " out"]]:
+    """v_fb[t] and u[t+1] of one sample, which the published code correlates; zeros if not finite."""
+    pair = state.apical, later.control
+    finite = jnp.isfinite(sum(jnp.sum(leaf) for leaf in jax.tree.leaves(pair)))
+    return jax.tree.map(lambda leaf: jnp.where(finite, leaf, 0), pair)
