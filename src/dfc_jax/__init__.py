@@ -79,6 +79,13 @@ from dfc_jax.plasticity import (
 from dfc_jax.published import PublishedEuler as PublishedEuler, PublishedState as PublishedState
 from dfc_jax.sleep import SleepPhase as SleepPhase
 from dfc_jax.targets import AbstractTarget as AbstractTarget, Clamp as Clamp, Nudge as Nudge, Rest as Rest
+from dfc_jax.training import (
+    clip_by_tensor_norm as clip_by_tensor_norm,
+    evaluate as evaluate,
+    FeedbackLearning as FeedbackLearning,
+    fit as fit,
+    History as History,
+)
 from dfc_jax.trajectory import simulate as simulate
 
 

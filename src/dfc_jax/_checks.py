@@ -12,7 +12,7 @@ def require(condition: bool, message: str) -> None:
 
 
 def check_number(
-    name: str, value: ArrayLike, *, minimum: float = -np.inf, above: float | None = None
+    name: str, value: ArrayLike, *, minimum: float | int = -np.inf, above: float | int | None = None
 ) -> None:
     """Raise unless `value` is a finite number, at least `minimum` and, if `above` is given, greater than it.
 
