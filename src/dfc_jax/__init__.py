@@ -34,6 +34,7 @@ from dfc_jax.data import (
     Split as Split,
     student_teacher as student_teacher,
 )
+from dfc_jax.diagnostics import condition_two as condition_two
 from dfc_jax.equilibrium import (
     AbstractEquilibrium as AbstractEquilibrium,
     Analytic as Analytic,
@@ -48,6 +49,7 @@ from dfc_jax.feedback import (
     ProductOfWeights as ProductOfWeights,
     RandomFeedback as RandomFeedback,
 )
+from dfc_jax.feedback_learning import FeedbackLearning as FeedbackLearning
 from dfc_jax.losses import (
     AbstractLoss as AbstractLoss,
     CrossEntropy as CrossEntropy,
@@ -77,12 +79,12 @@ from dfc_jax.plasticity import (
     teaching_signal as teaching_signal,
 )
 from dfc_jax.published import PublishedEuler as PublishedEuler, PublishedState as PublishedState
+from dfc_jax.runs import environment as environment, RunFolder as RunFolder
 from dfc_jax.sleep import SleepPhase as SleepPhase
 from dfc_jax.targets import AbstractTarget as AbstractTarget, Clamp as Clamp, Nudge as Nudge, Rest as Rest
 from dfc_jax.training import (
     clip_by_tensor_norm as clip_by_tensor_norm,
     evaluate as evaluate,
-    FeedbackLearning as FeedbackLearning,
     fit as fit,
     History as History,
 )

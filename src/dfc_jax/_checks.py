@@ -1,8 +1,10 @@
 """Early checks of what a user passes in."""
 
+import equinox as eqx
 import jax
+import jax.numpy as jnp
 import numpy as np
-from jaxtyping import ArrayLike
+from jaxtyping import ArrayLike, PyTree
 
 
 def require(condition: bool, message: str) -> None:
@@ -28,3 +30,9 @@ def check_number(
     if above is not None:
         fine = fine and bool(np.all(array > above))
     require(fine, f"`{name}` is {value}; it must be {wanted}.")
+
+
+def all_finite(tree: PyTree) -> bool:
+    """Whether every number in every array of a pytree is finite."""
+    leaves = jax.tree.leaves(eqx.filter(tree, eqx.is_inexact_array))
+    return all(bool(jnp.all(jnp.isfinite(leaf))) for leaf in leaves)

@@ -111,25 +111,35 @@ class ImplicitAverage(AbstractAverage):
     Right-rectangle sums of implicit Euler obey the integral identities of the ODE, so the average hardly
     depends on the steps, which may span many time constants.
 
-    `segments` are (number of steps, step) pairs in units of tau_u; together they end at T.
+    **Arguments:**
+
+    - `duration`: the length T of the trajectory, in units of tau_u.
+    - `segments`: (steps, part of T) pairs: how many equal steps cover which part of the trajectory. The
+      parts add up to 1. The default spends a third of its 24 steps on the first 4 % of the time.
     """
 
-    segments: tuple[tuple[int, float], ...] = eqx.field(static=True, default=((8, 0.05), (8, 0.2), (8, 1.0)))
+    duration: Float[Array, ""] = eqx.field(converter=jnp.asarray, default=10.0)
+    segments: tuple[tuple[int, float], ...] = eqx.field(static=True, default=((8, 0.04), (8, 0.16), (8, 0.8)))
 
     def __check_init__(self) -> None:
-        require(len(self.segments) > 0, "`segments` is empty; it must hold (steps, step length) pairs.")
-        for count, step in self.segments:
+        check_number("duration", self.duration, above=0)
+        for count, part in self.segments:
             require(
-                isinstance(count, int) and count >= 1 and step > 0,
-                f"`segments` holds ({count}, {step}); it must hold a whole number of steps and a length above 0.",
+                isinstance(count, int) and count >= 1 and part > 0,
+                f"`segments` holds ({count}, {part}); steps must be whole, parts of the time above 0.",
             )
+        total = sum(part for _, part in self.segments)
+        require(
+            math.isclose(total, 1),
+            f"`segments` covers {total} of the trajectory; its parts must add up to 1.",
+        )
 
     def __call__(self, loop: ClosedLoop, samples: Sample) -> tuple[tuple[Layer, ...], Equilibrium]:
         require(loop.tau_apical is None, "`tau_apical` is set; ImplicitAverage has no apical compartment.")
         dtype = samples.error.dtype
-        lengths = jnp.asarray([step for _, step in self.segments], dtype)
+        duration = self.duration.astype(dtype)
+        lengths = duration * jnp.asarray([part / n for n, part in self.segments], dtype)
         segment = jnp.asarray([i for i, (n, _) in enumerate(self.segments) for _ in range(n)])
-        duration = sum(n * step for n, step in self.segments)
         inverses = jax.vmap(lambda h: jax.vmap(_implicit_inverse, in_axes=(None, 0, None))(loop, samples, h))(
             lengths
         )

@@ -161,7 +161,7 @@ class RootFind(AbstractEquilibrium):
     Converged means that the root finder reports success. `stable` is Condition 3 at the root.
     """
 
-    root_finder: optx.AbstractRootFinder = optx.Newton(rtol=1e-5, atol=1e-5)
+    root_finder: optx.AbstractRootFinder = optx.Newton(rtol=3e-5, atol=3e-5)
     max_iterations: int = eqx.field(static=True, default=50)
 
     def __check_init__(self) -> None:

@@ -43,7 +43,7 @@ class AbstractMethod(eqx.Module):
     def __call__(
         self,
         model: Network,
-        x: Float[Array, "batch *inputs"],
+        x: Float[Array, "batch ..."],
         y: Float[Array, "batch out"],
         *,
         key: PRNGKeyArray | None = None,
@@ -59,7 +59,7 @@ class Backprop(AbstractMethod):
     def __call__(
         self,
         model: Network,
-        x: Float[Array, "batch *inputs"],
+        x: Float[Array, "batch ..."],
         y: Float[Array, "batch out"],
         *,
         key: PRNGKeyArray | None = None,
@@ -86,7 +86,7 @@ class DFA(AbstractMethod):
     def __call__(
         self,
         model: Network,
-        x: Float[Array, "batch *inputs"],
+        x: Float[Array, "batch ..."],
         y: Float[Array, "batch out"],
         *,
         key: PRNGKeyArray | None = None,
@@ -119,7 +119,7 @@ class _SteadyStateMethod(AbstractMethod):
     def __call__(
         self,
         model: Network,
-        x: Float[Array, "batch *inputs"],
+        x: Float[Array, "batch ..."],
         y: Float[Array, "batch out"],
         *,
         key: PRNGKeyArray | None = None,
@@ -160,7 +160,7 @@ class DFCSS(_SteadyStateMethod):
 
 
 class DFCSSA(_SteadyStateMethod):
-    """DFC-SSA: the update of the linearised steady state. It needs no iteration and cannot fail to converge."""
+    """DFC-SSA: the update of the linearised steady state, which needs no iteration."""
 
     controller: AbstractController = PIController()
     target: AbstractTarget = Nudge()
@@ -195,7 +195,7 @@ class DFC(AbstractMethod):
     def __call__(
         self,
         model: Network,
-        x: Float[Array, "batch *inputs"],
+        x: Float[Array, "batch ..."],
         y: Float[Array, "batch out"],
         *,
         key: PRNGKeyArray | None = None,

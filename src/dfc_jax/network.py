@@ -126,7 +126,7 @@ def mlp(
     activations = [activation] * hidden if isinstance(activation, AbstractActivation) else list(activation)
     require(
         len(activations) == hidden,
-        f"`activation` has {len(activations)} entries; it must have one for each of the {hidden} hidden layers.",
+        f"`activation` has {len(activations)} entries; the network has {hidden} hidden layers.",
     )
     weights_key, feedback_key = jr.split(key)
     keys = jr.split(weights_key, len(sizes) - 1)

@@ -55,7 +55,7 @@ class SleepPhase(eqx.Module):
     def __call__(
         self,
         model: Network,
-        x: Float[Array, "batch *inputs"],
+        x: Float[Array, "batch ..."],
         y: Float[Array, "batch out"],
         *,
         key: PRNGKeyArray,

@@ -13,41 +13,17 @@ import optax
 from jaxtyping import Array, Float, PRNGKeyArray, PyTree
 from tqdm import tqdm
 
-from dfc_jax._checks import check_number, require
+from dfc_jax._checks import all_finite, check_number, require
+from dfc_jax._epochs import shuffled_batches
 from dfc_jax.data import Dataset, Split
 from dfc_jax.feedback import FeedbackWeights
+from dfc_jax.feedback_learning import FeedbackLearning, pretrain, sleep
 from dfc_jax.losses import AbstractLoss
 from dfc_jax.methods import AbstractMethod
 from dfc_jax.network import Network
-from dfc_jax.sleep import SleepPhase
 
 
 Record = dict[str, Any]  # the metrics of one epoch, ready for JSON
-
-
-class FeedbackLearning(eqx.Module):
-    """How feedback weights are learned beside the forward weights.
-
-    **Arguments:**
-
-    - `optimiser`: of the feedback weights; its weight decay is the decay of Q in the paper's eq. 12.
-    - `phase`: the sleep phase.
-    - `pretraining_optimiser`: for the epochs before the first wake epoch (default: `optimiser`, with a
-      state of its own).
-    - `pretraining_epochs`, `epochs_per_wake_epoch`: sleep epochs before training and in each epoch of it.
-    - `freeze_output`: keep Q_L as it is, as some of the papers' configurations do.
-    """
-
-    optimiser: optax.GradientTransformation
-    phase: SleepPhase = SleepPhase()
-    pretraining_optimiser: optax.GradientTransformation | None = None
-    pretraining_epochs: int = eqx.field(static=True, default=10)
-    epochs_per_wake_epoch: int = eqx.field(static=True, default=1)
-    freeze_output: bool = eqx.field(static=True, default=False)
-
-    def __check_init__(self) -> None:
-        _check_count("pretraining_epochs", self.pretraining_epochs, 0)
-        _check_count("epochs_per_wake_epoch", self.epochs_per_wake_epoch, 0)
 
 
 class History(eqx.Module):
@@ -109,7 +85,7 @@ def fit(
     weights_state = optimiser.init(model.layers)
     feedback_state = None
     if feedback_learning is not None:
-        model = _pretrain(model, feedback_learning, train, pretraining_key, batch_size, progress)
+        model = pretrain(model, feedback_learning, train, pretraining_key, batch_size, progress)
         feedback_state = feedback_learning.optimiser.init(model.feedback)
 
     records: list[Record] = []
@@ -119,15 +95,13 @@ def fit(
         start, epoch_key = time.perf_counter(), jr.fold_in(key, epoch)
         candidate = model
         if feedback_learning is not None:
-            for i in range(feedback_learning.epochs_per_wake_epoch):
-                sleep_key = jr.fold_in(epoch_key, i + 1)
-                candidate, feedback_state = _sleep_epoch(
-                    candidate, feedback_state, feedback_learning, train, sleep_key, batch_size
-                )
+            candidate, feedback_state = sleep(
+                candidate, feedback_state, feedback_learning, train, jr.fold_in(epoch_key, 0), batch_size
+            )
         candidate, weights_state, totals = _wake_epoch(
             candidate, weights_state, method, optimiser, train, epoch_key, batch_size
         )
-        if not _all_finite((candidate, totals)):
+        if not all_finite((candidate, totals)):
             stopped = f"epoch {epoch}: the loss or a weight is no longer finite; the model is that before it."
             break
         model = candidate
@@ -184,57 +158,10 @@ def _wake_epoch(
         }
         return (model, state), metrics
 
-    (model, state), metrics = jax.lax.scan(step, (model, state), _batches(key, len(train), batch_size))
+    (model, state), metrics = jax.lax.scan(
+        step, (model, state), shuffled_batches(key, len(train), batch_size)
+    )
     return model, state, jax.tree.map(jnp.mean, metrics)
-
-
-@eqx.filter_jit
-def _sleep_epoch(
-    model: Network,
-    state: PyTree,
-    learning: FeedbackLearning,
-    train: Split,
-    key: PRNGKeyArray,
-    batch_size: int,
-) -> tuple[Network, PyTree]:
-    """One epoch of feedback learning: the model and the optimiser's state."""
-
-    def step(carry: PyTree, batch: tuple[Array, PRNGKeyArray]) -> tuple[PyTree, None]:
-        model, state = carry
-        indices, step_key = batch
-        update = learning.phase(model, train.x[indices], train.y[indices], key=step_key)
-        change, state = learning.optimiser.update(update.feedback, state, model.feedback)
-        if learning.freeze_output:
-            change = eqx.tree_at(lambda c: c.weights[-1], change, replace_fn=jnp.zeros_like)
-        return (Network(model.layers, optax.apply_updates(model.feedback, change)), state), None
-
-    return jax.lax.scan(step, (model, state), _batches(key, len(train), batch_size))[0]
-
-
-def _batches(key: PRNGKeyArray, samples: int, batch_size: int) -> tuple[Array, PRNGKeyArray]:
-    """Shuffled sample indices and a key for each step of an epoch."""
-    steps = samples // batch_size
-    order_key, steps_key = jr.split(key)
-    order = jr.permutation(order_key, samples)[: steps * batch_size]
-    return order.reshape(steps, batch_size), jr.split(steps_key, steps)
-
-
-def _pretrain(
-    model: Network,
-    learning: FeedbackLearning,
-    train: Split,
-    key: PRNGKeyArray,
-    batch_size: int,
-    progress: bool,
-) -> Network:
-    if learning.pretraining_optimiser is not None:
-        learning = eqx.tree_at(lambda l: l.optimiser, learning, learning.pretraining_optimiser)
-    state = learning.optimiser.init(model.feedback)
-    epochs = range(learning.pretraining_epochs)
-    for epoch in tqdm(epochs, desc="feedback pre-training", unit="epoch", disable=not progress):
-        model, state = _sleep_epoch(model, state, learning, train, jr.fold_in(key, epoch), batch_size)
-    require(_all_finite(model), "feedback pre-training diverged; lower its learning rate or its step `dt`.")
-    return model
 
 
 def _evaluate_all(model: Network, loss: AbstractLoss, data: Dataset) -> Record:
@@ -253,11 +180,6 @@ def _score(record: Record) -> float:
 def _line(record: Record) -> str:
     names = ("train_loss", "validation_accuracy", "validation_loss", "converged")
     return ", ".join(f"{name.replace('_', ' ')} {record[name]:.4g}" for name in names if name in record)
-
-
-def _all_finite(tree: PyTree) -> bool:
-    leaves = jax.tree.leaves(eqx.filter(tree, eqx.is_inexact_array))
-    return all(bool(jnp.all(jnp.isfinite(leaf))) for leaf in leaves)
 
 
 def _check_count(name: str, value: int, minimum: int) -> None:

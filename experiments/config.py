@@ -1,0 +1,256 @@
+"""The options of `run.py`, and the objects they stand for."""
+
+import dataclasses
+from typing import Literal
+
+import diffrax
+import jax
+import optax
+import optimistix as optx
+
+import dfc_jax as dfc
+
+
+Dataset = Literal["digits", "student_teacher", "mnist", "fashion_mnist", "mnist_autoencoder", "cifar10"]
+Method = Literal["bp", "dfa", "dfc", "dfc-ss", "dfc-ssa"]
+Activation = Literal["tanh", "relu", "leaky-relu", "sigmoid", "linear"]
+
+ACTIVATIONS = {
+    "tanh": dfc.Tanh(),
+    "relu": dfc.ReLU(),
+    "leaky-relu": dfc.LeakyReLU(),
+    "sigmoid": dfc.Sigmoid(),
+    "linear": dfc.Linear(),
+}
+
+# Hidden layers, their activations and epochs of each data set: the papers' networks, at lengths that
+# suit a first run.
+DEFAULTS: dict[str, tuple[tuple[int, ...], tuple[Activation, ...], int]] = {
+    "digits": ((128, 128), ("tanh", "tanh"), 20),
+    "student_teacher": ((10, 10), ("tanh", "tanh"), 50),
+    "mnist": ((256, 256, 256), ("tanh",) * 3, 10),
+    "fashion_mnist": ((256, 256, 256), ("tanh",) * 3, 10),
+    "mnist_autoencoder": ((256, 32, 256), ("tanh", "linear", "tanh"), 10),
+    "cifar10": ((256, 256, 256), ("tanh",) * 3, 10),
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class Controller:
+    """The PI controller. Time is in units of its time constant."""
+
+    k_p: float = 2.0
+    """Proportional gain."""
+    alpha: float = 1e-3
+    """Leak."""
+    leak_on: Literal["control", "integrator"] = "control"
+    """What leaks: the total control (both published codes) or the integrator (the NeurIPS paper)."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Solver:
+    """How steady states (dfc-ss) and trajectories (dfc) are computed."""
+
+    steady_state: Literal["broyden", "newton", "simulated"] = "broyden"
+    """dfc-ss: Broyden's or Newton's method, or the dynamics until they rest (Diffrax)."""
+    rtol: float = 3e-5
+    """dfc-ss: residual at which a sample has converged, relative to its target error."""
+    trajectory: Literal["implicit", "published", "diffrax"] = "implicit"
+    """dfc: implicit Euler of 24 growing steps, the published Euler scheme, or a Diffrax solver."""
+    duration: float = 10.0
+    """dfc: length of the trajectory that is averaged."""
+    dt: float = 0.02
+    """dfc: step of the published scheme; first step of Diffrax."""
+    diffrax_solver: Literal["Euler", "Heun", "Bosh3", "Tsit5", "Dopri5"] = "Tsit5"
+    """Solver of --solver.trajectory diffrax and of --solver.steady-state simulated."""
+    tau_v: float = 0.2
+    """dfc: time constant of the voltages."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Optimiser:
+    """Adam, for the forward weights."""
+
+    lr: float = 1e-3
+    """Learning rate. Updates have the size of gradients, whatever the method and the nudge."""
+    beta1: float = 0.9
+    beta2: float = 0.999
+    eps: float = 1e-8
+    clip: float | None = None
+    """Largest L2 norm of each tensor's update before Adam; none by default."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Feedback:
+    """Feedback learning in the sleep phase (only with --feedback learned)."""
+
+    lr: float = 5e-4
+    """Learning rate of Adam for the feedback weights."""
+    weight_decay: float = 1e-3
+    """Decay of the feedback weights, added to their update before Adam (beta in eq. 12)."""
+    pretraining_epochs: float = 5
+    """Sleep epochs before the first wake epoch; fractions of an epoch are allowed."""
+    sleep_epochs: float = 1
+    """Sleep epochs before every wake epoch; fractions of an epoch are allowed."""
+    freeze_output: bool = False
+    """Keep Q_L = I."""
+    sigma: float = 0.01
+    """Size of the noise."""
+    k_p: float = 0.1
+    alpha: float = 0.25
+    tau_v: float = 0.01
+    tau_apical: float = 0.3
+    dt: float = 0.002
+    steps: int = 50
+    """Number of states of one sleep simulation."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Config:
+    """Train networks by Deep Feedback Control and compare them.
+
+    Each method is one run with a folder of its own; with several methods they are compared at the end.
+    """
+
+    dataset: Dataset = "digits"
+    """digits and student_teacher need no download; the others are read by TensorFlow Datasets."""
+    method: tuple[Method, ...] = ("dfc-ss", "bp")
+    """One or several. bp: backpropagation. dfa: direct feedback alignment. dfc: average over the controlled
+    trajectory. dfc-ss: its steady state. dfc-ssa: the linearised steady state."""
+    feedback: Literal["learned", "fixed", "exact"] = "learned"
+    """learned: in sleep phases, from random. fixed: the product of the initial forward weights.
+    exact: the transposed Jacobian of every sample. bp has none; dfa always uses fixed random feedback."""
+    epochs: int | None = None
+    """Epochs of forward learning; by default what suits the data set."""
+    seeds: tuple[int, ...] = (0,)
+    """One or several; each seeds initialisation, order of samples and noise."""
+    out: str | None = None
+    """Folder for the results; by default a new one below runs/."""
+    hidden: tuple[int, ...] | None = None
+    """Sizes of the hidden layers; by default the papers'."""
+    activation: Activation | None = None
+    """Of all hidden layers; by default the papers' (tanh; the autoencoder: tanh, linear, tanh)."""
+    batch_size: int = 128
+    nudge: float = 0.1
+    """Step of the output target along the loss gradient (lambda)."""
+    controller: Controller = Controller()
+    solver: Solver = Solver()
+    optimiser: Optimiser = Optimiser()
+    feedback_learning: Feedback = Feedback()
+    progress: bool = True
+    """Show progress bars."""
+
+    def resolved(self) -> "Config":
+        """The same with the data set's defaults filled in.
+
+        **Raises:** `ValueError` in one sentence for what cannot be run.
+        """
+        hidden, _, epochs = DEFAULTS[self.dataset]
+        config = dataclasses.replace(
+            self,
+            hidden=hidden if self.hidden is None else self.hidden,
+            epochs=epochs if self.epochs is None else self.epochs,
+        )
+        for name in ("method", "seeds"):
+            values = getattr(self, name)
+            if not values or len(set(values)) != len(values):
+                raise ValueError(f"`{name}` is {values}; it must name one or several, none of them twice.")
+        if any(seed < 0 for seed in self.seeds):
+            raise ValueError(f"`seeds` is {self.seeds}; seeds must not be negative.")
+        if config.epochs < 1:
+            raise ValueError(f"`epochs` is {config.epochs}; it must be at least 1.")
+        if config.batch_size < 1:
+            raise ValueError(f"`batch_size` is {config.batch_size}; it must be at least 1.")
+        if set(self.method) == {"dfa"} and self.feedback == "exact":
+            raise ValueError("`feedback` is exact; direct feedback alignment uses fixed random feedback.")
+        return config
+
+    def activations(self) -> list[dfc.AbstractActivation]:
+        """One for each hidden layer."""
+        if self.activation is not None:
+            return [ACTIVATIONS[self.activation]] * len(self.hidden)
+        hidden, names, _ = DEFAULTS[self.dataset]
+        return [
+            ACTIVATIONS[name] for name in (names if self.hidden == hidden else ["tanh"] * len(self.hidden))
+        ]
+
+
+def make_method(config: Config, name: Method, loss: dfc.AbstractLoss) -> dfc.AbstractMethod:
+    """The method object of one name."""
+    controller_class = {"control": dfc.PIController, "integrator": dfc.LeakyIntegratorController}
+    controller = controller_class[config.controller.leak_on](config.controller.k_p, config.controller.alpha)
+    target, solver = dfc.Nudge(config.nudge), config.solver
+    match name:
+        case "bp":
+            return dfc.Backprop(loss)
+        case "dfa":
+            return dfc.DFA(loss)
+        case "dfc-ssa":
+            return dfc.DFCSSA(controller, target, loss)
+        case "dfc-ss":
+            return dfc.DFCSS(controller, target, loss, _equilibrium(solver))
+        case "dfc":
+            return dfc.DFC(controller, target, loss, solver.tau_v, _average(solver))
+
+
+def _equilibrium(solver: Solver) -> dfc.AbstractEquilibrium:
+    match solver.steady_state:
+        case "broyden":
+            return dfc.Broyden(solver.rtol)
+        case "newton":
+            return dfc.RootFind(optx.Newton(rtol=solver.rtol, atol=solver.rtol))
+        case "simulated":
+            return dfc.Simulated(getattr(diffrax, solver.diffrax_solver)(), solver.rtol)
+
+
+def _average(solver: Solver) -> dfc.AbstractAverage:
+    match solver.trajectory:
+        case "implicit":
+            return dfc.ImplicitAverage(solver.duration)
+        case "published":
+            return dfc.PublishedAverage(dfc.PublishedEuler(solver.dt, round(solver.duration / solver.dt)))
+        case "diffrax":
+            integrator = getattr(diffrax, solver.diffrax_solver)()
+            adaptive = diffrax.PIDController(rtol=1e-4, atol=1e-4)
+            step = diffrax.ConstantStepSize() if solver.diffrax_solver == "Euler" else adaptive
+            return dfc.DiffraxAverage(integrator, step, solver.duration, solver.dt)
+
+
+def make_optimiser(config: Optimiser) -> optax.GradientTransformation:
+    """Adam, behind a clip of each tensor where one is asked for."""
+    adam = optax.adam(config.lr, config.beta1, config.beta2, config.eps)
+    return adam if config.clip is None else optax.chain(dfc.clip_by_tensor_norm(config.clip), adam)
+
+
+def make_feedback_learning(config: Feedback, loss: dfc.AbstractLoss) -> dfc.FeedbackLearning:
+    """The sleep phase and its optimiser."""
+    phase = dfc.SleepPhase(
+        dfc.PIController(config.k_p, config.alpha),
+        dfc.WhiteNoise(config.sigma),
+        config.tau_v,
+        config.tau_apical,
+        dfc.PublishedEuler(config.dt, config.steps, proactive=False),
+        loss=loss,
+    )
+    return dfc.FeedbackLearning(
+        optax.chain(optax.add_decayed_weights(config.weight_decay), optax.adam(config.lr)),
+        phase,
+        pretraining_epochs=config.pretraining_epochs,
+        epochs_per_wake_epoch=config.sleep_epochs,
+        freeze_output=config.freeze_output,
+    )
+
+
+def make_model(config: Config, method: Method, sizes: tuple[int, int], seed: int) -> dfc.Network:
+    """A new network between the data set's input and output `sizes`."""
+    feedback = dfc.ProductOfWeights()
+    if method == "dfa" or (method != "bp" and config.feedback == "learned"):
+        feedback = dfc.RandomFeedback()
+    elif config.feedback == "exact":
+        feedback = dfc.ExactFeedback()
+    return dfc.mlp(
+        (sizes[0], *config.hidden, sizes[1]),
+        key=jax.random.fold_in(jax.random.key(seed), 0),
+        activation=config.activations(),
+        feedback=feedback,
+    )

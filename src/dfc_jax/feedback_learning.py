@@ -1,0 +1,113 @@
+"""Learning the feedback weights beside the forward weights: sleep epochs before and between wake epochs."""
+
+import math
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import jax.random as jr
+import optax
+from jaxtyping import Array, PRNGKeyArray, PyTree
+from tqdm import tqdm
+
+from dfc_jax._checks import all_finite, check_number, require
+from dfc_jax._epochs import shuffled_batches
+from dfc_jax.data import Split
+from dfc_jax.network import Network
+from dfc_jax.sleep import SleepPhase
+
+
+class FeedbackLearning(eqx.Module):
+    """How feedback weights are learned beside the forward weights.
+
+    **Arguments:**
+
+    - `optimiser`: of the feedback weights; its weight decay is the decay of Q in the paper's eq. 12.
+    - `phase`: the sleep phase.
+    - `pretraining_optimiser`: for the epochs before the first wake epoch (default: `optimiser`, with a
+      state of its own).
+    - `pretraining_epochs`, `epochs_per_wake_epoch`: sleep epochs before training, and before each epoch of
+      it. Fractions are allowed: 0.2 sleeps on a fifth of the batches.
+    - `freeze_output`: keep Q_L as it is, as some of the papers' configurations do.
+    """
+
+    optimiser: optax.GradientTransformation
+    phase: SleepPhase = SleepPhase()
+    pretraining_optimiser: optax.GradientTransformation | None = None
+    pretraining_epochs: float | int = eqx.field(static=True, default=10)
+    epochs_per_wake_epoch: float | int = eqx.field(static=True, default=1)
+    freeze_output: bool = eqx.field(static=True, default=False)
+
+    def __check_init__(self) -> None:
+        check_number("pretraining_epochs", self.pretraining_epochs, minimum=0)
+        check_number("epochs_per_wake_epoch", self.epochs_per_wake_epoch, minimum=0)
+
+
+def pretrain(
+    model: Network,
+    learning: FeedbackLearning,
+    train: Split,
+    key: PRNGKeyArray,
+    batch_size: int,
+    progress: bool,
+) -> Network:
+    """The model after feedback pre-training.
+
+    **Raises:** `ValueError` if the feedback weights are not finite afterwards.
+    """
+    if learning.pretraining_optimiser is not None:
+        learning = eqx.tree_at(lambda l: l.optimiser, learning, learning.pretraining_optimiser)
+    state = learning.optimiser.init(model.feedback)
+    parts = tqdm(_epochs(learning.pretraining_epochs), "feedback pre-training", disable=not progress)
+    for epoch, part in enumerate(parts):
+        epoch_key = jr.fold_in(key, epoch)
+        model, state = _sleep_epoch(model, state, learning, train, epoch_key, batch_size, part)
+    require(all_finite(model), "feedback pre-training diverged; lower its learning rate or its step `dt`.")
+    return model
+
+
+def sleep(
+    model: Network,
+    state: PyTree,
+    learning: FeedbackLearning,
+    train: Split,
+    key: PRNGKeyArray,
+    batch_size: int,
+) -> tuple[Network, PyTree]:
+    """The sleep before one wake epoch: the model and the optimiser's state."""
+    for i, part in enumerate(_epochs(learning.epochs_per_wake_epoch)):
+        epoch_key = jr.fold_in(key, i)
+        model, state = _sleep_epoch(model, state, learning, train, epoch_key, batch_size, part)
+    return model, state
+
+
+@eqx.filter_jit
+def _sleep_epoch(
+    model: Network,
+    state: PyTree,
+    learning: FeedbackLearning,
+    train: Split,
+    key: PRNGKeyArray,
+    batch_size: int,
+    part: float,
+) -> tuple[Network, PyTree]:
+    """An epoch of feedback learning, or the given part of one: the model and the optimiser's state."""
+
+    def step(carry: PyTree, batch: tuple[Array, PRNGKeyArray]) -> tuple[PyTree, None]:
+        model, state = carry
+        indices, step_key = batch
+        update = learning.phase(model, train.x[indices], train.y[indices], key=step_key)
+        change, state = learning.optimiser.update(update.feedback, state, model.feedback)
+        if learning.freeze_output:
+            change = eqx.tree_at(lambda c: c.weights[-1], change, replace_fn=jnp.zeros_like)
+        return (Network(model.layers, optax.apply_updates(model.feedback, change)), state), None
+
+    batches = shuffled_batches(key, len(train), batch_size)
+    steps = math.ceil(part * len(batches[0]))
+    return jax.lax.scan(step, (model, state), jax.tree.map(lambda leaf: leaf[:steps], batches))[0]
+
+
+def _epochs(number: float | int) -> list[float]:
+    """A number of epochs as whole ones and perhaps a part of one."""
+    whole, part = divmod(number, 1)
+    return [1.0] * int(whole) + ([part] if part else [])

@@ -1,0 +1,21 @@
+"""Strict numerics for every test: 64 bits, and no promotion of dtypes or ranks behind our back."""
+
+import itertools
+from collections.abc import Callable
+
+import jax
+import jax.random as jr
+import pytest
+from jaxtyping import PRNGKeyArray
+
+
+jax.config.update("jax_enable_x64", True)
+jax.config.update("jax_numpy_dtype_promotion", "strict")
+jax.config.update("jax_numpy_rank_promotion", "raise")
+
+
+@pytest.fixture
+def getkey() -> Callable[[], PRNGKeyArray]:
+    """A fresh random key at every call, the same ones in every run."""
+    seeds = itertools.count(2021)
+    return lambda: jr.key(next(seeds))

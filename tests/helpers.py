@@ -1,0 +1,122 @@
+"""Small networks, distances between arrays, and the model once more in plain NumPy."""
+
+from collections.abc import Sequence
+
+import dfc_jax as dfc
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import jax.random as jr
+import numpy as np
+from jaxtyping import Array, Float, PRNGKeyArray, PyTree
+
+
+def relative_error(found: PyTree, wanted: PyTree) -> float:
+    """Largest absolute difference of two trees of arrays, relative to the largest entry wanted."""
+    found, wanted = flat(found), flat(wanted)
+    assert found.shape == wanted.shape
+    difference = float(np.max(np.abs(found - wanted), initial=0.0))
+    return 0.0 if difference == 0 else difference / max(float(np.max(np.abs(wanted))), 1e-300)
+
+
+def flat(tree: PyTree) -> np.ndarray:
+    """All arrays of a tree as one float64 vector."""
+    return np.concatenate([np.asarray(leaf, np.float64).ravel() for leaf in jax.tree.leaves(tree)])
+
+
+def angle(a: PyTree, b: PyTree) -> float:
+    """The angle between two trees of arrays, in degrees; by the half-angle, exact for small ones too."""
+    a, b = (v / np.linalg.norm(v) for v in (flat(a), flat(b)))
+    return float(np.degrees(2 * np.arctan2(np.linalg.norm(a - b), np.linalg.norm(a + b))))
+
+
+def cast(tree: PyTree, dtype: type) -> PyTree:
+    """The tree with its floating-point arrays, Python-like scalars apart, in another precision."""
+    return jax.tree.map(lambda leaf: leaf.astype(dtype) if eqx.is_inexact_array(leaf) else leaf, tree)
+
+
+def make_network(
+    key: PRNGKeyArray,
+    sizes: Sequence[int] = (4, 6, 5, 3),
+    activation: dfc.AbstractActivation | Sequence[dfc.AbstractActivation] = dfc.Tanh(),
+    feedback: eqx.Module = dfc.ProductOfWeights(),
+    output_activation: dfc.AbstractActivation = dfc.Linear(),
+) -> dfc.Network:
+    """A multilayer perceptron whose biases are not zero."""
+    weights_key, bias_key = jr.split(key)
+    model = dfc.mlp(
+        sizes,
+        key=weights_key,
+        activation=activation,
+        feedback=feedback,
+        output_activation=output_activation,
+    )
+    biases = [0.3 * jr.normal(k, (n,)) for k, n in zip(jr.split(bias_key, len(sizes) - 1), sizes[1:])]
+    return eqx.tree_at(lambda m: [layer.transform.bias for layer in m.layers], model, biases)
+
+
+def make_batch(
+    key: PRNGKeyArray, size: int, inputs: int = 4, outputs: int = 3
+) -> tuple[Float[Array, "batch inputs"], Float[Array, "batch outputs"]]:
+    """Random inputs and one-hot labels."""
+    x_key, y_key = jr.split(key)
+    return jr.normal(x_key, (size, inputs)), jax.nn.one_hot(jr.randint(y_key, (size,), 0, outputs), outputs)
+
+
+@eqx.filter_jit
+def take_samples(
+    loop: dfc.ClosedLoop, x: Float[Array, "batch ..."], y: Float[Array, "batch out"]
+) -> dfc.Sample:
+    """`loop.sample` of a batch."""
+    return jax.vmap(loop.sample)(x, y)
+
+
+def softmax(z: np.ndarray) -> np.ndarray:
+    return np.exp(z - np.max(z)) / np.sum(np.exp(z - np.max(z)))
+
+
+ACTIVATIONS = {
+    dfc.Tanh: (np.tanh, lambda v: 1 / np.cosh(v) ** 2),
+    dfc.Sigmoid: (lambda v: 1 / (1 + np.exp(-v)), lambda v: 1 / (2 + np.exp(v) + np.exp(-v))),
+    dfc.ReLU: (lambda v: np.where(v > 0, v, 0.0), lambda v: np.where(v > 0, 1.0, 0.0)),
+    dfc.LeakyReLU: (lambda v: np.where(v > 0, v, 0.2 * v), lambda v: np.where(v > 0, 1.0, 0.2)),
+    dfc.Linear: (lambda v: v, lambda v: np.ones_like(v)),
+}
+
+
+class Plain:
+    """The network and its dynamics in NumPy: raw voltages and plain differences, one sample at a time."""
+
+    def __init__(self, model: dfc.Network) -> None:
+        self.W = [np.asarray(layer.transform.weight, np.float64) for layer in model.layers]
+        self.b = [np.asarray(layer.transform.bias, np.float64) for layer in model.layers]
+        self.phi = [ACTIVATIONS[type(layer.activation)][0] for layer in model.layers]
+        self.slope = [ACTIVATIONS[type(layer.activation)][1] for layer in model.layers]
+        if isinstance(model.feedback, dfc.FeedbackWeights):
+            self.Q = [np.asarray(Q, np.float64) for Q in model.feedback.weights]
+
+    def basal(self, x: np.ndarray, rates: Sequence[np.ndarray]) -> list[np.ndarray]:
+        """W_i r_{i-1} + b_i from the rates of all layers."""
+        return [W @ r + b for W, b, r in zip(self.W, self.b, [x, *rates[:-1]], strict=True)]
+
+    def rates(self, voltages: Sequence[np.ndarray]) -> list[np.ndarray]:
+        return [phi(v) for phi, v in zip(self.phi, voltages, strict=True)]
+
+    def settle(self, x: np.ndarray, u: np.ndarray | float = 0.0) -> tuple[list[np.ndarray], list[np.ndarray]]:
+        """Voltages and rates at rest under a constant control (none: the feedforward state)."""
+        voltages, rates, rate = [], [], np.asarray(x, np.float64)
+        for W, b, phi, Q in zip(self.W, self.b, self.phi, self.Q, strict=True):
+            voltages.append(W @ rate + b + Q @ np.broadcast_to(u, Q.shape[1:]))
+            rates.append(rate := phi(voltages[-1]))
+        return voltages, rates
+
+    def jacobian(self, voltages: Sequence[np.ndarray]) -> list[np.ndarray]:
+        """J_i = dr_L/dv_i of every layer, by the chain rule."""
+        rows = [np.diag(self.slope[-1](voltages[-1]))]
+        for W, slope, v in zip(self.W[:0:-1], self.slope[-2::-1], voltages[-2::-1], strict=True):
+            rows.insert(0, rows[0] @ W * slope(v))
+        return rows
+
+    def gain(self, voltages: Sequence[np.ndarray]) -> np.ndarray:
+        """J Q at the given voltages."""
+        return sum(J @ Q for J, Q in zip(self.jacobian(voltages), self.Q, strict=True))
