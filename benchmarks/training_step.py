@@ -3,13 +3,12 @@
     python benchmarks/training_step.py            # minutes; writes to benchmarks/results
     python benchmarks/training_step.py --small    # a small network, for a first look
 
-Every round times every method once, in one order and the next time in the other, and takes its ratio to
-backpropagation in the same round; what is reported is the median of the rounds. `update` is the method alone,
-`step` is the method and Adam. Compile time is wall-clock on this machine; memory is the temporary memory that
-XLA plans for the compiled update, beyond what backpropagation needs. The images are scikit-learn's digits,
-enlarged to 28 x 28, and the network is the initial one.
+Every round times every method, in one order and the next time in the other, and takes its ratio to
+backpropagation in the same round; the median of the rounds is reported. The network is the initial one; the
+images are scikit-learn's digits, enlarged to 28 x 28.
 """
 
+import contextlib
 import dataclasses
 import datetime
 import json
@@ -17,23 +16,27 @@ import math
 import os
 import pathlib
 import platform
+import shlex
 import subprocess
+import sys
 import time
 from collections.abc import Callable
 from importlib.metadata import version
 from typing import Any
 
-import dfc_jax as dfc
 import equinox as eqx
 import jax
 import jax.random as jr
 import matplotlib
 import numpy as np
 import optax
-import rich
+import rich.console
 import tyro
 from jaxtyping import Array, PyTree
-from rich.table import Table
+from rich.box import SIMPLE
+from rich.table import Column, Table
+
+import dfc_jax as dfc
 
 
 matplotlib.use("Agg")
@@ -46,14 +49,31 @@ METHODS = {
     "DFC-SSA": dfc.DFCSSA(),
     "DFC-SS, Broyden": dfc.DFCSS(),
     "DFC-SS, Newton": dfc.DFCSS(equilibrium=dfc.RootFind()),
-    "DFC-SS, simulated by Tsit5": dfc.DFCSS(equilibrium=dfc.Simulated()),
+    "DFC-SS, Tsit5 to rest": dfc.DFCSS(equilibrium=dfc.Simulated()),
     "DFC, implicit Euler": dfc.DFC(average=dfc.ImplicitAverage()),
     "DFC, published Euler": dfc.DFC(average=dfc.PublishedAverage(dfc.PublishedEuler(dt=0.02, states=500))),
     "DFC, Tsit5": dfc.DFC(average=dfc.DiffraxAverage()),
-    "Feedback learning, sleep phase": dfc.SleepPhase(),
+    "Sleep phase": dfc.SleepPhase(),
 }
+HERE = pathlib.Path(__file__).parent
 BASELINE, REFERENCE = "Backprop", "DFC-SS, Broyden"
-MIB = 2**20
+COLUMNS = {  # what a figure is called in the tables and in the JSON file, and how it is shown
+    "update": ("update_ratio", ".3g"),
+    "step": ("step_ratio", ".3g"),
+    "compile": ("compile_seconds", ".2f"),
+    "memory": ("memory_added_mib", ".2f"),
+    "angle": ("angle_degrees", ".2g"),
+    "converged": ("converged", ".0%"),
+    "residual": ("largest_residual", ".0e"),
+    "iterations": ("iterations", ".1f"),
+}
+LEGEND = (
+    "update: time of the method alone, over backprop's; step: the same with Adam; compile: seconds of wall-clock "
+    "on this machine; memory: MiB of temporary memory that XLA plans for the update beyond backprop's; angle: of "
+    f"the update to that of {REFERENCE}, in degrees; residual: the batch's largest, relative to the target "
+    "error; iterations: the batch's mean of sweeps, root-finder steps or time steps."
+)
+OPTIMISER = optax.adam(1e-3)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -70,7 +90,7 @@ class Options:
     small: bool = False
     """A small network, a small batch and three rounds, whatever else is said."""
     seed: int = 0
-    out: pathlib.Path = pathlib.Path(__file__).parent / "results"
+    out: pathlib.Path = HERE / "results"
     """The folder for the figures."""
 
 
@@ -85,9 +105,8 @@ class Case:
     times: dict[int, float] = dataclasses.field(default_factory=dict)  # seconds of one call, by round
 
 
-def main(options: Options) -> dict[str, Any]:
-    """Measure, print and write; returns what the JSON file holds."""
-    command = _command(options)
+def main(options: Options) -> None:
+    """Measure, print and write."""
     if options.small:
         options = dataclasses.replace(options, sizes=(784, 32, 32, 10), batch_size=16, rounds=3, seconds=3.0)
     model, x, y, key = _problem(options)
@@ -95,26 +114,20 @@ def main(options: Options) -> dict[str, Any]:
     for name, method in METHODS.items():
         rich.print(f"compiling {name}")
         updates[name] = _compile(_update, method, model, x, y, key)
-        state = _optimiser().init(_learned(method, model))
+        state = OPTIMISER.init(_learned(method, model))
         steps[name] = _compile(_step, method, model, x, y, key, state)
         figures[name] = _quality(*updates[name].call())
-    reference = figures[REFERENCE]["update"]
     _measure([*updates.values(), *steps.values()], options)
+    reference = figures[REFERENCE]["vector"]
     for name, entry in figures.items():
-        entry["angle_degrees"] = _angle(entry.pop("update"), reference)
-        entry |= _cost("update", updates[name], updates[BASELINE]) | _cost(
-            "step", steps[name], steps[BASELINE]
-        )
+        entry["angle_degrees"] = _angle(entry.pop("vector"), reference)
+        entry |= _cost("update", updates[name], updates[BASELINE])
+        entry |= _cost("step", steps[name], steps[BASELINE])
         extra = updates[name].temporary_bytes - updates[BASELINE].temporary_bytes
-        entry |= {"compile_seconds": updates[name].compile_seconds, "memory_added_mib": extra / MIB}
-    result = {
-        "command": command,
-        "environment": _environment(),
-        "settings": _settings(options),
-        "methods": figures,
-    }
+        entry |= {"compile_seconds": updates[name].compile_seconds, "memory_added_mib": extra / 2**20}
+    settings = {name: value for name, value in dataclasses.asdict(options).items() if name != "out"}
+    result = {"environment": _environment(), "settings": settings, "methods": figures}
     _write(result, options.out)
-    return result
 
 
 def _problem(options: Options) -> tuple[dfc.Network, Array, Array, Array]:
@@ -129,10 +142,6 @@ def _problem(options: Options) -> tuple[dfc.Network, Array, Array, Array]:
     padded = np.pad(large, ((0, 0), (2, 2), (2, 2)), constant_values=data.train.x.min())
     x, y = jax.device_put((padded.reshape(len(padded), -1), data.train.y[: options.batch_size]))
     return dfc.mlp(options.sizes, key=model_key), x, y, key
-
-
-def _optimiser() -> optax.GradientTransformation:
-    return optax.adam(1e-3)
 
 
 def _learned(method: eqx.Module, network: dfc.Network) -> PyTree:
@@ -153,7 +162,7 @@ def _step(
 ) -> tuple[PyTree, PyTree, PyTree]:
     """The method and Adam."""
     update, report = _update(method, model, x, y, key)
-    change, state = _optimiser().update(update, state)
+    change, state = OPTIMISER.update(update, state)
     return optax.apply_updates(_learned(method, model), change), state, report
 
 
@@ -188,7 +197,7 @@ def _measure(cases: list[Case], options: Options) -> None:
 
 def _cost(kind: str, case: Case, baseline: Case) -> dict[str, Any]:
     """Median time, and quartiles of the ratio to the baseline in the same round."""
-    ratios = [seconds / baseline.times[turn] for turn, seconds in case.times.items()]
+    ratios = [case.times[turn] / baseline.times[turn] for turn in case.times.keys() & baseline.times.keys()]
     lower, median, upper = np.percentile(ratios, [25, 50, 75]).tolist()
     milliseconds = 1e3 * float(np.median(list(case.times.values())))
     cost = {"ratio": median, "ratio_quartiles": [lower, upper], "milliseconds": milliseconds}
@@ -196,16 +205,14 @@ def _cost(kind: str, case: Case, baseline: Case) -> dict[str, Any]:
 
 
 def _quality(update: PyTree, report: dfc.Report | None) -> dict[str, Any]:
-    """The update as one vector, and how well its steady states were found, where there are any."""
-    entry: dict[str, Any] = {"update": None, "converged": None, "largest_residual": None, "iterations": None}
-    if report is None:
-        return entry
-    leaves = [np.asarray(leaf, np.float64).ravel() for leaf in jax.tree.leaves(update)]
-    entry["update"] = np.concatenate(leaves)
-    if np.any(report.iterations > 0):
-        entry["converged"] = float(np.mean(report.converged))
-        entry["largest_residual"] = float(np.max(report.residual))
-        entry["iterations"] = float(np.mean(report.iterations))
+    """The update as a vector, and how well its steady states were found, where there are any."""
+    entry = dict.fromkeys(("vector", "converged", "largest_residual", "iterations"))
+    if report is not None:
+        entry["vector"] = np.concatenate([np.ravel(leaf) for leaf in jax.tree.leaves(update)], dtype=float)
+        if np.any(report.iterations > 0):
+            entry["converged"] = float(np.mean(report.converged))
+            entry["largest_residual"] = float(np.max(report.residual))
+            entry["iterations"] = float(np.mean(report.iterations))
     return entry
 
 
@@ -217,127 +224,62 @@ def _angle(update: np.ndarray | None, reference: np.ndarray) -> float | None:
     return float(np.degrees(2 * np.arctan2(np.linalg.norm(a - b), np.linalg.norm(a + b))))
 
 
-def _settings(options: Options) -> dict[str, Any]:
-    settings = dataclasses.asdict(options) | {"dtype": "float32", "data": "digits", "activation": "tanh"}
-    del settings["out"]
-    return settings
-
-
 def _environment() -> dict[str, Any]:
     """Enough to know what a figure was measured on."""
-    device = jax.devices()[0]
-    processors = pathlib.Path("/proc/cpuinfo")
-    lines = processors.read_text().splitlines() if processors.exists() else []
+    device, information = jax.devices()[0], pathlib.Path("/proc/cpuinfo")
+    lines = information.read_text().splitlines() if information.exists() else []
     models = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
     processor = models[0] if models else platform.processor() or platform.machine()
     packages = ("jax", "jaxlib", "equinox", "diffrax", "optimistix", "lineax", "optax", "dfc_jax")
+    describe, revision = ["git", "-C", str(HERE), "describe", "--always", "--dirty"], None
+    with contextlib.suppress(OSError, subprocess.CalledProcessError):
+        revision = subprocess.check_output(describe, text=True).strip()
     return {
         "device": processor if device.platform == "cpu" else device.device_kind,
-        "processor": processor,
-        "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
+        "cores": os.cpu_count(),
         "versions": {"python": platform.python_version()} | {name: version(name) for name in packages},
-        "revision": _git("describe", "--always", "--dirty"),
+        "revision": revision,
         "date": datetime.date.today().isoformat(),
+        "command": shlex.join(["python", "benchmarks/training_step.py", *sys.argv[1:]]),
     }
-
-
-def _git(*arguments: str) -> str | None:
-    folder = pathlib.Path(__file__).parent
-    try:
-        answer = subprocess.run(["git", *arguments], cwd=folder, capture_output=True, text=True, check=True)
-    except (OSError, subprocess.CalledProcessError):
-        return None
-    return answer.stdout.strip()
-
-
-def _command(options: Options) -> str:
-    """The command line that asks for these options, apart from the folder."""
-    words = ["python benchmarks/training_step.py"]
-    for field in dataclasses.fields(options):
-        value = getattr(options, field.name)
-        if field.name != "out" and value != field.default:
-            values = value if isinstance(value, tuple) else (value,)
-            words += [f"--{field.name.replace('_', '-')}", *(str(v) for v in values if v is not True)]
-    return " ".join(words)
-
-
-COLUMNS = {
-    "update / backprop": lambda m: f"{m['update_ratio']:.3g}",
-    "step / backprop": lambda m: f"{m['step_ratio']:.3g}",
-    "compile (s)": lambda m: f"{m['compile_seconds']:.2f}",
-    "memory added (MiB)": lambda m: f"{m['memory_added_mib']:.2f}",
-    f"angle to {REFERENCE} (deg)": lambda m: _or_dash(m["angle_degrees"], ".3g"),
-    "converged": lambda m: _or_dash(m["converged"], ".1%"),
-    "largest residual": lambda m: _or_dash(m["largest_residual"], ".1e"),
-    "iterations": lambda m: _or_dash(m["iterations"], ".1f"),
-}
-
-
-def _or_dash(value: float | None, spec: str) -> str:
-    return "-" if value is None else format(value, spec)
 
 
 def _write(result: dict[str, Any], folder: pathlib.Path) -> None:
     """The table on the screen, and the same figures as JSON, Markdown and a chart."""
-    rows = [[name, *(show(m) for show in COLUMNS.values())] for name, m in result["methods"].items()]
-    table = Table("method", title=_caption(result))
-    for column in COLUMNS:
-        table.add_column(column, justify="right")
-    for row in rows:
-        table.add_row(*row)
-    rich.print(table)
-    folder.mkdir(parents=True, exist_ok=True)
-    (folder / "training_step.json").write_text(json.dumps(result, indent=2) + "\n")
-    (folder / "training_step.md").write_text(_markdown(result, rows))
-    _draw(result, folder / "training_step.png")
-
-
-def _caption(result: dict[str, Any]) -> str:
     settings, environment = result["settings"], result["environment"]
-    network = "-".join(map(str, settings["sizes"]))
-    where = f"{environment['device']}, {environment['cores']} cores"
-    return f"{network} tanh, batch {settings['batch_size']}, float32, {where}"
-
-
-def _markdown(result: dict[str, Any], rows: list[list[str]]) -> str:
-    environment = result["environment"]
+    network = f"{'-'.join(map(str, settings['sizes']))} tanh, batch {settings['batch_size']}"
+    caption = f"{network}, float32, {environment['device']}, {environment['cores']} cores"
+    table = Table(Column("method", no_wrap=True), *COLUMNS, title=caption, caption=LEGEND, box=SIMPLE)
+    lines = [" | ".join(["| method", *COLUMNS]) + " |", "|---" + "|---:" * len(COLUMNS) + "|"]
+    for name, figures in result["methods"].items():
+        shown = ((figures[key], spec) for key, spec in COLUMNS.values())
+        row = [name, *("-" if value is None else format(value, spec) for value, spec in shown)]
+        table.add_row(*row)
+        lines.append(f"| {' | '.join(row)} |")
+    rich.console.Console(width=100).print(table)
     versions = ", ".join(f"{name} {number}" for name, number in environment["versions"].items())
-    lines = [
-        f"`{result['command']}`",
-        "",
-        f"{_caption(result)}; {versions}; revision {environment['revision']}; {environment['date']}.",
-        "Medians of interleaved rounds. Update: the method alone. Step: the method and Adam. Compile time is",
-        "wall-clock on this machine. Memory is the temporary memory of the compiled update beyond backprop's.",
-        "",
-        "| " + " | ".join(["method", *COLUMNS]) + " |",
-        "|---" + "|---:" * len(COLUMNS) + "|",
-        *("| " + " | ".join(row) + " |" for row in rows),
-    ]
-    return "\n".join(lines) + "\n"
+    where = f"{caption}; {versions}; revision {environment['revision']}; {environment['date']}."
+    folder.mkdir(parents=True, exist_ok=True)
+    text = "\n".join([f"`{environment['command']}`\n", f"{where}\n", f"{LEGEND}\n", *lines, ""])
+    (folder / "training_step.md").write_text(text)
+    (folder / "training_step.json").write_text(json.dumps(result, indent=2) + "\n")
+    _draw(result["methods"], caption, folder / "training_step.png")
 
 
-def _draw(result: dict[str, Any], path: pathlib.Path) -> None:
-    """Bars of the update's ratio with its quartiles, and a diamond for the whole step's."""
-    methods = list(result["methods"].values())
-    middle = np.asarray([m["update_ratio"] for m in methods])
-    quartiles = np.asarray([m["update_ratio_quartiles"] for m in methods]).T
-    spread, places = np.abs(quartiles - middle), np.arange(len(methods))
+def _draw(methods: dict[str, dict[str, Any]], caption: str, path: pathlib.Path) -> None:
+    """Bars of the update's ratio, and a diamond for the whole step's."""
+    updates, steps = ([m[f"{kind}_ratio"] for m in methods.values()] for kind in ("update", "step"))
     figure, axes = plt.subplots(figsize=(9, 0.42 * len(methods) + 1.4), layout="constrained")
-    left = 0.5 * min(1, middle.min())
-    axes.barh(places, middle - left, left=left, color="#56B4E9", label="update (line: quartiles)")
-    axes.errorbar(middle, places, xerr=spread, fmt="none", ecolor="#0072B2")
-    axes.plot([m["step_ratio"] for m in methods], places, "D", color="#D55E00", label="step with Adam")
-    for place, method in zip(places, methods, strict=True):
-        end = max(method["step_ratio"], method["update_ratio_quartiles"][1])
-        axes.annotate(
-            f"{method['update_ratio']:.3g}", (end, place), (8, 0), textcoords="offset points", va="center"
-        )
+    left = 0.5 * min(updates + steps)
+    axes.barh(list(methods), [u - left for u in updates], left=left, color="#56B4E9", label="update")
+    axes.plot(steps, list(methods), "D", color="#D55E00", label="step: update and Adam")
+    for i, (update, step) in enumerate(zip(updates, steps, strict=True)):
+        place = (max(update, step), i)
+        axes.annotate(f"{update:.3g}", place, (8, 0), textcoords="offset points", va="center")
     axes.axvline(1, color="black", linewidth=0.8)
-    axes.set(xscale="log", xlim=(left, 3 * middle.max()), yticks=places, yticklabels=result["methods"])
-    axes.set_xlabel(
-        "time relative to backpropagation's update or step (log scale; the number is the update's)"
-    )
-    axes.set_title(_caption(result), fontsize=10)
+    axes.set(xscale="log", xlim=(left, 3 * max(updates)), title=caption)
+    axes.set_xlabel("time relative to backpropagation (log scale; the number is the update's)")
+    axes.title.set_fontsize(10)
     axes.invert_yaxis()
     axes.spines[["top", "right"]].set_visible(False)
     axes.legend(loc="upper right", frameon=False)

@@ -2,13 +2,13 @@
 
 from collections.abc import Sequence
 
-import dfc_jax as dfc
 import equinox as eqx
 import jax
-import jax.numpy as jnp
 import jax.random as jr
 import numpy as np
 from jaxtyping import Array, Float, PRNGKeyArray, PyTree
+
+import dfc_jax as dfc
 
 
 def relative_error(found: PyTree, wanted: PyTree) -> float:
@@ -51,7 +51,8 @@ def make_network(
         feedback=feedback,
         output_activation=output_activation,
     )
-    biases = [0.3 * jr.normal(k, (n,)) for k, n in zip(jr.split(bias_key, len(sizes) - 1), sizes[1:])]
+    keys = jr.split(bias_key, len(sizes) - 1)
+    biases = [0.3 * jr.normal(k, (n,)) for k, n in zip(keys, sizes[1:], strict=True)]
     return eqx.tree_at(lambda m: [layer.transform.bias for layer in m.layers], model, biases)
 
 
@@ -120,3 +121,37 @@ class Plain:
     def gain(self, voltages: Sequence[np.ndarray]) -> np.ndarray:
         """J Q at the given voltages."""
         return sum(J @ Q for J, Q in zip(self.jacobian(voltages), self.Q, strict=True))
+
+    def rates_of_change(
+        self,
+        x: np.ndarray,
+        target: np.ndarray,
+        voltages: Sequence[np.ndarray],
+        integral: np.ndarray,
+        apical: Sequence[np.ndarray] | None = None,
+        noise: Sequence[np.ndarray] | None = None,
+        *,
+        k_p: float = 2.0,
+        alpha: float = 1e-3,
+        leaky_integrator: bool = False,
+        clamp_softmax: bool = False,
+        tau_v: float = 0.2,
+        tau_apical: float = 0.3,
+        tau_noise: float = 0.05,
+        sigmas: Sequence[float] = (),
+    ) -> tuple[list[np.ndarray], np.ndarray, list[np.ndarray] | None, list[np.ndarray] | None]:
+        """Time derivatives of raw voltages, integral, apical voltages and filtered noise (PAPER.md 3.1)."""
+        rates = self.rates(voltages)
+        error = target - (softmax(rates[-1]) if clamp_softmax else rates[-1])
+        u = integral + k_p * error
+        drive = [Q @ u for Q in self.Q]
+        arriving = drive if apical is None else apical
+        if noise is not None:
+            arriving = [a + s * n for a, s, n in zip(arriving, sigmas, noise, strict=True)]
+        into = zip(voltages, self.basal(x, rates), arriving, strict=True)
+        return (
+            [(-v + b + a) / tau_v for v, b, a in into],
+            error - alpha * (integral if leaky_integrator else u),
+            None if apical is None else [(q - a) / tau_apical for q, a in zip(drive, apical, strict=True)],
+            None if noise is None else [-n / tau_noise for n in noise],
+        )

@@ -3,12 +3,13 @@
 from collections.abc import Callable
 from decimal import Decimal, localcontext
 
-import dfc_jax as dfc
 import jax
 import jax.numpy as jnp
 import jax.random as jr
 import numpy as np
 import pytest
+
+import dfc_jax as dfc
 
 
 ALL = [

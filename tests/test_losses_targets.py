@@ -1,6 +1,5 @@
 """Losses, their gradients, and the errors the controller works on."""
 
-import dfc_jax as dfc
 import equinox as eqx
 import jax
 import jax.numpy as jnp
@@ -8,6 +7,8 @@ import jax.random as jr
 import numpy as np
 import pytest
 from helpers import cast, make_batch, make_network, relative_error, softmax, take_samples
+
+import dfc_jax as dfc
 
 
 LOSSES = [dfc.MeanSquaredError(), dfc.CrossEntropy()]
@@ -116,7 +117,7 @@ def test_single_precision_stays_single(getkey) -> None:
 
 @pytest.mark.parametrize("nudge", [0.0, -1.0, float("nan")])
 def test_nudge_rejects_what_is_no_step(nudge: float) -> None:
-    with pytest.raises(ValueError, match="`nudge` is .* greater than 0"):
+    with pytest.raises(ValueError, match=r"`nudge` is .* greater than 0"):
         dfc.Nudge(nudge)
 
 

@@ -9,7 +9,6 @@ import os
 import re
 from pathlib import Path
 
-import dfc_jax as dfc
 import equinox as eqx
 import jax
 import jax.numpy as jnp
@@ -17,6 +16,8 @@ import numpy as np
 import pytest
 from helpers import relative_error
 from jaxtyping import Array, Float
+
+import dfc_jax as dfc
 
 
 FOLDER = Path(os.environ.get("DFC_GOLDEN_DIR") or Path(__file__).parent / "golden")
@@ -147,7 +148,7 @@ class Case:
 
 
 def _reproduce(case: Case) -> dict[str, Array | tuple[Array, ...]]:
-    """All groups of arrays; a tuple has one array a layer, and @ in its name stands for the layer's number."""
+    """All groups of arrays; a tuple has one array a layer, whose number replaces the @ in its name."""
     loop, model, T = case.loop, case.model, case.scheme.states
     samples = jax.vmap(loop.sample)(case.x, case.y)
     base = samples.feedforward.voltages

@@ -5,6 +5,7 @@ import json
 import os
 import pathlib
 import platform
+import shlex
 import statistics
 import subprocess
 import sys
@@ -31,7 +32,7 @@ def environment() -> dict[str, Any]:
         "device": device.device_kind,
         "processor": _processor(),
         "cores": os.cpu_count(),
-        "command": " ".join([pathlib.Path(sys.argv[0]).name, *sys.argv[1:]]),
+        "command": shlex.join(["python", _script(), *sys.argv[1:]]),
         "started": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
     }
 
@@ -112,6 +113,12 @@ def _git_revision() -> str | None:
         return subprocess.run(command, cwd=folder, capture_output=True, text=True, check=True).stdout.strip()
     except (OSError, subprocess.CalledProcessError):
         return None
+
+
+def _script() -> str:
+    """The script as it was named on the command line; by name alone where that was an absolute path."""
+    script = pathlib.Path(sys.argv[0])
+    return script.name if script.is_absolute() else str(script)
 
 
 def _processor() -> str:

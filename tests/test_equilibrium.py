@@ -1,0 +1,411 @@
+"""Steady states: every strategy against closed forms, long simulations and the other strategies."""
+
+import diffrax
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import jax.random as jr
+import numpy as np
+import optimistix as optx
+import pytest
+from helpers import angle, cast, flat, make_batch, make_network, Plain, relative_error, softmax, take_samples
+from jaxtyping import Array
+from scipy.integrate import solve_ivp
+
+import dfc_jax as dfc
+from dfc_jax.stability import eigenvalues_right_of_zero
+
+
+NUDGE = 0.3
+PRECISE = dict(
+    broyden=dfc.Broyden(rtol=1e-11),
+    newton=dfc.RootFind(optx.Newton(rtol=1e-10, atol=1e-10)),
+    simulated=dfc.Simulated(rtol=1e-8, t1=1500.0),
+)
+
+
+@eqx.filter_jit
+def find(equilibrium: dfc.AbstractEquilibrium, loop: dfc.ClosedLoop, x: Array, y: Array) -> dfc.Equilibrium:
+    """The steady state of every sample of a batch."""
+    return jax.vmap(lambda a, b: equilibrium(loop, loop.sample(a, b)))(x, y)
+
+
+def cross_entropy_error(loop: dfc.ClosedLoop, x: Array, y: Array) -> np.ndarray:
+    """The nudged target's error without control, in NumPy: -nudge (softmax(r) - y)."""
+    output = [Plain(loop.network).settle(np.asarray(a))[1][-1] for a in x]
+    return np.stack([NUDGE * (np.asarray(t) - softmax(r)) for r, t in zip(output, y, strict=True)])
+
+
+CONTROLLERS = [
+    (dfc.PIController(2.0, 0.05), 0.05),
+    (dfc.PIController(0.0, 0.05), 0.05),
+    (dfc.LeakyIntegratorController(2.0, 0.05), 0.05 / 1.1),
+    (dfc.LeakyIntegratorController(0.0, 0.05), 0.05),
+]
+every_controller = pytest.mark.parametrize("controller, leak", CONTROLLERS, ids=repr)
+
+
+@pytest.fixture(scope="module")
+def linear() -> tuple[dfc.Network, Array, Array]:
+    model = make_network(jr.key(1), (4, 5, 3), dfc.Linear())
+    return model, *make_batch(jr.key(2), 3)
+
+
+def closed_form(loop: dfc.ClosedLoop, leak: float, x: Array, y: Array) -> np.ndarray:
+    """(J Q + a I)^-1 e of a linear network with two layers."""
+    W0, W1 = (np.asarray(layer.transform.weight) for layer in loop.network.layers)
+    Q0, Q1 = (np.asarray(Q) for Q in loop.network.feedback.weights)
+    assert W0.shape[0] == W1.shape[1]
+    return np.linalg.solve(W1 @ Q0 + Q1 + leak * np.eye(3), cross_entropy_error(loop, x, y).T).T
+
+
+@every_controller
+@pytest.mark.parametrize(
+    "equilibrium, tolerance",
+    [
+        (dfc.Analytic(), 1e-12),
+        (PRECISE["broyden"], 1e-10),
+        (PRECISE["newton"], 1e-10),
+        (PRECISE["simulated"], 1e-5),
+    ],
+    ids=["analytic", "broyden", "newton", "simulated"],
+)
+def test_linear_network_has_the_closed_form(linear, controller, leak, equilibrium, tolerance) -> None:
+    model, x, y = linear
+    loop = dfc.ClosedLoop(model, controller, dfc.Nudge(NUDGE))
+    found = find(equilibrium, loop, x, y)
+    wanted = closed_form(loop, leak, x, y)
+    assert relative_error(found.control, wanted) < tolerance
+    assert np.all(found.converged) and np.all(found.stable) and np.all(np.asarray(found.iterations) > 0)
+    plain = Plain(model)
+    for b, u in enumerate(wanted):
+        voltages = plain.settle(np.asarray(x[b]), u)[0]
+        at_rest = plain.settle(np.asarray(x[b]))[0]
+        moved = [a - r for a, r in zip(voltages, at_rest, strict=True)]
+        assert relative_error([d[b] for d in found.deviation.voltage], moved) < 10 * tolerance
+
+
+def test_stiff_solver_finds_the_closed_form(linear) -> None:
+    """An implicit Diffrax solver with a chord root finder, its steps without a bound."""
+    model, x, y = linear
+    loop = dfc.ClosedLoop(model, dfc.PIController(2.0, 0.05), dfc.Nudge(NUDGE))
+    root_finder = diffrax.VeryChord(rtol=1e-9, atol=1e-9)
+    stiff = dfc.Simulated(diffrax.Kvaerno3(root_finder=root_finder), rtol=1e-6, t1=1500.0, dtmax=100.0)
+    found = find(stiff, loop, x, y)
+    assert np.all(found.converged)
+    assert relative_error(found.control, closed_form(loop, 0.05, x, y)) < 1e-4
+
+
+@every_controller
+def test_dynamics_settle_in_the_closed_form(linear, controller, leak) -> None:
+    """`simulate` alone: no event and no root finder, only time."""
+    model, x, y = linear
+    loop = dfc.ClosedLoop(model, controller, dfc.Nudge(NUDGE))
+    sample = jax.tree.map(lambda leaf: leaf[0], take_samples(loop, x, y))
+    final = _settle(loop, sample)
+    assert relative_error(loop.control(final, sample), closed_form(loop, leak, x, y)[0]) < 1e-8
+
+
+@eqx.filter_jit
+def _settle(loop: dfc.ClosedLoop, sample: dfc.Sample) -> dfc.LoopState:
+    precise = diffrax.PIDController(rtol=1e-11, atol=1e-11)
+    solution = dfc.simulate(loop, sample, t1=150.0, dt0=0.01, stepsize_controller=precise, max_steps=100_000)
+    return jax.tree.map(lambda leaf: leaf[-1], solution.ys)
+
+
+NETWORKS = [(dfc.Tanh(), dfc.Tanh()), (dfc.ReLU(), dfc.Sigmoid()), (dfc.Sigmoid(), dfc.Tanh())]
+by_name = lambda value: "-".join(type(a).__name__ for a in value) if isinstance(value, tuple) else None
+
+
+@pytest.mark.parametrize("activation", NETWORKS, ids=by_name)
+def test_strategies_agree_on_nonlinear_networks(activation: tuple[dfc.AbstractActivation, ...]) -> None:
+    """The same root by secants, by Newton's method and by the dynamics, and a root in plain NumPy."""
+    model = make_network(jr.key(3), (4, 6, 5, 3), activation)
+    loop = dfc.ClosedLoop(model, dfc.PIController(1.0, 0.05), dfc.Nudge(NUDGE))
+    x, y = make_batch(jr.key(4), 4)
+    found = {name: find(equilibrium, loop, x, y) for name, equilibrium in PRECISE.items()}
+    error, plain = cross_entropy_error(loop, x, y), Plain(model)
+    for name, each in found.items():
+        assert np.all(each.converged) and np.all(each.stable), name
+        tolerance = 1e-5 if name == "simulated" else 1e-9
+        assert relative_error(each.control, found["newton"].control) < tolerance
+        assert relative_error(each.deviation, found["newton"].deviation) < tolerance
+        for b, u in enumerate(np.asarray(each.control)):
+            moved = plain.settle(np.asarray(x[b]), u)[1][-1] - plain.settle(np.asarray(x[b]))[1][-1]
+            size = np.linalg.norm(error[b])
+            F = np.linalg.norm(error[b] - moved - 0.05 * u) / size
+            assert 10 * tolerance > F
+            assert abs(F - float(each.residual[b])) < 1e-12
+    # The linearised solution is none: the test would notice a strategy that stops there.
+    assert relative_error(find(dfc.Analytic(), loop, x, y).control, found["newton"].control) > 1e-3
+
+
+@pytest.mark.parametrize("loss", [dfc.MeanSquaredError(), dfc.CrossEntropy()], ids=repr)
+def test_clamped_output_against_a_long_simulation(loss: dfc.AbstractLoss) -> None:
+    """Strong feedback, with errors of order one, against SciPy's integration of the raw equations."""
+    model = make_network(jr.key(5), (3, 4, 2))
+    alpha, k_p = 0.2, 0.5
+    loop = dfc.ClosedLoop(model, dfc.PIController(k_p, alpha), dfc.Clamp(), loss)
+    x, labels = make_batch(jr.key(6), 2, 3, 2)
+    y = 0.9 * labels + 0.05
+    softened = isinstance(loss, dfc.CrossEntropy)
+    broyden, newton = find(PRECISE["broyden"], loop, x, y), find(PRECISE["newton"], loop, x, y)
+    assert np.all(broyden.converged) and np.all(newton.converged)
+    plain, sizes = Plain(model), [4, 6]
+    for b in range(2):
+
+        def field(t: float, state: np.ndarray, b: int = b) -> np.ndarray:
+            *voltages, integral = np.split(state, sizes)
+            rates = plain.rates_of_change(
+                np.asarray(x[b]),
+                np.asarray(y[b]),
+                voltages,
+                integral,
+                k_p=k_p,
+                alpha=alpha,
+                clamp_softmax=softened,
+            )
+            return np.concatenate([*rates[0], rates[1]])
+
+        start = np.concatenate([*plain.settle(np.asarray(x[b]))[0], np.zeros(2)])
+        end = solve_ivp(field, (0, 300), start, method="LSODA", rtol=1e-10, atol=1e-12).y[:, -1]
+        assert np.max(np.abs(field(0, end))) < 1e-8
+        output = plain.rates(np.split(end, sizes)[:2])[-1]
+        error = np.asarray(y[b]) - (softmax(output) if softened else output)
+        for each in (broyden, newton):
+            assert relative_error(each.control[b], error / alpha) < 1e-6
+            base = plain.settle(np.asarray(x[b]))[1][-1]
+            assert relative_error(each.deviation.rate[-1][b], output - base) < 1e-6
+
+
+@pytest.fixture(scope="module")
+def tanh() -> tuple[dfc.ClosedLoop, Array, Array]:
+    model = make_network(jr.key(7), (4, 6, 5, 3))
+    return dfc.ClosedLoop(model, dfc.PIController(1.0, 0.05), dfc.Nudge(1.0)), *make_batch(jr.key(8), 8)
+
+
+def test_the_event_fires_when_there_is_time(tanh) -> None:
+    loop, x, y = tanh
+    enough = dfc.Simulated(t1=400.0)
+    found = find(enough, loop, x, y)
+    steps = np.asarray(found.iterations)
+    assert np.all(found.converged) and np.all(found.stable)
+    assert np.all(steps > 0) and np.all(steps < enough.max_steps)
+    assert np.all(np.asarray(found.residual) < 1e-2)
+    newton = find(PRECISE["newton"], loop, x, y)
+    assert relative_error(found.control, newton.control) < 1e-2
+
+
+@pytest.mark.parametrize("limit", [dict(t1=0.5), dict(max_steps=20)], ids=str)
+def test_simulated_admits_that_it_ran_out(tanh, limit: dict) -> None:
+    loop, x, y = tanh
+    found = find(dfc.Simulated(**limit), loop, x, y)
+    assert not np.any(found.converged) and not np.any(found.stable)
+
+
+def _half_converge(tanh) -> tuple[dfc.Broyden, np.ndarray]:
+    """One Broyden sweep and the tolerance that about half of the batch meets."""
+    loop, x, y = tanh
+    residuals = np.asarray(find(dfc.Broyden(1e-12, 1), loop, x, y).residual)
+    threshold = np.median(residuals)
+    return dfc.Broyden(float(threshold), 1), residuals <= threshold
+
+
+def test_broyden_admits_that_it_ran_out(tanh) -> None:
+    loop, x, y = tanh
+    once = find(dfc.Broyden(1e-12, 1), loop, x, y)
+    assert not np.any(once.converged)
+    assert np.all(np.asarray(once.iterations) == 1)
+    assert relative_error(once.control, find(dfc.Analytic(), loop, x, y).control) < 1e-12
+    many = find(dfc.Broyden(1e-12, 20), loop, x, y)
+    assert np.all(many.converged)
+    assert np.all(np.asarray(many.iterations) < 20) and np.all(np.asarray(many.residual) <= 1e-12)
+
+
+def _method(tanh, equilibrium: dfc.AbstractEquilibrium, include_unconverged: bool = False) -> dfc.DFCSS:
+    loop = tanh[0]
+    return dfc.DFCSS(
+        loop.controller, loop.target, equilibrium=equilibrium, include_unconverged=include_unconverged
+    )
+
+
+@eqx.filter_jit
+def learn(method: dfc.AbstractMethod, model: dfc.Network, x: Array, y: Array) -> tuple:
+    return method(model, x, y)
+
+
+def times(factor: float, update: dfc.Network) -> np.ndarray:
+    return factor * flat(update.layers)
+
+
+def test_what_did_not_converge_contributes_nothing(tanh) -> None:
+    loop, x, y = tanh
+    equilibrium, converged = _half_converge(tanh)
+    assert 0 < np.sum(converged) < 8
+    update, report = learn(_method(tanh, equilibrium), loop.network, x, y)
+    assert np.array_equal(report.converged, converged)
+    alone, _ = learn(_method(tanh, equilibrium), loop.network, x[converged], y[converged])
+    assert relative_error(times(8, update), times(np.sum(converged), alone)) < 1e-12
+
+    included, report = learn(_method(tanh, equilibrium, True), loop.network, x, y)
+    assert np.array_equal(report.converged, converged)
+    linearised, _ = learn(dfc.DFCSSA(loop.controller, loop.target), loop.network, x, y)
+    assert relative_error(included.layers, linearised.layers) < 1e-12  # one sweep is the linearisation
+    assert relative_error(included.layers, update.layers) > 1e-2
+
+
+METHODS = {
+    "dfcss": dfc.DFCSS(dfc.PIController(1.0, 0.05), dfc.Nudge(1.0)),
+    "dfcss_included": dfc.DFCSS(dfc.PIController(1.0, 0.05), dfc.Nudge(1.0), include_unconverged=True),
+    "dfcss_newton": dfc.DFCSS(dfc.PIController(1.0, 0.05), dfc.Nudge(1.0), equilibrium=dfc.RootFind()),
+    "dfcss_simulated": dfc.DFCSS(
+        dfc.PIController(1.0, 0.05), dfc.Nudge(1.0), equilibrium=dfc.Simulated(t1=400.0)
+    ),
+    "dfcssa": dfc.DFCSSA(dfc.PIController(1.0, 0.05), dfc.Nudge(1.0)),
+    "dfc_implicit": dfc.DFC(dfc.PIController(1.0, 0.05), dfc.Nudge(1.0)),
+    "dfc_published": dfc.DFC(
+        dfc.PIController(1.0, 0.05),
+        dfc.Nudge(1.0),
+        average=dfc.PublishedAverage(dfc.PublishedEuler(0.02, 100)),
+    ),
+    "dfc_diffrax": dfc.DFC(
+        dfc.PIController(1.0, 0.05),
+        dfc.Nudge(1.0),
+        average=dfc.DiffraxAverage(diffrax.Heun(), diffrax.ConstantStepSize(), t1=2.0, dt0=0.05),
+    ),
+}
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_a_sample_does_not_depend_on_its_batch(tanh, name: str) -> None:
+    """The update of a batch is the mean of its samples' own updates, each taken alone."""
+    loop, x, y = tanh
+    alone = [learn(METHODS[name], loop.network, x[b : b + 1], y[b : b + 1]) for b in range(8)]
+    singles = np.stack([flat(update.layers) for update, _ in alone])
+    for size in (3, 8):
+        update, report = learn(METHODS[name], loop.network, x[:size], y[:size])
+        assert relative_error(update.layers, np.mean(singles[:size], axis=0)) < 1e-12
+        for b in range(size):
+            ours = jax.tree.map(lambda leaf, b=b: leaf[b : b + 1], report)
+            assert relative_error(ours, alone[b][1]) < 1e-11
+
+
+@pytest.mark.parametrize("name", METHODS)
+@pytest.mark.parametrize("poison", [float("nan"), float("inf")])
+def test_a_broken_sample_harms_no_other(tanh, name: str, poison: float) -> None:
+    loop, x, y = tanh
+    x, y = x[:3], y[:3]
+    update, report = learn(METHODS[name], loop.network, x.at[1, 2].set(poison), y)
+    assert np.all(np.isfinite(flat(update))), "The broken sample has spread."
+    healthy, _ = learn(METHODS[name], loop.network, x[jnp.array([0, 2])], y[jnp.array([0, 2])])
+    assert relative_error(times(3, update), times(2, healthy)) < 1e-12
+    assert not report.converged[1] or np.all(np.isfinite(report.residual[1]))
+
+
+def test_equilibrium_does_not_depend_on_the_batch(tanh) -> None:
+    loop, x, y = tanh
+    for equilibrium in (dfc.Broyden(), dfc.RootFind(), dfc.Analytic()):
+        full = find(equilibrium, loop, x, y)
+        for size in (1, 3):
+            part = find(equilibrium, loop, x[:size], y[:size])
+            assert relative_error(part, jax.tree.map(lambda leaf, n=size: leaf[:n], full)) < 1e-12
+
+
+def late_in_training() -> tuple[dfc.Network, Array, Array]:
+    """Logits so far apart that every error is about 1e-5, in numbers that float32 holds exactly."""
+    model = make_network(jr.key(9), (6, 12, 10, 3))
+    x, _ = make_batch(jr.key(10), 16, 6, 3)
+    model = eqx.tree_at(lambda m: m.layers[-1].transform.weight, model, replace_fn=lambda w: 0.3 * w)
+    y = jax.nn.one_hot(jnp.zeros(16, int), 3)
+    model = eqx.tree_at(lambda m: m.layers[-1].transform.bias, model, jnp.array([12.0, 0.3, -0.2]))
+    return jax.tree.map(lambda leaf: leaf.astype(jnp.float32).astype(jnp.float64), (model, x, y))
+
+
+@pytest.mark.parametrize(
+    "method",
+    [
+        dfc.DFCSS(equilibrium=dfc.Broyden()),
+        dfc.DFCSSA(),
+        dfc.DFC(),
+        dfc.DFC(average=dfc.PublishedAverage(dfc.PublishedEuler(0.02, 100))),
+    ],
+    ids=["broyden", "analytic", "implicit", "published"],
+)
+def test_single_precision_late_in_training(method: dfc.AbstractMethod) -> None:
+    model, x, y = late_in_training()
+    wanted, exact = learn(method, model, x, y)
+    # The control error is 1e-5 of the activations.
+    assert 3e-6 < np.mean(np.asarray(exact.loss)) < 3e-5
+    found, report = learn(method, *cast((model, x, y), jnp.float32))
+    assert all(leaf.dtype == jnp.float32 for leaf in jax.tree.leaves(found))
+    assert np.array_equal(report.converged, exact.converged) and np.all(report.converged)
+    for ours, theirs in zip(found.layers, wanted.layers, strict=True):
+        assert np.radians(angle(ours, theirs)) < 1e-3
+        assert abs(np.linalg.norm(flat(ours)) / np.linalg.norm(flat(theirs)) - 1) < 1e-3
+
+
+def test_stability_agrees_with_the_eigenvalues() -> None:
+    """Condition 3 at the root, on networks with random feedback of which some have none to offer."""
+    leak, band = 0.1, 0.02
+    x, y = make_batch(jr.key(11), 4)
+    base = make_network(jr.key(12), (4, 6, 3), feedback=dfc.RandomFeedback())
+    agreed = {"newton": 0, "broyden": 0, "analytic": 0}
+    verdicts = set()
+    for seed in range(12):
+        Q = tuple(jr.normal(k, s) for k, s in zip(jr.split(jr.key(seed)), ((6, 3), (3, 3)), strict=True))
+        Q = Q[0], Q[1] + 0.5 * jnp.eye(3)
+        model = eqx.tree_at(lambda m: m.feedback.weights, base, Q)
+        loop = dfc.ClosedLoop(model, dfc.PIController(0.0, leak), dfc.Nudge(0.05))
+        plain = Plain(model)
+        for name in agreed:
+            equilibrium = PRECISE.get(name, dfc.Analytic())
+            found = find(equilibrium, loop, x, y)
+            for b in np.flatnonzero(np.asarray(found.converged)):
+                u = 0.0 if name == "analytic" else np.asarray(found.control[b])
+                gain = plain.gain(plain.settle(np.asarray(x[b]), u)[0]) + leak * np.eye(3)
+                slowest = np.min(np.linalg.eigvals(gain).real)
+                # Broyden's secants only approximate the Jacobian at the root.
+                if abs(slowest) > band * np.linalg.norm(gain) * (5 if name == "broyden" else 1):
+                    assert bool(found.stable[b]) == (slowest > 0), (name, seed, slowest)
+                    agreed[name] += 1
+                    verdicts.add((name, bool(slowest > 0)))
+    assert min(agreed.values()) >= 20, agreed
+    assert len(verdicts) == 6, verdicts
+
+
+@pytest.mark.parametrize("n", [1, 2, 5, 10])
+def test_eigenvalues_right_of_zero(n: int, getkey) -> None:
+    """Against a nonsymmetric eigenvalue solver, on shifted random matrices of widely different sizes."""
+    matrices = np.asarray(jr.normal(getkey(), (400, n, n)))
+    shifts = np.linspace(-1, 3, 400)[:, None, None] * np.sqrt(n) * np.eye(n)
+    scales = 10.0 ** np.linspace(-12, 12, 400)[:, None, None]
+    slowest = np.min(np.linalg.eigvals(matrices + shifts).real, axis=1)
+    clear = np.abs(slowest) > 1e-3 * np.linalg.norm(matrices + shifts, axis=(1, 2))
+    assert np.sum(clear) > 350 and 20 < np.sum(slowest > 0) < 380
+    found = jax.jit(jax.vmap(eigenvalues_right_of_zero))(jnp.asarray(scales * (matrices + shifts)))
+    assert np.array_equal(np.asarray(found)[clear], slowest[clear] > 0)
+
+
+def test_eigenvalues_of_awkward_matrices() -> None:
+    test = jax.jit(eigenvalues_right_of_zero)
+    assert not test(jnp.zeros((3, 3)))
+    assert not test(jnp.full((3, 3), jnp.nan))
+    assert not test(jnp.array([[0.0, 1.0, 0], [-1.0, 0.0, 0], [0, 0, 1.0]]))  # on the axis
+    assert not test(jnp.diag(jnp.array([1.0, -1.0, 2.0])))
+    assert test(jnp.array([[1.0, 10.0, 0], [0.0, 1.0, 10.0], [0, 0, 1.0]]))  # far from normal
+    assert test(jnp.eye(3))
+
+
+def test_bad_tolerances_are_refused() -> None:
+    for make in (dfc.Broyden, dfc.Simulated):
+        for rtol in (0.0, -1.0, float("nan")):
+            with pytest.raises(ValueError, match="`rtol` is"):
+                make(rtol=rtol)
+    with pytest.raises(ValueError, match="`max_iterations` is 0"):
+        dfc.Broyden(max_iterations=0)
+    with pytest.raises(ValueError, match="`dtmax` is"):
+        dfc.Simulated(dtmax=0.0)
+    with pytest.raises(ValueError, match="`alpha` is -1"):
+        dfc.PIController(alpha=-1.0)
+    with pytest.raises(ValueError, match="`k_p` is nan"):
+        dfc.LeakyIntegratorController(k_p=float("nan"))
