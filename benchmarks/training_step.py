@@ -68,10 +68,10 @@ COLUMNS = {  # what a figure is called in the tables and in the JSON file, and h
     "iterations": ("iterations", ".1f"),
 }
 LEGEND = (
-    "update: time of the method alone, over backprop's; step: the same with Adam; compile: seconds of wall-clock "
-    "on this machine; memory: MiB of temporary memory that XLA plans for the update beyond backprop's; angle: of "
-    f"the update to that of {REFERENCE}, in degrees; residual: the batch's largest, relative to the target "
-    "error; iterations: the batch's mean of sweeps, root-finder steps or time steps."
+    "update: time of the method alone, over backprop's; step: the same with Adam; compile: seconds of "
+    "wall-clock on this machine; memory: MiB of temporary memory that XLA plans for the update beyond "
+    f"backprop's; angle: of the update to that of {REFERENCE}, in degrees; residual: the batch's largest, "
+    "relative to the target error; iterations: the mean of sweeps, root-finder steps or time steps."
 )
 OPTIMISER = optax.adam(1e-3)
 
@@ -279,6 +279,7 @@ def _draw(methods: dict[str, dict[str, Any]], caption: str, path: pathlib.Path) 
     axes.axvline(1, color="black", linewidth=0.8)
     axes.set(xscale="log", xlim=(left, 3 * max(updates)), title=caption)
     axes.set_xlabel("time relative to backpropagation (log scale; the number is the update's)")
+    axes.xaxis.set_major_formatter("{x:g}")
     axes.title.set_fontsize(10)
     axes.invert_yaxis()
     axes.spines[["top", "right"]].set_visible(False)

@@ -114,7 +114,7 @@ def _settle(loop: dfc.ClosedLoop, sample: dfc.Sample) -> dfc.LoopState:
 
 
 NETWORKS = [(dfc.Tanh(), dfc.Tanh()), (dfc.ReLU(), dfc.Sigmoid()), (dfc.Sigmoid(), dfc.Tanh())]
-by_name = lambda value: "-".join(type(a).__name__ for a in value) if isinstance(value, tuple) else None
+by_name = lambda value: "-".join(type(a).__name__ for a in value)
 
 
 @pytest.mark.parametrize("activation", NETWORKS, ids=by_name)
@@ -132,8 +132,7 @@ def test_strategies_agree_on_nonlinear_networks(activation: tuple[dfc.AbstractAc
         assert relative_error(each.deviation, found["newton"].deviation) < tolerance
         for b, u in enumerate(np.asarray(each.control)):
             moved = plain.settle(np.asarray(x[b]), u)[1][-1] - plain.settle(np.asarray(x[b]))[1][-1]
-            size = np.linalg.norm(error[b])
-            F = np.linalg.norm(error[b] - moved - 0.05 * u) / size
+            F = np.linalg.norm(error[b] - moved - 0.05 * u) / np.linalg.norm(error[b])
             assert 10 * tolerance > F
             assert abs(F - float(each.residual[b])) < 1e-12
     # The linearised solution is none: the test would notice a strategy that stops there.
@@ -178,199 +177,168 @@ def test_clamped_output_against_a_long_simulation(loss: dfc.AbstractLoss) -> Non
             assert relative_error(each.deviation.rate[-1][b], output - base) < 1e-6
 
 
+CONTROLLER, TARGET = dfc.PIController(1.0, 0.05), dfc.Nudge(1.0)
+
+
 @pytest.fixture(scope="module")
 def tanh() -> tuple[dfc.ClosedLoop, Array, Array]:
     model = make_network(jr.key(7), (4, 6, 5, 3))
-    return dfc.ClosedLoop(model, dfc.PIController(1.0, 0.05), dfc.Nudge(1.0)), *make_batch(jr.key(8), 8)
+    return dfc.ClosedLoop(model, CONTROLLER, TARGET), *make_batch(jr.key(8), 8)
 
 
 def test_the_event_fires_when_there_is_time(tanh) -> None:
-    loop, x, y = tanh
-    enough = dfc.Simulated(t1=400.0)
-    found = find(enough, loop, x, y)
-    steps = np.asarray(found.iterations)
-    assert np.all(found.converged) and np.all(found.stable)
-    assert np.all(steps > 0) and np.all(steps < enough.max_steps)
-    assert np.all(np.asarray(found.residual) < 1e-2)
-    newton = find(PRECISE["newton"], loop, x, y)
-    assert relative_error(found.control, newton.control) < 1e-2
+    loop, x, y = tanh[0], tanh[1][:4], tanh[2][:4]
+    for rtol in (1e-4, 1e-8):
+        enough = dfc.Simulated(rtol=rtol, t1=1500.0)
+        found = find(enough, loop, x, y)
+        steps = np.asarray(found.iterations)
+        assert np.all(found.converged) and np.all(found.stable)
+        assert np.all(steps > 10) and np.all(steps < enough.max_steps)
+        # Rest means that the integral no longer moves, so that the residual is of the event's size.
+        assert np.all(np.asarray(found.residual) < 10 * rtol)
+        assert relative_error(found.control, find(PRECISE["newton"], loop, x, y).control) < 100 * rtol
 
 
-@pytest.mark.parametrize("limit", [dict(t1=0.5), dict(max_steps=20)], ids=str)
-def test_simulated_admits_that_it_ran_out(tanh, limit: dict) -> None:
-    loop, x, y = tanh
-    found = find(dfc.Simulated(**limit), loop, x, y)
+def test_simulated_admits_that_time_ran_out(tanh) -> None:
+    loop, x, y = tanh[0], tanh[1][:4], tanh[2][:4]
+    found = find(dfc.Simulated(t1=0.5), loop, x, y)
     assert not np.any(found.converged) and not np.any(found.stable)
-
-
-def _half_converge(tanh) -> tuple[dfc.Broyden, np.ndarray]:
-    """One Broyden sweep and the tolerance that about half of the batch meets."""
-    loop, x, y = tanh
-    residuals = np.asarray(find(dfc.Broyden(1e-12, 1), loop, x, y).residual)
-    threshold = np.median(residuals)
-    return dfc.Broyden(float(threshold), 1), residuals <= threshold
+    assert np.all(np.asarray(found.residual) > 1e-2)
 
 
 def test_broyden_admits_that_it_ran_out(tanh) -> None:
-    loop, x, y = tanh
-    once = find(dfc.Broyden(1e-12, 1), loop, x, y)
-    assert not np.any(once.converged)
+    loop, x, y = tanh[0], tanh[1][:4], tanh[2][:4]
+    once = find(dfc.Broyden(1e-11, 1), loop, x, y)
+    assert not np.any(once.converged) and np.all(np.asarray(once.residual) > 1e-11)
     assert np.all(np.asarray(once.iterations) == 1)
     assert relative_error(once.control, find(dfc.Analytic(), loop, x, y).control) < 1e-12
-    many = find(dfc.Broyden(1e-12, 20), loop, x, y)
-    assert np.all(many.converged)
-    assert np.all(np.asarray(many.iterations) < 20) and np.all(np.asarray(many.residual) <= 1e-12)
-
-
-def _method(tanh, equilibrium: dfc.AbstractEquilibrium, include_unconverged: bool = False) -> dfc.DFCSS:
-    loop = tanh[0]
-    return dfc.DFCSS(
-        loop.controller, loop.target, equilibrium=equilibrium, include_unconverged=include_unconverged
-    )
-
-
-@eqx.filter_jit
-def learn(method: dfc.AbstractMethod, model: dfc.Network, x: Array, y: Array) -> tuple:
-    return method(model, x, y)
-
-
-def times(factor: float, update: dfc.Network) -> np.ndarray:
-    return factor * flat(update.layers)
-
-
-def test_what_did_not_converge_contributes_nothing(tanh) -> None:
-    loop, x, y = tanh
-    equilibrium, converged = _half_converge(tanh)
-    assert 0 < np.sum(converged) < 8
-    update, report = learn(_method(tanh, equilibrium), loop.network, x, y)
-    assert np.array_equal(report.converged, converged)
-    alone, _ = learn(_method(tanh, equilibrium), loop.network, x[converged], y[converged])
-    assert relative_error(times(8, update), times(np.sum(converged), alone)) < 1e-12
-
-    included, report = learn(_method(tanh, equilibrium, True), loop.network, x, y)
-    assert np.array_equal(report.converged, converged)
-    linearised, _ = learn(dfc.DFCSSA(loop.controller, loop.target), loop.network, x, y)
-    assert relative_error(included.layers, linearised.layers) < 1e-12  # one sweep is the linearisation
-    assert relative_error(included.layers, update.layers) > 1e-2
+    many = find(PRECISE["broyden"], loop, x, y)
+    assert np.all(many.converged) and np.all(np.asarray(many.residual) <= 1e-11)
+    assert np.all(np.asarray(many.iterations) > 2) and np.all(np.asarray(many.iterations) < 20)
 
 
 METHODS = {
-    "dfcss": dfc.DFCSS(dfc.PIController(1.0, 0.05), dfc.Nudge(1.0)),
-    "dfcss_included": dfc.DFCSS(dfc.PIController(1.0, 0.05), dfc.Nudge(1.0), include_unconverged=True),
-    "dfcss_newton": dfc.DFCSS(dfc.PIController(1.0, 0.05), dfc.Nudge(1.0), equilibrium=dfc.RootFind()),
-    "dfcss_simulated": dfc.DFCSS(
-        dfc.PIController(1.0, 0.05), dfc.Nudge(1.0), equilibrium=dfc.Simulated(t1=400.0)
-    ),
-    "dfcssa": dfc.DFCSSA(dfc.PIController(1.0, 0.05), dfc.Nudge(1.0)),
-    "dfc_implicit": dfc.DFC(dfc.PIController(1.0, 0.05), dfc.Nudge(1.0)),
-    "dfc_published": dfc.DFC(
-        dfc.PIController(1.0, 0.05),
-        dfc.Nudge(1.0),
-        average=dfc.PublishedAverage(dfc.PublishedEuler(0.02, 100)),
-    ),
+    "dfcss": dfc.DFCSS(CONTROLLER, TARGET),
+    "dfcss_simulated": dfc.DFCSS(CONTROLLER, TARGET, equilibrium=dfc.Simulated(t1=400.0)),
+    "dfcssa": dfc.DFCSSA(CONTROLLER, TARGET),
+    "dfc_implicit": dfc.DFC(CONTROLLER, TARGET),
+    "dfc_published": dfc.DFC(CONTROLLER, TARGET, average=dfc.PublishedAverage(dfc.PublishedEuler(0.02, 100))),
     "dfc_diffrax": dfc.DFC(
-        dfc.PIController(1.0, 0.05),
-        dfc.Nudge(1.0),
+        CONTROLLER,
+        TARGET,
         average=dfc.DiffraxAverage(diffrax.Heun(), diffrax.ConstantStepSize(), t1=2.0, dt0=0.05),
     ),
 }
+every_method = pytest.mark.parametrize("name", METHODS)
 
 
-@pytest.mark.parametrize("name", METHODS)
+@eqx.filter_jit
+def learn(
+    method: dfc.AbstractMethod, model: dfc.Network, x: Array, y: Array
+) -> tuple[dfc.Network, dfc.Report]:
+    return method(model, x, y)
+
+
+def learn_alone(method: dfc.AbstractMethod, model: dfc.Network, x: Array, y: Array) -> list:
+    """Update and report of every sample on its own."""
+    return [learn(method, model, x[b : b + 1], y[b : b + 1]) for b in range(len(x))]
+
+
+def mean_of(alone: list, contributing: np.ndarray) -> np.ndarray:
+    """The batch's update if only these samples contribute; the others count in the mean nevertheless."""
+    updates = [flat(update.layers) for update, _ in alone]
+    return np.sum([u for u, yes in zip(updates, contributing, strict=True) if yes], axis=0) / len(updates)
+
+
+@every_method
 def test_a_sample_does_not_depend_on_its_batch(tanh, name: str) -> None:
     """The update of a batch is the mean of its samples' own updates, each taken alone."""
     loop, x, y = tanh
-    alone = [learn(METHODS[name], loop.network, x[b : b + 1], y[b : b + 1]) for b in range(8)]
-    singles = np.stack([flat(update.layers) for update, _ in alone])
+    alone = learn_alone(METHODS[name], loop.network, x, y)
     for size in (3, 8):
         update, report = learn(METHODS[name], loop.network, x[:size], y[:size])
-        assert relative_error(update.layers, np.mean(singles[:size], axis=0)) < 1e-12
+        assert relative_error(update.layers, mean_of(alone[:size], np.ones(size))) < 1e-12
         for b in range(size):
             ours = jax.tree.map(lambda leaf, b=b: leaf[b : b + 1], report)
-            assert relative_error(ours, alone[b][1]) < 1e-11
+            assert np.array_equal(ours.converged, alone[b][1].converged)
+            assert np.array_equal(ours.iterations, alone[b][1].iterations)
+            assert abs(float(ours.residual[0]) - float(alone[b][1].residual[0])) < 1e-12
 
 
-@pytest.mark.parametrize("name", METHODS)
+@every_method
 @pytest.mark.parametrize("poison", [float("nan"), float("inf")])
 def test_a_broken_sample_harms_no_other(tanh, name: str, poison: float) -> None:
-    loop, x, y = tanh
-    x, y = x[:3], y[:3]
+    loop, x, y = tanh[0], tanh[1][:3], tanh[2][:3]
+    healthy = mean_of(learn_alone(METHODS[name], loop.network, x, y), np.array([1, 0, 1]))
     update, report = learn(METHODS[name], loop.network, x.at[1, 2].set(poison), y)
-    assert np.all(np.isfinite(flat(update))), "The broken sample has spread."
-    healthy, _ = learn(METHODS[name], loop.network, x[jnp.array([0, 2])], y[jnp.array([0, 2])])
-    assert relative_error(times(3, update), times(2, healthy)) < 1e-12
-    assert not report.converged[1] or np.all(np.isfinite(report.residual[1]))
+    assert np.all(np.isfinite(flat(update))), "the broken sample has spread"
+    assert relative_error(update.layers, healthy) < 1e-12
+    assert np.all(report.converged[jnp.array([0, 2])])
 
 
-def test_equilibrium_does_not_depend_on_the_batch(tanh) -> None:
+def test_what_did_not_converge_contributes_nothing(tanh) -> None:
+    """With a single sweep DFC-SS is DFC-SSA, whose residuals tell which samples a tolerance admits."""
     loop, x, y = tanh
-    for equilibrium in (dfc.Broyden(), dfc.RootFind(), dfc.Analytic()):
-        full = find(equilibrium, loop, x, y)
-        for size in (1, 3):
-            part = find(equilibrium, loop, x[:size], y[:size])
-            assert relative_error(part, jax.tree.map(lambda leaf, n=size: leaf[:n], full)) < 1e-12
+    linearised, report = learn(METHODS["dfcssa"], loop.network, x, y)
+    alone = learn_alone(METHODS["dfcssa"], loop.network, x, y)
+    residuals = np.sort(np.asarray(report.residual))
+    threshold = (residuals[4] + residuals[5]) / 2
+    once = dfc.Broyden(float(threshold), 1)
+    admitted = np.asarray(report.residual) < threshold
+    for include, contributing in ((False, admitted), (True, np.ones(8))):
+        method = dfc.DFCSS(CONTROLLER, TARGET, equilibrium=once, include_unconverged=include)
+        update, report = learn(method, loop.network, x, y)
+        assert np.array_equal(report.converged, admitted) and np.sum(admitted) == 5
+        assert relative_error(update.layers, mean_of(alone, contributing)) < 1e-12
+    assert relative_error(linearised.layers, mean_of(alone, admitted)) > 1e-2
 
 
 def late_in_training() -> tuple[dfc.Network, Array, Array]:
     """Logits so far apart that every error is about 1e-5, in numbers that float32 holds exactly."""
-    model = make_network(jr.key(9), (6, 12, 10, 3))
-    x, _ = make_batch(jr.key(10), 16, 6, 3)
+    model = make_network(jr.key(9), (4, 6, 5, 3))
     model = eqx.tree_at(lambda m: m.layers[-1].transform.weight, model, replace_fn=lambda w: 0.3 * w)
-    y = jax.nn.one_hot(jnp.zeros(16, int), 3)
     model = eqx.tree_at(lambda m: m.layers[-1].transform.bias, model, jnp.array([12.0, 0.3, -0.2]))
-    return jax.tree.map(lambda leaf: leaf.astype(jnp.float32).astype(jnp.float64), (model, x, y))
+    x, y = make_batch(jr.key(10), 8)[0], jax.nn.one_hot(jnp.zeros(8, int), 3)
+    return cast(cast((model, x, y), jnp.float32), jnp.float64)
 
 
-@pytest.mark.parametrize(
-    "method",
-    [
-        dfc.DFCSS(equilibrium=dfc.Broyden()),
-        dfc.DFCSSA(),
-        dfc.DFC(),
-        dfc.DFC(average=dfc.PublishedAverage(dfc.PublishedEuler(0.02, 100))),
-    ],
-    ids=["broyden", "analytic", "implicit", "published"],
-)
-def test_single_precision_late_in_training(method: dfc.AbstractMethod) -> None:
+@pytest.mark.parametrize("name", ["dfcss", "dfcssa", "dfc_implicit", "dfc_published"])
+def test_single_precision_late_in_training(name: str) -> None:
+    """In float32, with control errors of 1e-5 of the activations, updates keep direction and length."""
     model, x, y = late_in_training()
-    wanted, exact = learn(method, model, x, y)
-    # The control error is 1e-5 of the activations.
+    wanted, exact = learn(METHODS[name], model, x, y)
     assert 3e-6 < np.mean(np.asarray(exact.loss)) < 3e-5
-    found, report = learn(method, *cast((model, x, y), jnp.float32))
+    found, report = learn(METHODS[name], *cast((model, x, y), jnp.float32))
     assert all(leaf.dtype == jnp.float32 for leaf in jax.tree.leaves(found))
-    assert np.array_equal(report.converged, exact.converged) and np.all(report.converged)
+    assert np.all(exact.converged) and np.all(report.converged)
     for ours, theirs in zip(found.layers, wanted.layers, strict=True):
         assert np.radians(angle(ours, theirs)) < 1e-3
         assert abs(np.linalg.norm(flat(ours)) / np.linalg.norm(flat(theirs)) - 1) < 1e-3
 
 
 def test_stability_agrees_with_the_eigenvalues() -> None:
-    """Condition 3 at the root, on networks with random feedback of which some have none to offer."""
+    """Condition 3 at the root, on networks whose random feedback often violates it."""
     leak, band = 0.1, 0.02
     x, y = make_batch(jr.key(11), 4)
-    base = make_network(jr.key(12), (4, 6, 3), feedback=dfc.RandomFeedback())
-    agreed = {"newton": 0, "broyden": 0, "analytic": 0}
-    verdicts = set()
+    base = make_network(jr.key(12), (4, 6, 5, 3), feedback=dfc.RandomFeedback())
+    verdicts = {(name, stable): 0 for name in ("newton", "broyden", "analytic") for stable in (True, False)}
     for seed in range(12):
-        Q = tuple(jr.normal(k, s) for k, s in zip(jr.split(jr.key(seed)), ((6, 3), (3, 3)), strict=True))
-        Q = Q[0], Q[1] + 0.5 * jnp.eye(3)
-        model = eqx.tree_at(lambda m: m.feedback.weights, base, Q)
-        loop = dfc.ClosedLoop(model, dfc.PIController(0.0, leak), dfc.Nudge(0.05))
+        keys = jr.split(jr.key(seed), 3)
+        Q = [0.5 * jr.normal(k, (n, 3)) for k, n in zip(keys, (6, 5, 3), strict=True)]
+        Q[-1] = Q[-1] + 0.7 * jnp.eye(3)
+        model = eqx.tree_at(lambda m: list(m.feedback.weights), base, Q)
+        loop = dfc.ClosedLoop(model, dfc.PIController(0.0, leak), dfc.Nudge(0.02))
         plain = Plain(model)
-        for name in agreed:
-            equilibrium = PRECISE.get(name, dfc.Analytic())
-            found = find(equilibrium, loop, x, y)
+        for name in ("newton", "broyden", "analytic"):
+            found = find(PRECISE.get(name, dfc.Analytic()), loop, x, y)
             for b in np.flatnonzero(np.asarray(found.converged)):
                 u = 0.0 if name == "analytic" else np.asarray(found.control[b])
                 gain = plain.gain(plain.settle(np.asarray(x[b]), u)[0]) + leak * np.eye(3)
                 slowest = np.min(np.linalg.eigvals(gain).real)
-                # Broyden's secants only approximate the Jacobian at the root.
-                if abs(slowest) > band * np.linalg.norm(gain) * (5 if name == "broyden" else 1):
+                if abs(slowest) > band * np.linalg.norm(gain):
                     assert bool(found.stable[b]) == (slowest > 0), (name, seed, slowest)
-                    agreed[name] += 1
-                    verdicts.add((name, bool(slowest > 0)))
-    assert min(agreed.values()) >= 20, agreed
-    assert len(verdicts) == 6, verdicts
+                    verdicts[name, bool(slowest > 0)] += 1
+    assert min(verdicts.values()) >= 6, verdicts
 
 
 @pytest.mark.parametrize("n", [1, 2, 5, 10])

@@ -41,7 +41,6 @@ from dfc_jax.equilibrium import (
     Broyden as Broyden,
     Equilibrium as Equilibrium,
     RootFind as RootFind,
-    Simulated as Simulated,
 )
 from dfc_jax.feedback import (
     ExactFeedback as ExactFeedback,
@@ -80,6 +79,7 @@ from dfc_jax.plasticity import (
 )
 from dfc_jax.published import PublishedEuler as PublishedEuler, PublishedState as PublishedState
 from dfc_jax.runs import environment as environment, RunFolder as RunFolder
+from dfc_jax.simulated import Simulated as Simulated
 from dfc_jax.sleep import SleepPhase as SleepPhase
 from dfc_jax.targets import AbstractTarget as AbstractTarget, Clamp as Clamp, Nudge as Nudge, Rest as Rest
 from dfc_jax.training import (

@@ -9,7 +9,6 @@ Residuals are relative to the sample's own target error, |F| / |e^-|.
 
 import abc
 
-import diffrax
 import equinox as eqx
 import jax
 import jax.numpy as jnp
@@ -17,9 +16,13 @@ import optimistix as optx
 from jaxtyping import Array, Bool, Float, Int
 
 from dfc_jax._checks import check_number, require
-from dfc_jax.closed_loop import ClosedLoop, Deviation, LoopState, Sample
+from dfc_jax.closed_loop import ClosedLoop, Deviation, Sample
+from dfc_jax.secant import shared_inverse_broyden
 from dfc_jax.stability import eigenvalues_right_of_zero
-from dfc_jax.trajectory import simulate
+
+
+# Beyond so many outputs a Jacobian for each sample costs more than the iterations it saves.
+_DENSE_OUTPUTS = 64
 
 
 class Equilibrium(eqx.Module):
@@ -63,20 +66,55 @@ def loop_gain(
     return gain + loop.controller.steady_state_leak() * jnp.eye(gain.shape[0], dtype=gain.dtype)
 
 
+def _reference_inverse(loop: ClosedLoop, sample: Sample) -> Float[Array, "out out"]:
+    """The inverse of `loop_gain` for the zero input: under vmap it is computed once for the whole batch."""
+    reference = loop.sample(jnp.zeros_like(sample.feedforward.inputs[0]), jnp.zeros_like(sample.error))
+    return jnp.linalg.inv(loop_gain(loop, reference))
+
+
 class Analytic(AbstractEquilibrium):
     """u = (E J Q + a I)^-1 e^-: linearised at the feedforward state, the DFC-SSA of the papers (Lemma 1).
 
-    Exact for linear networks. `converged` says only that the control is finite; `residual` is that of the
-    nonlinear equation, so it measures the linearisation.
+    Exact for linear networks. `converged` says that the linear system is solved; `residual` is that of the
+    nonlinear equation, so it measures the linearisation. With many outputs the system is solved as
+    `Broyden` does it, to 1e-5 of |e^-|.
     """
 
     def __call__(self, loop: ClosedLoop, sample: Sample) -> Equilibrium:
+        if sample.error.size > _DENSE_OUTPUTS:
+            return self._many_outputs(loop, sample)
         gain = loop_gain(loop, sample)
         control = jnp.linalg.solve(gain, sample.error)
+        one = jnp.asarray(1)
+        return self._result(loop, sample, control, True, one, eigenvalues_right_of_zero(gain))
+
+    def _many_outputs(self, loop: ClosedLoop, sample: Sample) -> Equilibrium:
+        still = jnp.zeros_like(sample.error)
+        full = lambda control: residual(loop, sample, control, controlled(loop, sample, control))
+        _, linear = jax.linearize(full, still)
+        found = shared_inverse_broyden(
+            lambda control: sample.error + linear(control),
+            sample.error,
+            _reference_inverse(loop, sample),
+            1e-5 * sample.scale,
+            30,
+        )
+        solved = jnp.linalg.norm(found.residual) <= 1e-5 * sample.scale
+        return self._result(loop, sample, found.root, solved, found.iterations, found.positive)
+
+    def _result(
+        self,
+        loop: ClosedLoop,
+        sample: Sample,
+        control: Float[Array, " out"],
+        solved: Bool[Array, ""] | bool,
+        iterations: Int[Array, ""],
+        stable: Bool[Array, ""],
+    ) -> Equilibrium:
         deviation = controlled(loop, sample, control)
         error = jnp.linalg.norm(residual(loop, sample, control, deviation)) / sample.scale
         finite = jnp.all(jnp.isfinite(control)) & jnp.isfinite(error)
-        return Equilibrium(control, deviation, finite, error, jnp.asarray(1), eigenvalues_right_of_zero(gain))
+        return Equilibrium(control, deviation, finite & solved, error, iterations, stable)
 
 
 class _BroydenState(eqx.Module):
@@ -92,24 +130,27 @@ class Broyden(AbstractEquilibrium):
     """Broyden's method from the linearised steady state, with each sample's own Jacobian: the default.
 
     One n_L x n_L Jacobian and inverse a sample, then a sweep through the layers each iteration: two or three
-    for a nudged target, about ten for large errors.
+    for a nudged target, about ten for large errors. With more than 64 outputs every sample starts
+    from one Jacobian, that of the zero input, which depends on no other sample of the batch.
 
     **Arguments:**
 
     - `rtol`: converged when |F| <= rtol * |e^-|. The default is near what float32 can resolve.
     - `max_iterations`: sweeps after which the sample counts as not converged.
 
-    `stable` is Condition 3 for the final secant Jacobian, which costs no further derivative;
-    `Newton` evaluates the true one.
+    `stable` is Condition 3 for the final secant Jacobian, which costs no further derivative (`RootFind`
+    evaluates the true one). With many outputs it says only that -dF/du was positive along every step.
     """
 
     rtol: Float[Array, ""] = eqx.field(converter=jnp.asarray, default=3e-5)
-    max_iterations: int = eqx.field(static=True, default=20)
+    max_iterations: int = eqx.field(static=True, default=30)
 
     def __check_init__(self) -> None:
-        _check_tolerance(self.rtol, self.max_iterations)
+        check_tolerance(self.rtol, self.max_iterations)
 
     def __call__(self, loop: ClosedLoop, sample: Sample) -> Equilibrium:
+        if sample.error.size > _DENSE_OUTPUTS:
+            return self._many_outputs(loop, sample)
         inverse = jnp.linalg.inv(loop_gain(loop, sample))
         threshold = self.rtol * sample.scale
         first = self._advance(loop, sample, jnp.zeros_like(sample.error), inverse @ sample.error, inverse)
@@ -136,6 +177,21 @@ class Broyden(AbstractEquilibrium):
             error / sample.scale,
             last.iterations,
             eigenvalues_right_of_zero(last.inverse),
+        )
+
+    def _many_outputs(self, loop: ClosedLoop, sample: Sample) -> Equilibrium:
+        full = lambda control: residual(loop, sample, control, controlled(loop, sample, control))
+        threshold = self.rtol * sample.scale
+        inverse = _reference_inverse(loop, sample)
+        found = shared_inverse_broyden(full, sample.error, inverse, threshold, self.max_iterations)
+        error = jnp.linalg.norm(found.residual)
+        return Equilibrium(
+            found.root,
+            controlled(loop, sample, found.root),
+            error <= threshold,
+            error / sample.scale,
+            found.iterations,
+            found.positive,
         )
 
     def _advance(
@@ -165,7 +221,7 @@ class RootFind(AbstractEquilibrium):
     max_iterations: int = eqx.field(static=True, default=50)
 
     def __check_init__(self) -> None:
-        _check_tolerance(1.0, self.max_iterations)
+        check_tolerance(1.0, self.max_iterations)
 
     def __call__(self, loop: ClosedLoop, sample: Sample) -> Equilibrium:
         scale = sample.scale
@@ -190,64 +246,8 @@ class RootFind(AbstractEquilibrium):
         return Equilibrium(control, deviation, converged, error, solution.stats["num_steps"], stable)
 
 
-class Simulated(AbstractEquilibrium):
-    """The dynamics themselves, solved by Diffrax until they rest.
-
-    The event fires when no time derivative exceeds `rtol * |e^-|` (voltages per tau_v, the integral per
-    tau_u). Converged means that it fired before `t1`; what it has reached is stable by construction.
-
-    **Arguments:**
-
-    - `solver`, `t1`, `dt0`: as in `simulate`.
-    - `rtol`: see above. The step sizes are chosen for a tolerance 30 times smaller: equal ones would leave
-      the solver's own error hovering above the event's threshold.
-    - `dtmax`: the longest step. Near rest an explicit solver would lengthen its step to the edge of
-      stability and jitter there without ever firing the event.
-    - `max_steps`: steps after which the sample counts as not converged.
-    """
-
-    solver: diffrax.AbstractSolver = diffrax.Tsit5()
-    rtol: Float[Array, ""] = eqx.field(converter=jnp.asarray, default=1e-4)
-    t1: float = eqx.field(static=True, default=200.0)
-    dt0: float = eqx.field(static=True, default=0.02)
-    dtmax: Float[Array, ""] = eqx.field(converter=jnp.asarray, default=0.2)
-    max_steps: int = eqx.field(static=True, default=20_000)
-
-    def __check_init__(self) -> None:
-        _check_tolerance(self.rtol, self.max_steps)
-        check_number("dtmax", self.dtmax, above=0)
-
-    def __call__(self, loop: ClosedLoop, sample: Sample) -> Equilibrium:
-        def at_rest(t: Float[Array, ""], state: LoopState, args: Sample, **_: object) -> Bool[Array, ""]:
-            rates = loop.vector_field(t, state, args)
-            fastest = jnp.max(jnp.abs(rates.integral))
-            for rate in (*rates.voltage, *(rates.apical or ())):
-                fastest = jnp.maximum(fastest, loop.tau_v * jnp.max(jnp.abs(rate)))
-            return fastest <= self.rtol * args.scale
-
-        tolerance = self.rtol / 30
-        solution = simulate(
-            loop,
-            sample,
-            t1=self.t1,
-            dt0=self.dt0,
-            solver=self.solver,
-            stepsize_controller=diffrax.PIDController(
-                rtol=tolerance, atol=tolerance, pcoeff=0.3, icoeff=0.3, dtmax=self.dtmax
-            ),
-            event=diffrax.Event(at_rest),
-            max_steps=self.max_steps,
-        )
-        state = jax.tree.map(lambda leaf: leaf[-1], solution.ys)
-        control = loop.control(state, sample)
-        remaining = residual(loop, sample, control, controlled(loop, sample, control))
-        error = jnp.linalg.norm(remaining) / sample.scale
-        fired = (solution.result == diffrax.RESULTS.event_occurred) & jnp.isfinite(error)
-        deviation = loop.deviation(state, sample)
-        return Equilibrium(control, deviation, fired, error, solution.stats["num_steps"], fired)
-
-
-def _check_tolerance(rtol: Float[Array, ""] | float, max_iterations: int) -> None:
+def check_tolerance(rtol: Float[Array, ""] | float, max_iterations: int) -> None:
+    """Raise `ValueError` unless both could end an iteration."""
     check_number("rtol", rtol, above=0)
     require(
         isinstance(max_iterations, int) and max_iterations >= 1,

@@ -1,0 +1,69 @@
+"""Steady states reached by the dynamics themselves."""
+
+import diffrax
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float
+
+from dfc_jax._checks import check_number
+from dfc_jax.closed_loop import ClosedLoop, LoopState, Sample
+from dfc_jax.equilibrium import AbstractEquilibrium, check_tolerance, controlled, Equilibrium, residual
+from dfc_jax.trajectory import simulate
+
+
+class Simulated(AbstractEquilibrium):
+    """The dynamics themselves, solved by Diffrax until they rest.
+
+    The event fires when no time derivative exceeds `rtol * |e^-|` (voltages per tau_v, the integral per
+    tau_u). Converged means that it fired before `t1`; what it has reached is stable by construction.
+
+    **Arguments:**
+
+    - `solver`, `t1`, `dt0`: as in `simulate`.
+    - `rtol`: see above. The step sizes are chosen for a tolerance 30 times smaller: equal ones would leave
+      the solver's own error hovering above the event's threshold.
+    - `dtmax`: the longest step. Near rest an explicit solver would lengthen its step to the edge of
+      stability and jitter there without ever firing the event.
+    - `max_steps`: steps after which the sample counts as not converged.
+    """
+
+    solver: diffrax.AbstractSolver = diffrax.Tsit5()
+    rtol: Float[Array, ""] = eqx.field(converter=jnp.asarray, default=1e-4)
+    t1: float = eqx.field(static=True, default=200.0)
+    dt0: float = eqx.field(static=True, default=0.02)
+    dtmax: Float[Array, ""] = eqx.field(converter=jnp.asarray, default=0.2)
+    max_steps: int = eqx.field(static=True, default=20_000)
+
+    def __check_init__(self) -> None:
+        check_tolerance(self.rtol, self.max_steps)
+        check_number("dtmax", self.dtmax, above=0)
+
+    def __call__(self, loop: ClosedLoop, sample: Sample) -> Equilibrium:
+        def at_rest(t: Float[Array, ""], state: LoopState, args: Sample, **_: object) -> Bool[Array, ""]:
+            rates = loop.vector_field(t, state, args)
+            fastest = jnp.max(jnp.abs(rates.integral))
+            for rate in (*rates.voltage, *(rates.apical or ())):
+                fastest = jnp.maximum(fastest, loop.tau_v * jnp.max(jnp.abs(rate)))
+            return fastest <= self.rtol * args.scale
+
+        tolerance = self.rtol / 30
+        solution = simulate(
+            loop,
+            sample,
+            t1=self.t1,
+            dt0=self.dt0,
+            solver=self.solver,
+            stepsize_controller=diffrax.PIDController(
+                rtol=tolerance, atol=tolerance, pcoeff=0.3, icoeff=0.3, dtmax=self.dtmax
+            ),
+            event=diffrax.Event(at_rest),
+            max_steps=self.max_steps,
+        )
+        state = jax.tree.map(lambda leaf: leaf[-1], solution.ys)
+        control = loop.control(state, sample)
+        remaining = residual(loop, sample, control, controlled(loop, sample, control))
+        error = jnp.linalg.norm(remaining) / sample.scale
+        fired = (solution.result == diffrax.RESULTS.event_occurred) & jnp.isfinite(error)
+        deviation = loop.deviation(state, sample)
+        return Equilibrium(control, deviation, fired, error, solution.stats["num_steps"], fired)

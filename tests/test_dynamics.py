@@ -1,0 +1,423 @@
+"""The closed loop in time: against plain NumPy, against Diffrax used directly, and in its statistics."""
+
+import diffrax
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import jax.random as jr
+import numpy as np
+import pytest
+from helpers import angle, flat, make_batch, make_network, Plain, relative_error, softmax, take_samples
+from jaxtyping import Array, PyTree
+
+import dfc_jax as dfc
+
+
+CONTROLLER, NUDGE, TAU_V = dfc.PIController(1.0, 0.05), 0.5, 0.2
+
+
+@pytest.fixture(scope="module")
+def setting() -> tuple[dfc.ClosedLoop, dfc.Sample, Array, Array]:
+    """A loop, three of its samples, and their inputs and labels."""
+    model = make_network(jr.key(21), (4, 6, 5, 3), (dfc.Tanh(), dfc.Sigmoid()))
+    loop = dfc.ClosedLoop(model, CONTROLLER, dfc.Nudge(NUDGE), tau_v=TAU_V)
+    x, y = make_batch(jr.key(22), 3)
+    return loop, take_samples(loop, x, y), x, y
+
+
+def first(tree: PyTree) -> PyTree:
+    return jax.tree.map(lambda leaf: leaf[0], tree)
+
+
+@pytest.mark.parametrize("controller", [dfc.PIController, dfc.LeakyIntegratorController])
+@pytest.mark.parametrize("compartments", [False, True])
+@pytest.mark.parametrize("clamp", [False, True])
+def test_vector_field_in_raw_voltages(controller: type, compartments: bool, clamp: bool, getkey) -> None:
+    """Deviations move as the raw voltages of the papers' equations do, from any state."""
+    k_p, alpha, tau_v, tau_apical, tau_noise = 1.7, 0.3, 0.15, 0.4, 0.07
+    model = make_network(getkey(), (4, 6, 5, 3), (dfc.Tanh(), dfc.ReLU()), dfc.RandomFeedback())
+    noise = dfc.FilteredNoise(0.3, tau_noise, 0.6) if compartments else None
+    target = dfc.Clamp() if clamp else dfc.Nudge(NUDGE)
+    loop = dfc.ClosedLoop(
+        model,
+        controller(k_p, alpha),
+        target,
+        dfc.CrossEntropy(),
+        tau_v,
+        tau_apical if compartments else None,
+        noise,
+    )
+    x, y = jr.normal(getkey(), (4,)), jnp.array([0.1, 0.7, 0.2])
+    draw = lambda: tuple(0.5 * jr.normal(getkey(), (n,)) for n in (6, 5, 3))
+    state = dfc.LoopState(
+        draw(), jr.normal(getkey(), (3,)), *((draw(), draw()) if compartments else (None, None))
+    )
+    found = eqx.filter_jit(lambda x, y: loop.vector_field(jnp.asarray(0.0), state, loop.sample(x, y)))(x, y)
+
+    plain = Plain(model)
+    base, rates = plain.settle(np.asarray(x))
+    goal = np.asarray(y) if clamp else rates[-1] - NUDGE * (softmax(rates[-1]) - np.asarray(y))
+    wanted = plain.rates_of_change(
+        np.asarray(x),
+        goal,
+        [v + np.asarray(d) for v, d in zip(base, state.voltage, strict=True)],
+        np.asarray(state.integral),
+        None if state.apical is None else [np.asarray(a) for a in state.apical],
+        None if state.noise is None else [np.asarray(n) for n in state.noise],
+        k_p=k_p,
+        alpha=alpha,
+        leaky_integrator=controller is dfc.LeakyIntegratorController,
+        clamp_softmax=clamp,
+        tau_v=tau_v,
+        tau_apical=tau_apical,
+        tau_noise=tau_noise,
+        sigmas=(0.3, 0.3, 0.6),
+    )
+    assert relative_error(found.voltage, wanted[0]) < 1e-13
+    assert relative_error(found.integral, wanted[1]) < 1e-13
+    assert (found.apical is None) == (found.noise is None) == (not compartments)
+    if compartments:
+        assert relative_error(found.apical, wanted[2]) < 1e-13
+        assert relative_error(found.noise, wanted[3]) < 1e-13
+
+
+@eqx.filter_jit
+def state_at(
+    loop: dfc.ClosedLoop,
+    sample: dfc.Sample,
+    solver: diffrax.AbstractSolver,
+    stepsize_controller: diffrax.AbstractStepSizeController,
+    dt: float,
+    times: Array,
+) -> dfc.LoopState:
+    """The states of one sample at the given times, by `simulate`."""
+    solution = dfc.simulate(
+        loop,
+        sample,
+        t1=2.0,
+        dt0=dt,
+        solver=solver,
+        stepsize_controller=stepsize_controller,
+        saveat=diffrax.SaveAt(ts=times),
+        max_steps=20_000,
+    )
+    return solution.ys
+
+
+TIMES = jnp.array([0.5, 1.0, 2.0])
+PRECISE = diffrax.PIDController(rtol=1e-11, atol=1e-11)
+
+
+@pytest.fixture(scope="module")
+def reference(setting) -> dfc.LoopState:
+    """Tsit5 at tolerances far below what the tests ask for."""
+    loop, samples, *_ = setting
+    return state_at(loop, first(samples), diffrax.Tsit5(), PRECISE, 0.01, TIMES)
+
+
+def test_reference_solves_the_raw_equations(setting, reference) -> None:
+    """Against SciPy on the equations in raw voltages, so that what follows rests on something outside."""
+    from scipy.integrate import solve_ivp
+
+    loop, _, x, y = setting
+    plain, x, y = Plain(loop.network), np.asarray(x[0]), np.asarray(y[0])
+    base, rates = plain.settle(x)
+    goal = rates[-1] - NUDGE * (softmax(rates[-1]) - y)
+
+    def field(t: float, state: np.ndarray) -> np.ndarray:
+        *voltages, integral = np.split(state, [6, 11, 14])
+        change = plain.rates_of_change(x, goal, voltages, integral, k_p=1.0, alpha=0.05, tau_v=TAU_V)
+        return np.concatenate([*change[0], change[1]])
+
+    start = np.concatenate([*base, np.zeros(3)])
+    solution = solve_ivp(
+        field, (0, 2), start, t_eval=np.asarray(TIMES), method="DOP853", rtol=1e-11, atol=1e-13
+    )
+    wanted = solution.y.T - np.concatenate([*base, np.zeros(3)])
+    found = np.concatenate([*map(np.asarray, reference.voltage), np.asarray(reference.integral)], axis=1)
+    assert relative_error(found, wanted) < 1e-8
+
+
+@pytest.mark.parametrize("solver, order", [(diffrax.Euler(), 1), (diffrax.Heun(), 2)], ids=["euler", "heun"])
+def test_fixed_steps_have_their_order(setting, reference, solver, order: int) -> None:
+    loop, samples, *_ = setting
+    errors = [
+        relative_error(
+            state_at(loop, first(samples), solver, diffrax.ConstantStepSize(), dt, TIMES[2:]).voltage,
+            [v[2:] for v in reference.voltage],
+        )
+        for dt in (0.02, 0.01, 0.005)
+    ]
+    ratios = np.array(errors[:-1]) / np.array(errors[1:])
+    assert np.all(np.abs(np.log2(ratios) - order) < 0.15), (errors, ratios)
+
+
+@pytest.mark.parametrize("instant", [True, False])
+@pytest.mark.parametrize("proactive", [True, False])
+def test_published_scheme_has_first_order(setting, reference, instant: bool, proactive: bool) -> None:
+    """It follows the same differential equation whichever way signals pass from one step to the next."""
+    loop, samples, *_ = setting
+    errors = []
+    for steps in (250, 500, 1000):  # to t = 1
+        scheme = dfc.PublishedEuler(1 / steps, steps + 1, instant, proactive)
+        path = eqx.filter_jit(lambda scheme: scheme.trajectory(loop, first(samples)))(scheme)
+        end = [v[-1] for v in path.deviation.voltage], path.integral[-1]
+        errors.append(relative_error(end, ([v[1] for v in reference.voltage], reference.integral[1])))
+    ratios = np.array(errors[:-1]) / np.array(errors[1:])
+    assert np.all((ratios > 1.85) & (ratios < 2.15)), (errors, ratios)
+    assert errors[-1] < 0.02
+
+
+def test_adaptive_steps_keep_to_their_tolerance(setting, reference) -> None:
+    loop, samples, *_ = setting
+    errors = []
+    for tolerance in (1e-3, 1e-5, 1e-7):
+        controller = diffrax.PIDController(rtol=tolerance, atol=tolerance)
+        found = state_at(loop, first(samples), diffrax.Tsit5(), controller, 0.01, TIMES)
+        errors.append(relative_error(found, reference) / tolerance)
+    assert np.all(np.array(errors) < 30) and errors[0] > 1e-4, errors
+
+
+def test_tolerances_do_not_depend_on_the_size_of_the_error(setting) -> None:
+    """A nudge a million times smaller moves everything a million times less, and with as many digits.
+
+    The output layer of this network is linear and so nearly is, for small displacements, all the rest.
+    """
+    loop, samples, x, y = setting
+    controller = diffrax.PIDController(rtol=1e-4, atol=1e-4)
+    ends = []
+    for nudge in (1e-5, 1e-11):
+        smaller = eqx.tree_at(lambda l: l.target, loop, dfc.Nudge(nudge))
+        sample = first(take_samples(smaller, x, y))
+        ends.append(state_at(smaller, sample, diffrax.Tsit5(), controller, 0.01, TIMES))
+    assert relative_error(jax.tree.map(lambda leaf: 1e6 * leaf, ends[1]), ends[0]) < 1e-5
+
+
+def _directly(loop: dfc.ClosedLoop, sample: dfc.Sample, **options: object) -> diffrax.Solution:
+    """The same problem handed to Diffrax as it is, in ordinary units."""
+    return diffrax.diffeqsolve(
+        diffrax.ODETerm(loop.vector_field),
+        diffrax.Heun(),
+        t0=0.0,
+        t1=2.0,
+        dt0=0.01,
+        y0=loop.initial_state(sample),
+        args=sample,
+        adjoint=diffrax.ForwardMode(),
+        throw=False,
+        **options,
+    )
+
+
+def test_saved_states_and_events_are_in_ordinary_units(setting) -> None:
+    """What `simulate` returns is Diffrax's own answer, although it solves in units of the error."""
+    loop, samples, *_ = setting
+    sample = first(samples)
+    assert abs(float(sample.scale) - 1) > 0.1  # the units differ
+    threshold = 0.5 * float(jnp.linalg.norm(loop.control(loop.initial_state(sample), sample)))
+
+    def u_is_small(t, state, args, **_):
+        return jnp.linalg.norm(loop.control(state, args)) > 3 * threshold
+
+    subs = (
+        diffrax.SubSaveAt(ts=jnp.array([0.25, 1.0]), fn=lambda t, state, args: loop.control(state, args)),
+        diffrax.SubSaveAt(t1=True),
+    )
+    for options in (
+        dict(saveat=diffrax.SaveAt(subs=subs)),
+        dict(saveat=diffrax.SaveAt(t0=True, t1=True, steps=True)),
+        dict(event=diffrax.Event(u_is_small)),
+        dict(max_steps=50),
+    ):
+
+        @eqx.filter_jit
+        def both(sample: dfc.Sample, options: dict = options) -> tuple[diffrax.Solution, diffrax.Solution]:
+            settings = {"saveat": diffrax.SaveAt(t1=True), "max_steps": 4096} | options
+            ours = dfc.simulate(loop, sample, t1=2.0, dt0=0.01, solver=diffrax.Heun(), **settings)
+            return ours, _directly(loop, sample, **settings)
+
+        ours, theirs = both(sample)
+        assert ours.result == theirs.result
+        finite = lambda tree: jax.tree.map(lambda leaf: jnp.where(jnp.isfinite(leaf), leaf, 0), tree)
+        assert relative_error(finite(ours.ts), finite(theirs.ts)) < 1e-12
+        assert relative_error(finite(ours.ys), finite(theirs.ys)) < 1e-12
+        assert ours.stats["num_steps"] == theirs.stats["num_steps"]
+        if "event" in options:
+            assert ours.result == diffrax.RESULTS.event_occurred
+            assert 10 < ours.stats["num_steps"] < 190
+        elif "max_steps" in options:
+            assert ours.result == diffrax.RESULTS.max_steps_reached
+        else:
+            assert ours.result == diffrax.RESULTS.successful
+
+
+DURATION = 10.0
+
+
+@pytest.fixture(scope="module")
+def average(setting) -> list[tuple[np.ndarray, np.ndarray]]:
+    """The time average of the forward rule, summed over samples: trapezoids on a fine, precise solution."""
+    loop, samples, x, _ = setting
+    times = jnp.linspace(0, DURATION, 8001)
+
+    @eqx.filter_jit
+    def voltages(sample: dfc.Sample) -> tuple[Array, ...]:
+        solution = dfc.simulate(
+            loop,
+            sample,
+            t1=DURATION,
+            dt0=0.01,
+            stepsize_controller=diffrax.PIDController(rtol=1e-9, atol=1e-9),
+            saveat=diffrax.SaveAt(ts=times),
+            max_steps=20_000,
+        )
+        return tuple(v + d for v, d in zip(sample.feedforward.voltages, solution.ys.voltage, strict=True))
+
+    plain, totals = Plain(loop.network), None
+    for b in range(3):
+        path = [np.asarray(v) for v in voltages(jax.tree.map(lambda leaf, b=b: leaf[b], samples))]
+        rates = plain.rates(path)
+        before = [np.broadcast_to(np.asarray(x[b]), (8001, 4)), *rates[:-1]]
+        taught = [
+            r - phi(p @ W.T + c)
+            for r, phi, p, W, c in zip(rates, plain.phi, before, plain.W, plain.b, strict=True)
+        ]
+        weights = np.full(8001, 1 / 8000)
+        weights[[0, -1]] /= 2
+        term = [
+            (np.einsum("t,ti,tj->ij", weights, t, p), weights @ t)
+            for t, p in zip(taught, before, strict=True)
+        ]
+        totals = (
+            term if totals is None else [(W + V, c + d) for (W, c), (V, d) in zip(totals, term, strict=True)]
+        )
+    return totals
+
+
+@pytest.mark.parametrize(
+    "method, degrees, length",
+    [
+        (dfc.ImplicitAverage(), 1.0, 0.03),
+        (dfc.ImplicitAverage(((200, 0.01), (160, 0.05))), 0.05, 2e-3),
+        (dfc.PublishedAverage(dfc.PublishedEuler(0.002, 5001)), 0.1, 2e-3),
+        (dfc.DiffraxAverage(), 1e-2, 3e-4),
+        (dfc.DiffraxAverage(diffrax.Heun(), diffrax.ConstantStepSize(), dt0=0.02), 0.05, 2e-3),
+    ],
+    ids=["implicit", "implicit_fine", "published", "diffrax_adaptive", "diffrax_fixed"],
+)
+def test_time_averages(setting, average, method: dfc.AbstractAverage, degrees: float, length: float) -> None:
+    """Direction and length of every layer's averaged weight change."""
+    loop, samples, *_ = setting
+    change, last = eqx.filter_jit(method)(loop, samples)
+    assert np.all(last.converged)
+    for layer, wanted in zip(change, average, strict=True):
+        found = layer.transform.weight, layer.transform.bias
+        assert angle(found, wanted) < degrees
+        assert abs(np.linalg.norm(flat(found)) / np.linalg.norm(flat(wanted)) - 1) < length
+
+
+def test_averages_end_where_the_dynamics_end(setting) -> None:
+    loop, samples, *_ = setting
+    end = jax.jit(jax.vmap(lambda s: dfc.simulate(loop, s, t1=DURATION, dt0=0.01).ys))(samples)
+    wanted = jax.vmap(lambda state, sample: loop.control(first(state), sample))(end, samples)
+    for method, tolerance in (
+        (dfc.ImplicitAverage(((200, 0.01), (160, 0.05))), 2e-3),
+        (dfc.DiffraxAverage(), 1e-3),
+    ):
+        _, last = eqx.filter_jit(method)(loop, samples)
+        assert relative_error(last.control, wanted) < tolerance
+
+
+def _deaf(sizes: tuple[int, ...], key: Array, **options: object) -> tuple[dfc.ClosedLoop, dfc.Sample]:
+    """A loop without feedback, so that its noise is nothing but noise, and one sample of it."""
+    model = make_network(key, sizes)
+    model = eqx.tree_at(lambda m: m.feedback, model, jax.tree.map(jnp.zeros_like, model.feedback))
+    loop = dfc.ClosedLoop(model, CONTROLLER, dfc.Rest(), **options)
+    x, y = make_batch(key, 1, sizes[0], sizes[-1])
+    return loop, first(take_samples(loop, x, y))
+
+
+SIGMA, SIGMA_OUTPUT, TAU = 0.3, 0.7, 0.1
+NOISES = {
+    "filtered": dict(noise=dfc.FilteredNoise(SIGMA, TAU, SIGMA_OUTPUT)),
+    "white": dict(noise=dfc.WhiteNoise(SIGMA, SIGMA_OUTPUT), tau_apical=TAU),
+}
+
+
+@pytest.mark.parametrize("kind", NOISES)
+@pytest.mark.parametrize("source", ["published", "simulate"])
+def test_stationary_variance_of_the_noise(kind: str, source: str, getkey) -> None:
+    """sigma^2 / (2 tau) at every step size, but for Euler's known bias of 1 / (1 - dt / (2 tau)).
+
+    The bound is five standard errors of a variance estimated from that many independent normal numbers.
+    """
+    loop, sample = _deaf((2, 100, 60), getkey(), **NOISES[kind])
+    runs = 120
+
+    for dt in (0.02, 0.01):
+        steps = round(1.0 / dt)  # ten time constants
+
+        @eqx.filter_jit
+        def apical(key: Array, dt: float = dt, steps: int = steps) -> tuple[Array, ...]:
+            if source == "published":
+                keys = jr.split(key, 2)
+                draws = tuple(jr.normal(k, (steps, n)) for k, n in zip(keys, (100, 60), strict=True))
+                path = dfc.PublishedEuler(dt, steps + 1).trajectory(loop, sample, draws)
+                return tuple(a[-1] for a in path.apical)
+            solution = dfc.simulate(loop, sample, t1=1.0, dt0=dt, solver=diffrax.Euler(), key=key)
+            state = first(solution.ys)
+            return loop.apical(state, loop.apical_input(sample, loop.control(state, sample)))
+
+        found = jax.vmap(apical)(jr.split(getkey(), runs))
+        bias = 1 / (1 - dt / (2 * TAU))
+        for values, sigma in zip(found, (SIGMA, SIGMA_OUTPUT), strict=True):
+            values = np.asarray(values)
+            wanted = bias * sigma**2 / (2 * TAU)
+            assert abs(np.var(values) / wanted - 1) < 5 * np.sqrt(2 / values.size), dt
+            assert abs(np.mean(values)) < 5 * np.sqrt(wanted / values.size)
+            # Neurons are independent of one another: so are sums over them.
+            across = np.var(np.sum(values, axis=1)) / (values.shape[1] * wanted)
+            assert abs(across - 1) < 5 * np.sqrt(2 / runs)
+
+
+def test_noise_moves_the_voltages_at_any_scale(getkey) -> None:
+    """The noise is not an amount of the error: a loop with a small target error has as much of it."""
+    noise = dfc.FilteredNoise(SIGMA, TAU)
+    loop, sample = _deaf((2, 5, 3), getkey(), noise=noise)
+    key = getkey()
+    ends = []
+    for error in (jnp.zeros(3), jnp.array([3e-3, 0, 0])):
+        scaled = eqx.tree_at(lambda s: s.error, sample, error)
+        solve = eqx.filter_jit(dfc.simulate)
+        ends.append(solve(loop, scaled, t1=1.0, dt0=0.01, solver=diffrax.Heun(), key=key).ys)
+    assert np.max(np.abs(flat(ends[0].noise))) > 0.1
+    assert relative_error(ends[1].noise, ends[0].noise) < 1e-10
+    assert relative_error(ends[1].voltage, ends[0].voltage) < 1e-10  # no feedback: the error is not heard
+
+
+def test_what_cannot_be_combined_says_so(setting) -> None:
+    loop, samples, *_ = setting
+    model, sample = loop.network, first(samples)
+    with pytest.raises(ValueError, match="`tau_apical` is None; white noise"):
+        dfc.ClosedLoop(model, noise=dfc.WhiteNoise())
+    noisy = dfc.ClosedLoop(model, noise=dfc.FilteredNoise())
+    with pytest.raises(ValueError, match="`key` must be given if, and only if"):
+        dfc.simulate(noisy, sample, t1=1.0, dt0=0.1)
+    with pytest.raises(ValueError, match="`key` must be given if, and only if"):
+        dfc.simulate(loop, sample, t1=1.0, dt0=0.1, key=jr.key(0))
+    for bad in (dict(t1=0.0, dt0=0.1), dict(t1=1.0, dt0=-0.1)):
+        with pytest.raises(ValueError, match="greater than 0"):
+            dfc.simulate(loop, sample, **bad)
+    with pytest.raises(ValueError, match="`tau_v` is 0"):
+        dfc.ClosedLoop(model, tau_v=0.0)
+    with pytest.raises(ValueError, match="`tau` is 0"):
+        dfc.FilteredNoise(0.1, 0.0)
+    with pytest.raises(ValueError, match="`states` is 1"):
+        dfc.PublishedEuler(states=1)
+    with pytest.raises(ValueError, match="`segments` is empty"):
+        dfc.ImplicitAverage(())
+    with pytest.raises(ValueError, match="`max_steps` is 10"):
+        dfc.DiffraxAverage(diffrax.Heun(), diffrax.ConstantStepSize(), max_steps=10)
+    apical = dfc.ClosedLoop(model, tau_apical=0.3)
+    with pytest.raises(ValueError, match="`tau_apical` is set"):
+        dfc.ImplicitAverage()(apical, samples)

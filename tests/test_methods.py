@@ -1,0 +1,311 @@
+"""The methods: against closed forms, against each other, and sample by sample."""
+
+import diffrax
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import jax.random as jr
+import numpy as np
+import pytest
+from helpers import angle, flat, make_batch, make_network, Plain, relative_error, softmax
+
+import dfc_jax as dfc
+
+
+STEADY = {
+    "ssa": dfc.DFCSSA(),
+    "broyden": dfc.DFCSS(),
+    "newton": dfc.DFCSS(equilibrium=dfc.RootFind()),
+    "simulated": dfc.DFCSS(equilibrium=dfc.Simulated()),
+}
+AVERAGED = {
+    "implicit": dfc.DFC(),
+    "published": dfc.DFC(average=dfc.PublishedAverage(dfc.PublishedEuler(states=50))),
+    "heun": dfc.DFC(average=dfc.DiffraxAverage(diffrax.Heun(), diffrax.ConstantStepSize(), t1=2.0)),
+    "tsit5": dfc.DFC(average=dfc.DiffraxAverage(t1=2.0)),
+}
+CONTROLLED = STEADY | AVERAGED
+ALL = {"backprop": dfc.Backprop(), "dfa": dfc.DFA()} | CONTROLLED
+
+
+def every(methods):
+    return pytest.mark.parametrize("method", methods.values(), ids=methods)
+
+
+def exact(model):
+    return dfc.Network(model.layers, dfc.ExactFeedback())
+
+
+def weights_and_biases(update):
+    return [(np.asarray(l.transform.weight), np.asarray(l.transform.bias)) for l in update.layers]
+
+
+# What an update looks like
+
+
+@every(ALL)
+def test_the_update_is_shaped_like_the_model_and_leaves_the_feedback_alone(method, getkey):
+    model, (x, y) = make_network(getkey()), make_batch(getkey(), 3)
+    update, report = eqx.filter_jit(method)(model, x, y)
+    assert jax.tree.structure(update) == jax.tree.structure(model)
+    shapes = lambda tree: [(leaf.shape, leaf.dtype) for leaf in jax.tree.leaves(tree)]
+    assert shapes(update) == shapes(model)
+    assert np.all(flat(update.feedback) == 0)
+    assert np.all(flat(update.layers) != 0)
+    assert report.output.shape == (3, 3)
+    for field in (report.loss, report.converged, report.residual, report.iterations, report.stable):
+        assert field.shape == (3,)
+    assert report.converged.dtype == report.stable.dtype == bool
+    assert relative_error(report.output, jax.vmap(model)(x)) < 1e-12
+    assert relative_error(report.loss, jax.vmap(method.loss)(report.output, y)) < 1e-12
+
+
+@every(ALL)
+def test_an_empty_feedback_stays_empty(method, getkey):
+    if isinstance(method, dfc.DFA):
+        pytest.skip("needs feedback weights")
+    model, (x, y) = make_network(getkey(), feedback=dfc.ExactFeedback()), make_batch(getkey(), 2)
+    update, _ = eqx.filter_jit(method)(model, x, y)
+    assert jax.tree.structure(update) == jax.tree.structure(model)
+    assert np.all(np.isfinite(flat(update)))
+
+
+# Backpropagation and direct feedback alignment
+
+
+@pytest.mark.parametrize("loss", [dfc.CrossEntropy(), dfc.MeanSquaredError()])
+def test_backprop_is_the_gradient_of_the_mean_loss(loss, getkey):
+    model, (x, y) = make_network(getkey(), activation=dfc.Sigmoid()), make_batch(getkey(), 7)
+    update, _ = dfc.Backprop(loss)(model, x, y)
+
+    def mean_loss(model):
+        return jnp.mean(jax.vmap(loss)(jax.vmap(model)(x), y))
+
+    assert relative_error(update, eqx.filter_grad(mean_loss)(model)) < 1e-12
+
+
+def test_dfa_in_numpy(getkey):
+    model, (x, y) = make_network(getkey(), feedback=dfc.RandomFeedback()), make_batch(getkey(), 5)
+    update, report = dfc.DFA()(model, x, y)
+    plain, wanted = Plain(model), 0
+    for one_x, one_y in zip(np.asarray(x), np.asarray(y), strict=True):
+        voltages, rates = plain.settle(one_x)
+        gradient = softmax(rates[-1]) - one_y
+        teaching = [
+            slope(v) * (Q @ gradient) for slope, v, Q in zip(plain.slope, voltages, plain.Q, strict=True)
+        ]
+        pairs = zip(teaching, [one_x, *rates[:-1]], strict=True)
+        wanted = wanted + np.concatenate([np.r_[np.outer(t, r).ravel(), t] for t, r in pairs]) / len(x)
+    found = np.concatenate([np.r_[w.ravel(), b] for w, b in weights_and_biases(update)])
+    assert relative_error(found, wanted) < 1e-12
+    assert np.all(report.converged) and np.all(report.iterations == 0)
+
+
+def test_dfa_needs_feedback_weights(getkey):
+    model, (x, y) = make_network(getkey(), feedback=dfc.ExactFeedback()), make_batch(getkey(), 2)
+    with pytest.raises(ValueError, match="ExactFeedback; direct feedback alignment needs FeedbackWeights"):
+        dfc.DFA()(model, x, y)
+
+
+# A sample never depends on its batch
+
+
+@every(CONTROLLED)
+def test_a_batch_is_the_mean_of_its_samples(method, getkey):
+    model, (x, y) = make_network(getkey()), make_batch(getkey(), 8)
+    x = x * jnp.logspace(-2, 1, 8)[:, None]  # easy and hard samples side by side
+    run = eqx.filter_jit(method)
+    alone = [run(model, x[i : i + 1], y[i : i + 1]) for i in range(8)]
+    # Steps chosen by a tolerance are chosen for the whole batch: equal within that tolerance.
+    shared_steps = method is AVERAGED["tsit5"]
+    for batch in (1, 3, 8):
+        update, report = run(model, x[:batch], y[:batch])
+        mean = jax.tree.map(lambda *leaves: sum(leaves) / len(leaves), *(u for u, _ in alone[:batch]))
+        assert relative_error(update, mean) < (1e-4 if shared_steps else 1e-10)
+        for i in range(batch):
+            single = alone[i][1]
+            assert report.converged[i] == single.converged[0] and report.stable[i] == single.stable[0]
+            assert abs(report.residual[i] - single.residual[0]) < (1e-3 if shared_steps else 1e-9)
+            assert shared_steps or report.iterations[i] == single.iterations[0]
+
+
+@every(CONTROLLED)
+def test_a_bad_sample_spoils_only_itself(method, getkey):
+    model, (x, y) = make_network(getkey()), make_batch(getkey(), 4)
+    run = eqx.filter_jit(method)
+    bad = x.at[2, 1].set(jnp.nan)
+    keep = jnp.asarray([0, 1, 3])
+    update, report = run(model, bad, y)
+    others, _ = run(model, x[keep], y[keep])
+    assert report.converged.tolist() == [True, True, False, True]
+    assert relative_error(update, jax.tree.map(lambda leaf: leaf * 3 / 4, others)) < 1e-4
+
+
+def test_what_did_not_converge_contributes_only_if_asked_for(getkey):
+    model, (x, y) = make_network(getkey()), make_batch(getkey(), 3)
+    hasty = dfc.Broyden(rtol=1e-14, max_iterations=1)
+    update, report = dfc.DFCSS(equilibrium=hasty)(model, x, y)
+    assert not np.any(report.converged) and np.all(flat(update) == 0)
+    update, report = dfc.DFCSS(equilibrium=hasty, include_unconverged=True)(model, x, y)
+    assert not np.any(report.converged)
+    assert relative_error(update, dfc.DFCSS()(model, x, y)[0]) < 0.05
+    bad = x.at[0, 0].set(jnp.nan)
+    update, _ = dfc.DFCSS(include_unconverged=True)(model, bad, y)
+    assert np.all(np.isfinite(flat(update)))
+
+
+# Size and direction
+
+
+@every(CONTROLLED)
+def test_a_smaller_nudge_is_no_smaller_learning_rate(method, getkey):
+    model, (x, y) = make_network(getkey()), make_batch(getkey(), 4)
+    nudged = lambda nudge: eqx.tree_at(lambda m: m.target, method, dfc.Nudge(nudge))
+    run = eqx.filter_jit(lambda method: method(model, x, y)[0])
+    assert relative_error(run(nudged(1e-3)), run(nudged(1e-4))) < 5e-3
+
+
+@every(CONTROLLED)
+@pytest.mark.parametrize("loss", [dfc.CrossEntropy(), dfc.MeanSquaredError()])
+def test_with_exact_feedback_the_update_descends(method, loss, getkey):
+    model, (x, y) = exact(make_network(getkey())), make_batch(getkey(), 6)
+    method = eqx.tree_at(lambda m: m.loss, method, loss)
+    update, _ = eqx.filter_jit(method)(model, x, y)
+    gradient, _ = dfc.Backprop(loss)(model, x, y)
+    assert angle(update, gradient) < 60
+
+
+@pytest.mark.parametrize("alpha", [1e-8, 0.1, 10.0])
+@every(STEADY | AVERAGED)
+def test_exact_feedback_has_the_damped_minimum_norm_form(method, alpha, getkey):
+    if method in AVERAGED.values() or method is STEADY["simulated"]:
+        pytest.skip("the closed form is that of the steady state")
+    weights, nudge = make_network(getkey()), 1e-6
+    x, y = make_batch(getkey(), 1)
+    controller = dfc.PIController(k_p=0.0, alpha=alpha)
+    method = eqx.tree_at(lambda m: (m.controller, m.target), method, (controller, dfc.Nudge(nudge)))
+    update, report = method(exact(weights), x, y)
+    plain = Plain(weights)
+    voltages, rates = plain.settle(np.asarray(x[0]))
+    delta = nudge * (np.asarray(y[0]) - softmax(rates[-1]))
+    jacobian = plain.jacobian(voltages)
+    u = np.linalg.solve(sum(J @ J.T for J in jacobian) + alpha * np.eye(3), delta)
+    pairs = zip(weights_and_biases(update), plain.slope, voltages, jacobian, [x[0], *rates[:-1]], strict=True)
+    for (weight, bias), slope, v, J, rate in pairs:
+        teaching = slope(v) * (J.T @ u)
+        assert relative_error(bias, -teaching / nudge) < 1e-4
+        assert relative_error(weight, -np.outer(teaching, rate) / nudge) < 1e-4
+    assert np.all(report.converged) and np.all(report.stable)
+
+
+def test_a_large_leak_makes_the_update_proportional_to_the_gradient_once_more_damped(getkey):
+    weights, (x, y) = make_network(getkey()), make_batch(getkey(), 1)
+    method = dfc.DFCSSA(controller=dfc.PIController(k_p=0.0, alpha=1e6), target=dfc.Nudge(1e-3))
+    update, _ = method(exact(weights), x, y)
+    plain = Plain(weights)
+    voltages, rates = plain.settle(np.asarray(x[0]))
+    delta = np.asarray(y[0]) - softmax(rates[-1])
+    wanted = [
+        -slope(v) * (J.T @ delta) / 1e6
+        for slope, v, J in zip(plain.slope, voltages, plain.jacobian(voltages), strict=True)
+    ]
+    assert relative_error([b for _, b in weights_and_biases(update)], wanted) < 1e-4
+
+
+def test_dfa_is_the_limit_of_a_large_leak(getkey):
+    """For alpha to infinity u = delta / alpha, so that every layer is taught by Q_i delta alone."""
+    model, (x, y) = make_network(getkey(), feedback=dfc.RandomFeedback()), make_batch(getkey(), 5)
+    method = dfc.DFCSSA(controller=dfc.PIController(alpha=1e6), target=dfc.Nudge(1e-3))
+    damped, _ = method(model, x, y)
+    assert relative_error(jax.tree.map(lambda leaf: 1e6 * leaf, damped), dfc.DFA()(model, x, y)[0]) < 1e-4
+
+
+def test_the_proportional_gain_does_not_move_the_steady_state(getkey):
+    model, (x, y) = make_network(getkey()), make_batch(getkey(), 3)
+
+    def update(controller, equilibrium):
+        return eqx.filter_jit(dfc.DFCSS(controller, equilibrium=equilibrium))(model, x, y)[0]
+
+    reference = update(dfc.PIController(k_p=0.0, alpha=0.1), dfc.Broyden(rtol=1e-10))
+    simulated = dfc.Simulated(rtol=1e-6)
+    for k_p in (0.5, 2.0):
+        assert relative_error(update(dfc.PIController(k_p, alpha=0.1), simulated), reference) < 1e-4
+    # With the leak on the integrator it does: e = alpha / (1 + alpha k_p) u.
+    leaky, effective = dfc.LeakyIntegratorController(2.0, alpha=0.1), dfc.PIController(2.0, alpha=0.1 / 1.2)
+    assert relative_error(update(leaky, simulated), update(effective, dfc.Broyden(rtol=1e-10))) < 1e-4
+    assert relative_error(update(leaky, simulated), reference) > 1e-3
+
+
+def test_a_long_average_tends_to_the_steady_state(getkey):
+    model, (x, y) = make_network(getkey()), make_batch(getkey(), 4)
+    wanted, _ = dfc.DFCSS()(model, x, y)
+    start = ((20, 0.05), (20, 0.2), (20, 1.0))
+    averages = [start, (*start, (20, 10.0)), (*start, (20, 10.0), (20, 100.0))]
+    found = [dfc.DFC(average=dfc.ImplicitAverage(segments))(model, x, y)[0] for segments in averages]
+    errors = [relative_error(update, wanted) for update in found]
+    assert errors[1] < 0.2 * errors[0] and errors[2] < 0.2 * errors[1] and errors[2] < 1e-3
+
+
+def test_the_averages_agree(getkey):
+    model, (x, y) = make_network(getkey()), make_batch(getkey(), 4)
+    tight = diffrax.PIDController(rtol=1e-7, atol=1e-7)
+    wanted, _ = dfc.DFC(average=dfc.DiffraxAverage(stepsize_controller=tight))(model, x, y)
+    published = dfc.PublishedAverage(dfc.PublishedEuler(dt=0.005, states=2001))
+    for average, tolerance in (
+        (dfc.ImplicitAverage(), 0.01),
+        (published, 0.01),
+        (dfc.DiffraxAverage(), 1e-3),
+    ):
+        assert relative_error(dfc.DFC(average=average)(model, x, y)[0], wanted) < tolerance
+
+
+def test_clamped_softened_labels(getkey):
+    model, (x, y) = make_network(getkey(), sizes=(4, 12, 12, 3)), make_batch(getkey(), 8)
+    update, report = dfc.DFCSS(target=dfc.Clamp())(model, x, 0.9 * y + 0.1 / 3)
+    assert np.all(np.isfinite(flat(update)))
+    assert np.mean(report.converged) > 0.5
+    assert np.all(report.residual[report.converged] <= 3e-5)
+    gradient, _ = dfc.Backprop()(model, x, y)
+    assert angle(update, gradient) < 90
+
+
+# Transformations
+
+
+@every({name: ALL[name] for name in ("backprop", "dfa", "ssa", "broyden", "implicit")})
+def test_several_seeds_are_one_program(method, getkey):
+    x, y = make_batch(getkey(), 3)
+    keys = jr.split(getkey(), 3)
+    models = eqx.filter_vmap(make_network)(keys)
+    updates, reports = eqx.filter_jit(eqx.filter_vmap(lambda model: method(model, x, y)))(models)
+    assert reports.loss.shape == (3, 3)
+    for i, key in enumerate(keys):
+        single, _ = method(make_network(key), x, y)
+        assert relative_error(jax.tree.map(lambda leaf, i=i: leaf[i], updates), single) < 1e-9
+
+
+def test_a_sweep_compiles_once(getkey):
+    model, (x, y) = make_network(getkey()), make_batch(getkey(), 3)
+    run = eqx.filter_jit(eqx.debug.assert_max_traces(lambda method: method(model, x, y)[0], max_traces=1))
+    nudges = [dfc.DFCSS(target=dfc.Nudge(nudge)) for nudge in (0.01, 0.1, 0.5)]
+    gains = [dfc.DFCSS(dfc.PIController(k_p, alpha)) for k_p in (0.5, 1.0) for alpha in (1e-4, 1e-2)]
+    tolerances = [dfc.DFCSS(equilibrium=dfc.Broyden(rtol)) for rtol in (1e-3, 1e-6)]
+    updates = [flat(run(method)) for method in (*nudges, *gains, *tolerances)]
+    assert len({update.tobytes() for update in updates}) > 4
+
+
+def test_a_sweep_of_the_dynamics_compiles_once(getkey):
+    model, (x, y) = make_network(getkey()), make_batch(getkey(), 3)
+    run = eqx.filter_jit(eqx.debug.assert_max_traces(lambda method: method(model, x, y)[0], max_traces=1))
+    scheme = lambda dt: dfc.PublishedAverage(dfc.PublishedEuler(dt, states=20))
+    for tau_v, dt in ((0.1, 0.02), (0.2, 0.02), (0.2, 0.01)):
+        assert np.all(np.isfinite(flat(run(dfc.DFC(tau_v=tau_v, average=scheme(dt))))))
+
+
+def test_a_nudge_may_be_vmapped(getkey):
+    model, (x, y) = make_network(getkey()), make_batch(getkey(), 2)
+    nudges = jnp.asarray([0.01, 0.2])
+    updates = jax.vmap(lambda nudge: dfc.DFCSS(target=dfc.Nudge(nudge))(model, x, y)[0])(nudges)
+    for i, nudge in enumerate(nudges):
+        single, _ = dfc.DFCSS(target=dfc.Nudge(nudge))(model, x, y)
+        assert relative_error(jax.tree.map(lambda leaf, i=i: leaf[i], updates), single) < 1e-9
