@@ -67,7 +67,7 @@ class Solver:
     rtol: float = 3e-5
     """dfc-ss: residual at which a sample has converged, relative to its target error."""
     trajectory: Literal["implicit", "published", "diffrax"] = "implicit"
-    """dfc: implicit Euler in ten steps, the published Euler scheme, or a Diffrax solver."""
+    """dfc: implicit Euler in twelve growing steps, the published Euler scheme, or a Diffrax solver."""
     duration: float = 10.0
     """dfc: length of the trajectory that is averaged."""
     dt: float = 0.02
@@ -174,6 +174,9 @@ class Config:
             raise ValueError(f"`seeds` is {self.seeds}; seeds must not be negative.")
         if config.epochs < 1:
             raise ValueError(f"`epochs` is {config.epochs}; it must be at least 1.")
+        for name, rate in (("lr", optimiser.lr), ("feedback_learning.lr", learning.lr)):
+            if not 0 < rate < float("inf"):
+                raise ValueError(f"`{name}` is {rate}; a learning rate must be a finite number above 0.")
         if config.batch_size < 1:
             raise ValueError(f"`batch_size` is {config.batch_size}; it must be at least 1.")
         if self.solver.steady_state == "simulated" and self.solver.diffrax_solver == "Euler":
@@ -230,8 +233,8 @@ def _equilibrium(solver: Solver) -> dfc.AbstractEquilibrium:
 def _average(solver: Solver) -> dfc.AbstractAverage:
     match solver.trajectory:
         case "implicit":
-            # Ten equal steps: within 0.02 degrees of the exact average for a nudged target.
-            return dfc.ImplicitAverage(solver.duration, ((10, 1.0),))
+            # Half the default's steps: within 0.05 degrees of the exact average on MNIST.
+            return dfc.ImplicitAverage(solver.duration, ((4, 0.04), (4, 0.16), (4, 0.8)))
         case "published":
             return dfc.PublishedAverage(dfc.PublishedEuler(solver.dt, round(solver.duration / solver.dt)))
         case "diffrax":

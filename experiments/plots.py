@@ -21,7 +21,7 @@ def plot_curves(folder: pathlib.Path) -> pathlib.Path:
 
 
 def plot_comparison(folders: Sequence[pathlib.Path]) -> pathlib.Path:
-    """`comparison.png` of several runs, in the folder around them: train loss and test score."""
+    """`comparison.png` of several runs, in the folder around the first: train and test curves."""
     return _plot(folders, folders[0].parent / "comparison.png", splits=("train", "test"))
 
 
@@ -43,7 +43,8 @@ def _plot(folders: Sequence[pathlib.Path], path: pathlib.Path, splits: Sequence[
         axes[0, 1].set(xlabel="epoch", ylabel="accuracy (%)")
     for ax in axes.flat:
         ax.grid(alpha=0.25)
-        ax.legend(fontsize=8, frameon=False)
+        if ax.lines:  # a run may have stopped before its first epoch was over
+            ax.legend(fontsize=8, frameon=False)
         ax.spines[["top", "right"]].set_visible(False)
         ax.xaxis.get_major_locator().set_params(integer=True)
     figure.suptitle(_title(folders), fontsize=10)

@@ -9,7 +9,7 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import optimistix as optx
-from jaxtyping import Array, Float, PyTree
+from jaxtyping import Array, Float, Int, PyTree
 
 from dfc_jax._checks import check_number, require
 from dfc_jax.closed_loop import ClosedLoop, Deviation, LoopState, PerLayer, Sample
@@ -46,7 +46,7 @@ class _Accumulator(eqx.Module):
         later = jax.tree.map(jnp.zeros_like, loop.network.layers[1:])
         return _Accumulator(jnp.zeros_like(samples.feedforward.voltages[0]), later)
 
-    def plus(self, weight: Float[Array, ""], other: "_Accumulator") -> "_Accumulator":
+    def plus(self, weight: Float[Array, ""] | float, other: "_Accumulator") -> "_Accumulator":
         return jax.tree.map(lambda total, term: total + weight * term, self, other)
 
     def total(self, loop: ClosedLoop, samples: Sample) -> tuple[Layer, ...]:
@@ -68,7 +68,11 @@ def _instant_change(loop: ClosedLoop, samples: Sample, deviations: Deviation) ->
 
 
 def _last_state(
-    loop: ClosedLoop, samples: Sample, control: Float[Array, "batch out"], deviation: Deviation, steps: int
+    loop: ClosedLoop,
+    samples: Sample,
+    control: Float[Array, "batch out"],
+    deviation: Deviation,
+    steps: Int[Array, ""] | int,
 ) -> Equilibrium:
     def one(sample: Sample, control: Float[Array, " out"], deviation: Deviation) -> Equilibrium:
         at_rest = residual(loop, sample, control, controlled(loop, sample, control))

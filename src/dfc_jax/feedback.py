@@ -51,14 +51,14 @@ class AbstractFeedbackInit(eqx.Module):
     """How the feedback of a new network starts."""
 
     @abc.abstractmethod
-    def init(self, weights: Sequence[Float[Array, "out in"]], key: PRNGKeyArray) -> AbstractFeedback:
+    def init(self, weights: Sequence[Float[Array, "_ _"]], key: PRNGKeyArray) -> AbstractFeedback:
         """The feedback for dense layers with these forward weights."""
 
 
 class ProductOfWeights(AbstractFeedbackInit):
     """Q_i = (W_L ... W_{i+1})^T, Q_L = I: the published `weight_product`, the papers' fixed feedback."""
 
-    def init(self, weights: Sequence[Float[Array, "out in"]], key: PRNGKeyArray) -> FeedbackWeights:
+    def init(self, weights: Sequence[Float[Array, "_ _"]], key: PRNGKeyArray) -> FeedbackWeights:
         del key
         product = jnp.eye(weights[-1].shape[0], dtype=weights[-1].dtype)
         feedback = [product]
@@ -80,7 +80,7 @@ class RandomFeedback(AbstractFeedbackInit):
         if self.std is not None:
             check_number("std", self.std, minimum=0)
 
-    def init(self, weights: Sequence[Float[Array, "out in"]], key: PRNGKeyArray) -> FeedbackWeights:
+    def init(self, weights: Sequence[Float[Array, "_ _"]], key: PRNGKeyArray) -> FeedbackWeights:
         outputs, hidden = weights[-1].shape[0], [weight.shape[0] for weight in weights[:-1]]
         stds = [self.std if self.std is not None else math.sqrt(2 / (n + outputs)) for n in hidden]
         keys = jr.split(key, len(weights))
@@ -94,7 +94,7 @@ class ExactFeedback(AbstractFeedback, AbstractFeedbackInit):
     The ideal that learned feedback approaches: it satisfies Condition 2, Col(Q) = Row(J).
     """
 
-    def init(self, weights: Sequence[Float[Array, "out in"]], key: PRNGKeyArray) -> "ExactFeedback":
+    def init(self, weights: Sequence[Float[Array, "_ _"]], key: PRNGKeyArray) -> "ExactFeedback":
         del weights, key
         return self
 

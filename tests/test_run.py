@@ -1,0 +1,152 @@
+"""The command line: what a run leaves behind, and what it refuses before any work."""
+
+import dataclasses
+import json
+import os
+import pathlib
+import re
+import statistics
+import subprocess
+import sys
+
+import jax
+import pytest
+from config import Config, Controller, Feedback, Optimiser, Solver
+from run import main
+
+
+ROOT = pathlib.Path(__file__).parent.parent
+SMALL = ("--epochs", "2", "--hidden", "16", "--no-progress")
+
+
+def run(*options: str, expect: int = 0) -> subprocess.CompletedProcess:
+    command = [sys.executable, str(ROOT / "experiments" / "run.py"), *options]
+    environment = os.environ | {"MPLBACKEND": "Agg", "COLUMNS": "120"}
+    done = subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
+    assert done.returncode == expect, done.stdout + done.stderr
+    return done
+
+
+def records(folder: pathlib.Path) -> list[dict]:
+    return [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+
+
+def without_time(rows: list[dict]) -> list[dict]:
+    return [{name: value for name, value in row.items() if name != "seconds"} for row in rows]
+
+
+def test_several_methods_and_seeds_leave_tables_pictures_and_summaries(tmp_path):
+    out = tmp_path / "both"
+    done = run(*SMALL, "--method", "dfc-ss", "bp", "--seeds", "3", "5", "--out", str(out))
+    assert "dfc-ss" in done.stdout and "test accuracy %" in done.stdout
+    for name in ("comparison.png", "dfc-ss/curves.png", "bp/curves.png"):
+        assert (out / name).read_bytes().startswith(b"\x89PNG")
+    config = json.loads((out / "dfc-ss" / "config.json").read_text())
+    assert config["config"]["optimiser"]["lr"] == 3e-3 and config["config"]["hidden"] == [16]
+    assert {"versions", "git_revision", "device", "command"} <= set(config["environment"])
+
+    rows = records(out / "dfc-ss")
+    assert [(row["seed"], row["epoch"]) for row in rows] == [(3, 1), (3, 2), (5, 1), (5, 2)]
+    summary = json.loads((out / "dfc-ss" / "summary.json").read_text())
+    best = [max((r for r in rows if r["seed"] == s), key=lambda r: r["validation_accuracy"]) for s in (3, 5)]
+    scores = [row["test_accuracy"] for row in best]
+    assert summary["mean"]["test_accuracy"] == pytest.approx(statistics.fmean(scores))
+    assert summary["std"]["test_accuracy"] == pytest.approx(statistics.stdev(scores))
+    assert summary["seeds"]["5"]["last_train_loss"] == rows[-1]["train_loss"]
+    assert 0 <= summary["mean"]["fraction_converged"] <= 1
+    row = next(line for line in (out / "table.md").read_text().splitlines() if line.startswith("| dfc-ss"))
+    assert f"{100 * statistics.fmean(scores):.2f} ±" in row
+
+    alone = tmp_path / "alone"
+    run(*SMALL, "--method", "dfc-ss", "--seeds", "5", "--out", str(alone))
+    assert without_time(records(alone)) == without_time(rows[2:])
+
+
+@pytest.fixture
+def as_users_run():
+    """JAX's own defaults, which the suite tightens."""
+    with jax.enable_x64(False), jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):
+        yield
+
+
+@pytest.mark.usefixtures("as_users_run")
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"method": ("dfc",), "feedback": "exact", "solver": Solver(trajectory="diffrax")},
+        {"method": ("dfc",), "solver": Solver(trajectory="published", duration=1.0)},
+        {"method": ("dfc-ssa", "dfa"), "controller": Controller(leak_on="integrator")},
+        {"method": ("dfc-ss",), "solver": Solver(steady_state="newton"), "activation": "relu"},
+        {"method": ("dfc-ss",), "feedback": "exact", "solver": Solver(steady_state="simulated", rtol=1e-3)},
+        {"method": ("dfc-ss",), "dataset": "student_teacher", "optimiser": Optimiser(lr=1e-3, clip=1.0)},
+    ],
+    ids=lambda options: " ".join(options["method"]),
+)
+def test_every_kind_of_solver_runs(tmp_path, options):
+    options = {"feedback": "fixed", "hidden": (16,), "epochs": 1, "progress": False} | options
+    assert main(Config(**options, out=str(tmp_path))) == 0
+    summary = json.loads(next(tmp_path.rglob("summary.json")).read_text())
+    assert summary["metric"] == ("test_loss" if "dataset" in options else "test_accuracy")
+    assert summary["mean"]["fraction_converged"] > 0.95
+
+
+@pytest.mark.usefixtures("as_users_run")
+def test_a_run_that_diverges_says_so_and_fails(tmp_path, capsys):
+    options = {"method": ("bp",), "hidden": (16,), "epochs": 2, "progress": False}
+    assert main(Config(**options, optimiser=Optimiser(lr=1e38), out=str(tmp_path / "run"))) == 1
+    error = capsys.readouterr().err
+    assert re.search(r"bp stopped in epoch \d: the loss or a weight is no longer finite", error)
+    assert json.loads((tmp_path / "run" / "summary.json").read_text())["seeds"]["0"]["stopped"]
+
+
+def test_misspelt_options_are_refused():
+    assert "--nudge" in run("--nudges", "0.1", expect=2).stderr
+
+
+@pytest.mark.parametrize(
+    ("config", "message"),
+    [
+        (Config(nudge=0.0), "`nudge` is 0.0; it must be a finite number greater than 0"),
+        (Config(epochs=0), "`epochs` is 0; it must be at least 1"),
+        (Config(method=()), "`method` is ()"),
+        (Config(seeds=(1, 1)), "`seeds` is (1, 1)"),
+        (Config(seeds=(-1,)), "must not be negative"),
+        (Config(batch_size=0), "`batch_size` is 0"),
+        (Config(batch_size=5000), "`batch_size` is 5000; digits has 1257 samples"),
+        (Config(hidden=(16, 0)), "every size must be an integer of at least 1"),
+        (Config(controller=Controller(alpha=-1.0)), "`alpha` is -1.0; it must be a finite number at least 0"),
+        (Config(solver=Solver(rtol=0.0)), "`rtol` is 0.0"),
+        (Config(method=("dfc",), solver=Solver(tau_v=0.0)), "`tau_v` is 0.0"),
+        (
+            Config(solver=Solver(steady_state="simulated", diffrax_solver="Euler")),
+            "a simulated steady state needs adaptive steps",
+        ),
+        (Config(optimiser=Optimiser(clip=0.0)), "`max_norm` is 0.0"),
+        (Config(optimiser=Optimiser(lr=-1.0)), "`lr` is -1.0"),
+        (Config(feedback_learning=Feedback(sigma=0.0)), "`noise.sigma` is 0.0"),
+        (Config(feedback_learning=Feedback(steps=1)), "`states` is 1"),
+        (Config(method=("dfa",), feedback="exact"), "uses fixed random feedback"),
+        (Config(dataset="mnist"), "mnist is not in"),
+    ],
+    ids=lambda value: value if isinstance(value, str) else "",
+)
+def test_what_cannot_run_is_refused_in_one_sentence(tmp_path, monkeypatch, capsys, config, message):
+    monkeypatch.setenv("TFDS_DATA_DIR", str(tmp_path / "empty"))
+    out = tmp_path / "run"
+    assert main(dataclasses.replace(config, out=str(out))) == 2
+    error = capsys.readouterr().err
+    assert error.startswith("error: ") and message in error
+    assert not out.exists()
+
+
+def test_a_folder_is_never_overwritten(tmp_path, capsys):
+    (tmp_path / "config.json").write_text("mine")
+    assert main(Config(method=("bp",), out=str(tmp_path))) == 2
+    assert "holds a run already" in capsys.readouterr().err
+    assert (tmp_path / "config.json").read_text() == "mine"
+
+
+def test_a_folder_that_cannot_be_made_is_refused(tmp_path, capsys):
+    (tmp_path / "file").write_text("")
+    assert main(Config(method=("bp",), out=str(tmp_path / "file" / "run"))) == 2
+    assert "file" in capsys.readouterr().err
