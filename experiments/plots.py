@@ -4,15 +4,18 @@ import json
 import pathlib
 from collections import defaultdict
 from collections.abc import Sequence
+from typing import Any
 
 import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.axes import Axes
+from matplotlib.lines import Line2D
 
 
 # Okabe and Ito's colours, which colour-blind readers can tell apart; a method has the same one everywhere.
 COLOURS = {"bp": "#000000", "dfa": "#D55E00", "dfc": "#0072B2", "dfc-ss": "#009E73", "dfc-ssa": "#CC79A7"}
 NAMES = {"bp": "backprop", "dfa": "DFA", "dfc": "DFC", "dfc-ss": "DFC-SS", "dfc-ssa": "DFC-SSA"}
+STYLES = {"train": "-", "validation": "--", "test": ":"}
 
 
 def plot_curves(folder: pathlib.Path) -> pathlib.Path:
@@ -20,53 +23,51 @@ def plot_curves(folder: pathlib.Path) -> pathlib.Path:
     return _plot([folder], folder / "curves.png", splits=("train", "validation", "test"))
 
 
-def plot_comparison(folders: Sequence[pathlib.Path]) -> pathlib.Path:
-    """`comparison.png` of several runs, in the folder around the first: train and test curves."""
-    return _plot(folders, folders[0].parent / "comparison.png", splits=("train", "test"))
+def plot_comparison(folders: Sequence[pathlib.Path], path: pathlib.Path) -> pathlib.Path:
+    """Training and test curves of several runs."""
+    return _plot(folders, path, splits=("train", "test"))
 
 
 def _plot(folders: Sequence[pathlib.Path], path: pathlib.Path, splits: Sequence[str]) -> pathlib.Path:
     runs = {folder: _curves(folder) for folder in folders}
     accuracy = any("test_accuracy" in curves for curves in runs.values())
-    figure, axes = plt.subplots(1, 2 if accuracy else 1, figsize=(9 if accuracy else 5, 3.6), squeeze=False)
+    figure, axes = plt.subplots(
+        1, 2 if accuracy else 1, figsize=(9.5 if accuracy else 6, 3.6), squeeze=False, layout="constrained"
+    )
     for folder, curves in runs.items():
-        method = json.loads((folder / "config.json").read_text())["config"]["method"][0]
-        for split, style in zip(("train", "validation", "test"), ("-", "--", ":"), strict=True):
-            if split in splits:
-                label = NAMES[method] if len(folders) > 1 else split
-                label = f"{label}, {split}" if len(folders) > 1 else label
-                _draw(axes[0, 0], curves, f"{split}_loss", 1, label, COLOURS[method], style)
-                if accuracy:
-                    _draw(axes[0, 1], curves, f"{split}_accuracy", 100, label, COLOURS[method], style)
+        method = _config(folder)["method"][0]
+        for split in splits:
+            line = {"color": COLOURS[method], "linestyle": STYLES[split]}
+            _draw(axes[0, 0], curves, f"{split}_loss", 1, line)
+            if accuracy:
+                _draw(axes[0, 1], curves, f"{split}_accuracy", 100, line)
     axes[0, 0].set(xlabel="epoch", ylabel="loss", yscale="log")
     if accuracy:
         axes[0, 1].set(xlabel="epoch", ylabel="accuracy (%)")
     for ax in axes.flat:
         ax.grid(alpha=0.25)
-        if ax.lines:  # a run may have stopped before its first epoch was over
-            ax.legend(fontsize=8, frameon=False)
         ax.spines[["top", "right"]].set_visible(False)
         ax.xaxis.get_major_locator().set_params(integer=True)
+    methods = list(dict.fromkeys(_config(folder)["method"][0] for folder in folders))
+    entries = [Line2D([], [], color=COLOURS[m], label=NAMES[m], linewidth=3) for m in methods]
+    entries += [Line2D([], [], color="grey", linestyle=STYLES[s], label=s) for s in splits]
+    figure.legend(handles=entries, loc="outside center right", frameon=False, fontsize=9)
     figure.suptitle(_title(folders), fontsize=10)
-    figure.tight_layout()
     figure.savefig(path, dpi=150)
     plt.close(figure)
     return path
 
 
-def _draw(
-    ax: Axes, curves: dict[str, np.ndarray], name: str, factor: float, label: str, colour: str, style: str
-) -> None:
+def _draw(ax: Axes, curves: dict[str, np.ndarray], name: str, factor: float, line: dict[str, str]) -> None:
     """Mean over seeds, with a band of one standard deviation where there are several."""
     if name not in curves:
         return
     values = factor * curves[name]
     epochs, mean = np.arange(1, values.shape[1] + 1), np.nanmean(values, axis=0)
-    marker = "o" if values.shape[1] == 1 else None
-    ax.plot(epochs, mean, style, color=colour, label=label, marker=marker)
+    ax.plot(epochs, mean, marker="o" if values.shape[1] == 1 else None, **line)
     if len(values) > 1:
         std = np.nanstd(values, axis=0)
-        ax.fill_between(epochs, mean - std, mean + std, color=colour, alpha=0.15, linewidth=0)
+        ax.fill_between(epochs, mean - std, mean + std, color=line["color"], alpha=0.15, linewidth=0)
 
 
 def _curves(folder: pathlib.Path) -> dict[str, np.ndarray]:
@@ -84,7 +85,12 @@ def _curves(folder: pathlib.Path) -> dict[str, np.ndarray]:
     }
 
 
+def _config(folder: pathlib.Path) -> dict[str, Any]:
+    return json.loads((folder / "config.json").read_text())["config"]
+
+
 def _title(folders: Sequence[pathlib.Path]) -> str:
-    config = json.loads((folders[0] / "config.json").read_text())["config"]
-    seeds = len(config["seeds"])
-    return f"{config['dataset']}, {config['feedback']} feedback, {seeds} seed{'s' if seeds > 1 else ''}"
+    configs = [_config(folder) for folder in folders]
+    feedback = " and ".join(sorted({config["feedback"] for config in configs}))
+    seeds = max(len(config["seeds"]) for config in configs)
+    return f"{configs[0]['dataset']}, {feedback} feedback, {seeds} seed{'s' if seeds > 1 else ''}"

@@ -39,6 +39,7 @@ def test_several_methods_and_seeds_leave_tables_pictures_and_summaries(tmp_path)
     out = tmp_path / "both"
     done = run(*SMALL, "--method", "dfc-ss", "bp", "--seeds", "3", "5", "--out", str(out))
     assert "dfc-ss" in done.stdout and "test accuracy %" in done.stdout
+    assert "digits, 2 epochs, 2 seeds" in done.stdout
     for name in ("comparison.png", "dfc-ss/curves.png", "bp/curves.png"):
         assert (out / name).read_bytes().startswith(b"\x89PNG")
     config = json.loads((out / "dfc-ss" / "config.json").read_text())

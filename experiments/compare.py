@@ -1,0 +1,118 @@
+"""Runs side by side, from nothing but their folders: `python experiments/compare.py RUN RUN ...`.
+
+Prints a table and writes it, with a picture of the curves, as `table.md` and `comparison.png`.
+"""
+
+import argparse
+import json
+import pathlib
+import sys
+from collections.abc import Sequence
+from typing import Any
+
+from plots import plot_comparison
+from rich.console import Console
+from rich.table import Table
+
+
+def compare(folders: Sequence[pathlib.Path], out: pathlib.Path) -> None:
+    """Print the table of these runs; write it and the picture to the folder `out`.
+
+    **Raises:** `ValueError` if a folder holds no finished run, or the runs are of different data sets.
+    """
+    runs = [_load(folder) for folder in folders]
+    datasets = sorted({run["config"]["dataset"] for run in runs})
+    if len(datasets) > 1:
+        raise ValueError(f"the runs are of {', '.join(datasets)}; compare runs of one data set.")
+    title, columns, rows = _table(runs)
+    out.mkdir(parents=True, exist_ok=True)
+    _write_markdown(out / "table.md", title, columns, rows, runs)
+    picture = plot_comparison(folders, out / "comparison.png")
+    shown = Table(*columns, title=title)
+    for row in rows:
+        shown.add_row(*row)
+    console = Console()
+    console.print(shown)
+    console.print(f"Results: {out}   Picture: {picture}", soft_wrap=True)
+
+
+def _load(folder: pathlib.Path) -> dict[str, Any]:
+    try:
+        config = json.loads((folder / "config.json").read_text())
+        return {**config, "summary": json.loads((folder / "summary.json").read_text())}
+    except (OSError, json.JSONDecodeError) as error:
+        raise ValueError(f"{str(folder)!r} does not hold a finished run: {error}") from error
+
+
+def _table(runs: list[dict[str, Any]]) -> tuple[str, list[str], list[list[str]]]:
+    metric = runs[0]["summary"]["metric"]
+    percent = metric == "test_accuracy"
+    rows = []
+    for run in runs:
+        config, mean = run["config"], run["summary"]["mean"]
+        method = config["method"][0]
+        row = [method, {"bp": "none", "dfa": "random"}.get(method, config["feedback"])]
+        if metric in mean:
+            row.append(_score(run["summary"], metric, percent))
+            row.append(f"{mean['last_train_loss']:.3g}")
+            row.append(f"{100 * mean['fraction_converged']:.2f}")
+            row.append(f"{mean['seconds_per_epoch']:.2f}")
+        else:
+            row += ["stopped in the first epoch", "", "", ""]
+        rows.append(row)
+    epochs = _range([run["config"]["epochs"] for run in runs])
+    seeds = _range([len(run["config"]["seeds"]) for run in runs])
+    title = f"{runs[0]['config']['dataset']}, {epochs} epochs, {seeds} seeds"
+    score = "test accuracy %" if percent else "test loss"
+    return title, ["method", "feedback", score, "train loss", "converged %", "s / epoch"], rows
+
+
+def _range(numbers: list[int]) -> str:
+    low, high = min(numbers), max(numbers)
+    return str(low) if low == high else f"{low} to {high}"
+
+
+def _score(summary: dict[str, Any], metric: str, percent: bool) -> str:
+    factor, style = (100, ".2f") if percent else (1, ".5f")
+    text = f"{factor * summary['mean'][metric]:{style}}"
+    return text + (f" ± {factor * summary['std'][metric]:{style}}" if metric in summary["std"] else "")
+
+
+def _write_markdown(
+    path: pathlib.Path, title: str, columns: list[str], rows: list[list[str]], runs: list[dict[str, Any]]
+) -> None:
+    """The table as Markdown, with the commands and environments it came from."""
+    lines = [f"# {title}", ""]
+    lines += ["| " + " | ".join(cells) + " |" for cells in (columns, ["---"] * len(columns), *rows)]
+    lines += [
+        "",
+        "Scores are those of the epoch with the best validation score, mean ± standard deviation over seeds;",
+        "train loss is the mean over the last epoch; converged is the fraction of samples in all epochs.",
+        "Seconds an epoch are wall-clock on a shared machine, feedback learning included: no figures to",
+        "compare with those of other machines.",
+        "",
+        "Commands, and what they ran on:",
+        "",
+    ]
+    lines += sorted({f"- `{run['environment']['command']}`" for run in runs})
+    lines += sorted({f"- {_machine(run['environment'])}" for run in runs})
+    path.write_text("\n".join(lines) + "\n")
+
+
+def _machine(environment: dict[str, Any]) -> str:
+    versions = ", ".join(f"{name} {number}" for name, number in environment["versions"].items())
+    machine = f"{environment['processor']}, {environment['cores']} cores, JAX on {environment['device']}"
+    return f"{machine}; Python {environment['python']}, {versions}; revision {environment['git_revision']}"
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("runs", nargs="+", type=pathlib.Path, metavar="RUN", help="folder of a finished run")
+    parser.add_argument("--out", type=pathlib.Path, help="where to write (default: the folder around RUN)")
+    arguments = parser.parse_args()
+    try:
+        compare(arguments.runs, arguments.out or arguments.runs[0].parent)
+    except (ValueError, OSError) as error:
+        sys.exit(f"error: {error}")
