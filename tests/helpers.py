@@ -35,6 +35,7 @@ def cast(tree: PyTree, dtype: type) -> PyTree:
     return jax.tree.map(lambda leaf: leaf.astype(dtype) if eqx.is_inexact_array(leaf) else leaf, tree)
 
 
+@eqx.filter_jit
 def make_network(
     key: PRNGKeyArray,
     sizes: Sequence[int] = (4, 6, 5, 3),
@@ -56,6 +57,7 @@ def make_network(
     return eqx.tree_at(lambda m: [layer.transform.bias for layer in m.layers], model, biases)
 
 
+@eqx.filter_jit
 def make_batch(
     key: PRNGKeyArray, size: int, inputs: int = 4, outputs: int = 3
 ) -> tuple[Float[Array, "batch inputs"], Float[Array, "batch outputs"]]:

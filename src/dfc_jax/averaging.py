@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import optimistix as optx
 from jaxtyping import Array, Float, Int, PyTree
 
-from dfc_jax._checks import check_number, require
+from dfc_jax._checks import check_number, require, zero_unless_finite
 from dfc_jax.closed_loop import ClosedLoop, Deviation, LoopState, PerLayer, Sample
 from dfc_jax.equilibrium import controlled, Equilibrium, residual
 from dfc_jax.network import Layer
@@ -50,17 +50,18 @@ class _Accumulator(eqx.Module):
         return jax.tree.map(lambda total, term: total + weight * term, self, other)
 
     def total(self, loop: ClosedLoop, samples: Sample) -> tuple[Layer, ...]:
-        inputs = samples.feedforward.inputs[:1]
-        return forward_rule(loop.network.layers[:1], inputs, [self.first_teaching]) + self.later_layers
+        inputs = samples.feedforward.inputs[0]
+        finite = jnp.where(jnp.isfinite(inputs), inputs, 0)  # a zero teaching signal times NaN is NaN
+        return forward_rule(loop.network.layers[:1], [finite], [self.first_teaching]) + self.later_layers
 
 
 def _instant_change(loop: ClosedLoop, samples: Sample, deviations: Deviation) -> _Accumulator:
     """The forward rule in one instant, summed over the batch."""
 
     def signals(sample: Sample, deviation: Deviation) -> tuple[PerLayer, PerLayer]:
-        pair = presynaptic_rates(sample, deviation), teaching_signal(loop, sample, deviation)
-        finite = jnp.isfinite(sum(jnp.sum(leaf) for leaf in jax.tree.leaves(pair)))
-        return jax.tree.map(lambda leaf: jnp.where(finite, leaf, 0), pair)
+        return zero_unless_finite(
+            (presynaptic_rates(sample, deviation), teaching_signal(loop, sample, deviation))
+        )
 
     presynaptic, teaching = jax.vmap(signals)(samples, deviations)
     later = forward_rule(loop.network.layers[1:], presynaptic[1:], teaching[1:])
@@ -230,6 +231,7 @@ class DiffraxAverage(AbstractAverage):
         def vector_field(t: Float[Array, ""], y: PyTree, args: Sample) -> PyTree:
             states = times(scales, y[0])
             rates = jax.vmap(loop.vector_field, in_axes=(None, 0, 0))(t, states, args)
+            rates = jax.vmap(zero_unless_finite)(rates)  # or one sample's NaN would stop all of them
             deviations = jax.vmap(loop.deviation)(states, args)
             return times(1 / scales, rates), _instant_change(loop, args, deviations)
 

@@ -6,7 +6,7 @@ import jax.numpy as jnp
 import jax.random as jr
 from jaxtyping import Array, Float, PRNGKeyArray, PyTree
 
-from dfc_jax._checks import check_number, require
+from dfc_jax._checks import check_number, require, zero_unless_finite
 from dfc_jax.closed_loop import ClosedLoop, PerLayer, Sample
 from dfc_jax.controller import AbstractController, PIController
 from dfc_jax.feedback import FeedbackWeights
@@ -104,6 +104,4 @@ class SleepPhase(eqx.Module):
 
 def _pair(state: PublishedState, later: PublishedState) -> tuple[PerLayer, Float[Array, " out"]]:
     """v_fb[t] and u[t+1] of one sample, which the published code correlates; zeros if not finite."""
-    pair = state.apical, later.control
-    finite = jnp.isfinite(sum(jnp.sum(leaf) for leaf in jax.tree.leaves(pair)))
-    return jax.tree.map(lambda leaf: jnp.where(finite, leaf, 0), pair)
+    return zero_unless_finite((state.apical, later.control))

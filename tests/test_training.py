@@ -1,0 +1,339 @@
+"""The training loop and feedback learning: what they reach, what they repeat, and how they stop."""
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import jax.random as jr
+import numpy as np
+import optax
+import pytest
+from helpers import cast, flat, relative_error
+
+import dfc_jax as dfc
+from dfc_jax._epochs import shuffled_batches
+from dfc_jax.feedback_learning import pretrain
+
+
+ADAM = optax.adam(1e-3)
+
+
+@pytest.fixture(autouse=True)
+def standard_promotion():
+    """Optax mixes whole numbers and floats."""
+    with jax.numpy_dtype_promotion("standard"):
+        yield
+
+
+@pytest.fixture(scope="module")
+def digits():
+    return dfc.load("digits")
+
+
+def small_network(key, sizes=(64, 48, 32, 10), **options):
+    """In float32, as the data are."""
+    return cast(dfc.mlp(sizes, key=jr.key(key), **options), jnp.float32)
+
+
+def in_single_precision(method):
+    """Hyperparameters are arrays, which the tests would otherwise make 64 bits wide."""
+    return cast(method, jnp.float32)
+
+
+def regression(samples=96, inputs=6, outputs=3):
+    """A smooth map that a small network learns quickly."""
+    generator = np.random.default_rng(0)
+
+    def split(samples):
+        x = generator.uniform(-1, 1, (samples, inputs)).astype(np.float32)
+        return dfc.Split(x, np.stack([np.sin(x[:, 0]), x[:, 1] * x[:, 2], x.mean(1)], 1)[:, :outputs])
+
+    return dfc.Dataset("smooth", split(samples), split(32), split(32), classification=False)
+
+
+def without_times(history):
+    return [{name: value for name, value in r.items() if name != "seconds"} for r in history.records]
+
+
+BACKPROP = dfc.Backprop(dfc.MeanSquaredError())
+
+
+def fit(model, data, *, method=BACKPROP, optimiser=None, epochs=3, key=0, **options):
+    options = {"batch_size": 32, "progress": False} | options
+    optimiser = ADAM if optimiser is None else optimiser
+    return dfc.fit(model, method, data, optimiser, epochs=epochs, key=jr.key(key), **options)
+
+
+# Learning
+
+
+@pytest.mark.parametrize("method", [dfc.Backprop(), dfc.DFCSS()], ids=["backprop", "dfcss"])
+def test_digits_are_learned(method, digits):
+    method = in_single_precision(method)
+    model, history = fit(small_network(0), digits, method=method, epochs=12)
+    losses = [record["train_loss"] for record in history.records]
+    assert losses[-1] < losses[4] < losses[0]
+    assert history.best["test_accuracy"] > 0.9
+    assert [record["epoch"] for record in history.records] == list(range(1, 13))
+    assert all(record["converged"] > 0.95 and record["seconds"] > 0 for record in history.records)
+    assert history.stopped is None
+    for name in ("validation", "test"):
+        scores = dfc.evaluate(model, method.loss, getattr(digits, name), classification=True)
+        assert scores["accuracy"] == history.records[-1][f"{name}_accuracy"]
+        assert scores["loss"] == history.records[-1][f"{name}_loss"]
+
+
+def test_the_example_of_the_design_runs(digits):
+    model = small_network(0, (64, 16, 16, 10))
+    controller = dfc.PIController(alpha=jnp.float32(1e-3), k_p=jnp.float32(2))
+    method = dfc.DFCSS(controller, dfc.Nudge(0.1))
+    model, history = fit(model, digits, method=method, epochs=1, batch_size=128)
+    x, y = jnp.asarray(digits.train.x[:8]), jnp.asarray(digits.train.y[:8])
+    optimiser = optax.adam(1e-3)
+    state = optimiser.init(model)
+    update, report = eqx.filter_jit(method)(model, x, y, key=jr.key(1))
+    change, state = optimiser.update(update, state, model)
+    model = eqx.apply_updates(model, change)
+    assert report.converged.shape == (8,) and len(history.records) == 1
+    assert np.all(np.isfinite(flat(model)))
+
+
+# Repeating
+
+
+def test_the_same_key_repeats_a_run_and_another_does_not():
+    data, model = regression(), small_network(1, (6, 8, 3))
+    first, again, other = (fit(model, data, key=key) for key in (0, 0, 1))
+    assert without_times(first[1]) == without_times(again[1])
+    assert np.array_equal(flat(first[0]), flat(again[0]))
+    assert not np.array_equal(flat(first[0]), flat(other[0]))
+
+
+def test_an_epoch_is_a_loop_over_shuffled_batches():
+    data, model, optimiser = regression(100), small_network(1, (6, 8, 3)), optax.adam(1e-2)
+    found, history = fit(model, data, optimiser=optimiser, epochs=2, key=5)
+
+    @eqx.filter_jit
+    def loss_and_gradient(weights, x, y):
+        mean_loss = lambda weights: jnp.mean((jax.vmap(dfc.Network(weights, model.feedback))(x) - y) ** 2)
+        return eqx.filter_value_and_grad(mean_loss)(weights)
+
+    state, weights = optimiser.init(model.layers), model.layers
+    _, key = jr.split(jr.key(5))
+    for epoch, record in enumerate(history.records, start=1):
+        order, _ = shuffled_batches(jr.fold_in(key, epoch), 100, 32)
+        assert order.shape == (3, 32) and len(set(order.ravel().tolist())) == 96
+        losses = []
+        for indices in np.asarray(order):
+            loss, gradient = loss_and_gradient(weights, data.train.x[indices], data.train.y[indices])
+            change, state = optimiser.update(gradient, state, weights)
+            weights = eqx.apply_updates(weights, change)
+            losses.append(float(loss))
+        assert record["train_loss"] == pytest.approx(np.mean(losses), rel=1e-5)
+    assert relative_error(found.layers, weights) < 1e-5
+    assert relative_error(found.feedback, model.feedback) == 0
+
+
+def test_batches_are_shuffled_anew_every_epoch():
+    first, _ = shuffled_batches(jr.key(0), 64, 16)
+    second, keys = shuffled_batches(jr.key(1), 64, 16)
+    assert sorted(first.ravel().tolist()) == sorted(second.ravel().tolist()) == list(range(64))
+    assert not np.array_equal(first, second)
+    assert len(set(map(bytes, np.asarray(jr.key_data(keys))))) == 4
+
+
+# The best epoch, and stopping
+
+
+def test_the_best_epoch_has_the_best_validation_accuracy(digits):
+    overshooting = optax.sgd(lambda step: jnp.where(step < 80, 0.1, 3.0))
+    model, history = fit(small_network(0), digits, method=dfc.Backprop(), optimiser=overshooting, epochs=5)
+    accuracies = [record["validation_accuracy"] for record in history.records]
+    assert history.best_epoch == 1 + int(np.argmax(accuracies)) < 5
+    assert history.best["validation_accuracy"] == max(accuracies)
+    scores = dfc.evaluate(history.best_model, dfc.CrossEntropy(), digits.validation, classification=True)
+    assert scores["accuracy"] == max(accuracies)
+    assert not np.array_equal(flat(history.best_model), flat(model))
+
+
+def test_the_first_of_equals_is_the_best():
+    data = regression()
+    _, history = fit(small_network(1, (6, 8, 3)), data, optimiser=optax.sgd(0.0))
+    assert history.best_epoch == 1 and len(history.records) == 3
+
+
+def test_regression_is_judged_by_its_validation_loss():
+    _, history = fit(small_network(1, (6, 8, 3)), regression(), optimiser=optax.adam(1e-2))
+    losses = [record["validation_loss"] for record in history.records]
+    assert history.best_epoch == 1 + int(np.argmin(losses))
+    assert "validation_accuracy" not in history.records[0]
+
+
+def nan_after(steps):
+    """Gradient descent whose changes are NaN once it has made so many."""
+    rate = lambda step: jnp.where(step < steps, 0.1, jnp.nan).astype(jnp.float32)
+    return optax.sgd(rate)
+
+
+def test_a_run_that_is_no_longer_finite_stops_at_the_last_good_model():
+    data, model = regression(), small_network(1, (6, 8, 3))
+    found, history = fit(model, data, optimiser=nan_after(7), epochs=5)  # three steps an epoch
+    assert history.stopped.startswith("epoch 3: the loss or a weight is no longer finite")
+    good, _ = fit(model, data, optimiser=nan_after(1000), epochs=2)
+    assert [record["epoch"] for record in history.records] == [1, 2]
+    assert np.array_equal(flat(found), flat(good))
+    assert np.all(np.isfinite(flat((found, history.best_model))))
+
+
+def test_a_run_that_fails_at_once_returns_the_model_it_was_given():
+    model = small_network(1, (6, 8, 3))
+    found, history = fit(model, regression(), optimiser=optax.sgd(1e30))
+    assert history.stopped.startswith("epoch 1") and history.records == [] and history.best_epoch == 0
+    assert np.array_equal(flat(found), flat(model))
+    assert np.array_equal(flat(history.best_model), flat(model))
+
+
+def test_every_epoch_is_announced():
+    seen = []
+    _, history = fit(small_network(1, (6, 8, 3)), regression(), on_epoch=seen.append)
+    assert seen == history.records
+
+
+# Clipping
+
+
+def test_clipping_is_by_tensor():
+    updates = {
+        "weight": jnp.asarray([[3.0, 0.0], [0.0, 4.0]]),
+        "bias": jnp.asarray([0.3, 0.4]),
+        "none": jnp.zeros(2),
+    }
+    clip = dfc.clip_by_tensor_norm(1.0)
+    clipped, _ = clip.update(updates, clip.init(updates))
+    assert relative_error(clipped["weight"], np.asarray([[0.6, 0.0], [0.0, 0.8]])) < 1e-12
+    assert np.array_equal(clipped["bias"], updates["bias"]) and np.array_equal(clipped["none"], np.zeros(2))
+    with pytest.raises(ValueError, match=r"`max_norm` is 0\.0; it must be a finite number greater than 0"):
+        dfc.clip_by_tensor_norm(0.0)
+
+
+# Feedback learning
+
+
+def alignment(model, x):
+    """Mean over samples of |P Q| / |Q|, P the projection onto the row space of J: 1 under Condition 2."""
+
+    def one(x):
+        jacobian = jnp.concatenate(model.jacobian(model.feedforward(x).voltages), axis=1)
+        stacked = jnp.concatenate(model.feedback.weights)
+        projected = jacobian.T @ jnp.linalg.solve(jacobian @ jacobian.T, jacobian @ stacked)
+        return jnp.linalg.norm(projected) / jnp.linalg.norm(stacked)
+
+    return float(jnp.mean(eqx.filter_jit(jax.vmap(one))(jnp.asarray(x))))
+
+
+PHASE = cast(dfc.SleepPhase(scheme=dfc.PublishedEuler(dt=0.002, states=30, proactive=False)), jnp.float32)
+
+
+def learning(rate=3e-3, **options):
+    options = {"pretraining_epochs": 1, "epochs_per_wake_epoch": 1, "phase": PHASE} | options
+    return dfc.FeedbackLearning(optax.adam(rate), **options)
+
+
+def test_pretraining_aligns_the_feedback_and_leaves_the_weights_alone():
+    data = regression(320)
+    model = small_network(2, (6, 16, 16, 3), feedback=dfc.RandomFeedback())
+    trained = pretrain(model, learning(pretraining_epochs=30), data.train, jr.key(0), 32, False)
+    before, after = alignment(model, data.test.x), alignment(trained, data.test.x)
+    assert after > before + 0.2 and after > 0.75
+    assert np.array_equal(flat(trained.layers), flat(model.layers))
+
+
+@pytest.mark.parametrize("freeze", [True, False])
+def test_the_output_feedback_can_be_frozen(freeze):
+    model = small_network(2, (6, 8, 3), feedback=dfc.RandomFeedback())
+    found, _ = fit(model, regression(), epochs=1, feedback_learning=learning(freeze_output=freeze))
+    hidden, output = zip(found.feedback.weights, model.feedback.weights, strict=True)
+    assert not np.array_equal(*hidden)
+    assert np.array_equal(*output) == freeze
+
+
+def test_sleep_goes_before_every_wake_epoch():
+    model, data = small_network(2, (6, 8, 3), feedback=dfc.RandomFeedback()), regression()
+    still = {"optimiser": optax.sgd(0.0), "epochs": 2}
+    options = learning(pretraining_epochs=0)
+    found, history = fit(model, data, feedback_learning=options, **still)
+    assert not np.array_equal(flat(found.feedback), flat(model.feedback))
+    assert np.array_equal(flat(found.layers), flat(model.layers))
+    never, _ = fit(
+        model, data, feedback_learning=learning(pretraining_epochs=0, epochs_per_wake_epoch=0), **still
+    )
+    assert np.array_equal(flat(never), flat(model))
+    again, repeated = fit(model, data, feedback_learning=options, **still)
+    assert without_times(history) == without_times(repeated)
+    assert np.array_equal(flat(again), flat(found))
+
+
+def test_a_part_of_an_epoch_is_a_part_of_its_steps():
+    model, data = small_network(2, (6, 8, 3), feedback=dfc.RandomFeedback()), regression(320)
+    counting = optax.GradientTransformation(
+        lambda params: None,
+        lambda updates, state, params: (jax.tree.map(jnp.ones_like, updates), state),
+    )
+
+    def steps(**options):
+        sleeps = dfc.FeedbackLearning(counting, PHASE, **options)
+        found, _ = fit(model, data, epochs=1, feedback_learning=sleeps)
+        moved = found.feedback.weights[0] - model.feedback.weights[0]
+        return round(float(jnp.mean(moved)))
+
+    assert steps(pretraining_epochs=0, epochs_per_wake_epoch=0.2) == 2  # of ten
+    assert steps(pretraining_epochs=1.5, epochs_per_wake_epoch=0) == 15
+    assert steps(pretraining_epochs=2, epochs_per_wake_epoch=1) == 30
+
+
+def test_pretraining_may_have_its_own_optimiser():
+    model, data = small_network(2, (6, 8, 3), feedback=dfc.RandomFeedback()), regression()
+    still = learning(pretraining_optimiser=optax.sgd(0.0), epochs_per_wake_epoch=0)
+    found, _ = fit(model, data, epochs=1, feedback_learning=still)
+    assert np.array_equal(flat(found.feedback), flat(model.feedback))
+
+
+def test_diverging_pretraining_is_said():
+    model = small_network(2, (6, 8, 3), feedback=dfc.RandomFeedback())
+    sleeps = dfc.FeedbackLearning(optax.sgd(jnp.nan), PHASE, pretraining_epochs=1)
+    with pytest.raises(ValueError, match="feedback pre-training diverged"):
+        fit(model, regression(), feedback_learning=sleeps)
+
+
+# Errors
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"epochs": 0}, "`epochs` is 0; it must be a whole number of at least 1"),
+        ({"batch_size": 0}, "`batch_size` is 0; it must be a whole number of at least 1"),
+        ({"batch_size": 97}, "`batch_size` is 97; the data have only 96 training samples"),
+    ],
+)
+def test_wrong_arguments_of_fit(options, message):
+    with pytest.raises(ValueError, match=message):
+        fit(small_network(1, (6, 8, 3)), regression(), **options)
+
+
+def test_models_that_do_not_fit_the_data():
+    with pytest.raises(ValueError, match=r"`model` does not take the inputs of `data`, of shape \(6,\)"):
+        fit(small_network(1, (5, 8, 3)), regression())
+    with pytest.raises(ValueError, match="`model` has 4 outputs; `data` has targets of size 3"):
+        fit(small_network(1, (6, 8, 4)), regression())
+
+
+def test_only_weights_can_learn():
+    model = small_network(1, (6, 8, 3), feedback=dfc.ExactFeedback())
+    with pytest.raises(ValueError, match="ExactFeedback; only FeedbackWeights can learn"):
+        fit(model, regression(), feedback_learning=learning())
+
+
+@pytest.mark.parametrize("name", ["pretraining_epochs", "epochs_per_wake_epoch"])
+def test_negative_numbers_of_sleep_epochs(name):
+    with pytest.raises(ValueError, match=f"`{name}` is -1; it must be a finite number at least 0"):
+        learning(**{name: -1})
