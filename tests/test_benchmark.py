@@ -8,6 +8,8 @@ import sys
 import pytest
 
 
+pytestmark = pytest.mark.slow  # half a minute of compilation; .ci/run runs it beside the fast suite
+
 SCRIPT = pathlib.Path(__file__).parents[1] / "benchmarks" / "training_step.py"
 
 

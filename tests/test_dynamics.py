@@ -88,7 +88,7 @@ def state_at(
     sample: dfc.Sample,
     solver: diffrax.AbstractSolver,
     stepsize_controller: diffrax.AbstractStepSizeController,
-    dt: Array,
+    dt: float,
 ) -> dfc.LoopState:
     """The states of one sample at `TIMES`, by `simulate`."""
     solution = dfc.simulate(
@@ -116,7 +116,7 @@ def adaptive(tolerance: float) -> diffrax.PIDController:
 def reference(setting) -> dfc.LoopState:
     """Tsit5 at tolerances far below what the tests ask for."""
     loop, samples, *_ = setting
-    return state_at(loop, first(samples), diffrax.Tsit5(), adaptive(1e-11), jnp.asarray(0.01))
+    return state_at(loop, first(samples), diffrax.Tsit5(), adaptive(1e-11), 0.01)
 
 
 def test_reference_solves_the_raw_equations(setting, reference) -> None:
@@ -145,7 +145,7 @@ def test_fixed_steps_have_their_order(setting, reference, solver, order: int) ->
     loop, samples, *_ = setting
     errors = [
         relative_error(
-            state_at(loop, first(samples), solver, diffrax.ConstantStepSize(), jnp.asarray(dt)).voltage,
+            state_at(loop, first(samples), solver, diffrax.ConstantStepSize(), dt).voltage,
             reference.voltage,
         )
         for dt in (0.02, 0.01, 0.005)
@@ -174,7 +174,7 @@ def test_adaptive_steps_keep_to_their_tolerance(setting, reference) -> None:
     loop, samples, *_ = setting
     errors = []
     for tolerance in (1e-3, 1e-5, 1e-7):
-        found = state_at(loop, first(samples), diffrax.Tsit5(), adaptive(tolerance), jnp.asarray(0.01))
+        found = state_at(loop, first(samples), diffrax.Tsit5(), adaptive(tolerance), 0.01)
         errors.append(relative_error(found, reference) / tolerance)
     assert np.all(np.array(errors) < 30) and errors[0] > 1e-4, errors
 
@@ -189,7 +189,7 @@ def test_tolerances_do_not_depend_on_the_size_of_the_error(setting) -> None:
     for nudge in (1e-5, 1e-11):
         smaller = eqx.tree_at(lambda l: l.target, loop, dfc.Nudge(nudge))
         sample = first(take_samples(smaller, x, y))
-        ends.append(state_at(smaller, sample, diffrax.Tsit5(), adaptive(1e-4), jnp.asarray(0.01)))
+        ends.append(state_at(smaller, sample, diffrax.Tsit5(), adaptive(1e-4), 0.01))
     assert relative_error(jax.tree.map(lambda leaf: 1e6 * leaf, ends[1]), ends[0]) < 1e-5
 
 
@@ -345,7 +345,7 @@ def test_stationary_variance_of_the_noise(kind: str, source: str, getkey) -> Non
     runs, steps = 120, 100  # at least ten time constants
 
     @eqx.filter_jit
-    def apical(keys: Array, dt: Array) -> tuple[Array, ...]:
+    def apical(keys: Array, dt: float) -> tuple[Array, ...]:
         def one(key: Array) -> tuple[Array, ...]:
             if source == "published":
                 keys = jr.split(key, 2)
@@ -360,7 +360,7 @@ def test_stationary_variance_of_the_noise(kind: str, source: str, getkey) -> Non
         return jax.vmap(one)(keys)
 
     for dt in (0.02, 0.01):
-        found = apical(jr.split(getkey(), runs), jnp.asarray(dt))
+        found = apical(jr.split(getkey(), runs), dt)
         bias = 1 / (1 - dt / (2 * TAU))
         for values, sigma in zip(found, (SIGMA, SIGMA_OUTPUT), strict=True):
             values = np.asarray(values)

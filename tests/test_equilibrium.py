@@ -214,7 +214,8 @@ def test_broyden_admits_that_it_ran_out(tanh) -> None:
     assert relative_error(once.control, find(dfc.Analytic(), loop, x, y).control) < 1e-12
     many = find(PRECISE["broyden"], loop, x, y)
     assert np.all(many.converged) and np.all(np.asarray(many.residual) <= 1e-11)
-    assert np.all(np.asarray(many.iterations) > 2) and np.all(np.asarray(many.iterations) < 20)
+    # Without its secants, by the Jacobian of the feedforward state alone, it takes up to 13.
+    assert np.all(np.asarray(many.iterations) > 2) and np.all(np.asarray(many.iterations) <= 9)
 
 
 METHODS = {
@@ -277,16 +278,21 @@ def test_a_broken_sample_harms_no_other(tanh, name: str, poison: float) -> None:
 
 
 def test_what_did_not_converge_contributes_nothing(tanh) -> None:
-    """With a single sweep DFC-SS is DFC-SSA, whose residuals tell which samples a tolerance admits."""
+    """With a single sweep DFC-SS is DFC-SSA, whose residuals tell which samples a tolerance admits.
+
+    The errors are a tenth of those elsewhere: the tolerance is relative to each sample's own.
+    """
     loop, x, y = tanh[0], tanh[1][:3], tanh[2][:3]
-    linearised, report = learn(METHODS["dfcssa"], loop.network, x, y)
-    alone = learn_alone(METHODS["dfcssa"], loop.network, x, y)
+    nudge = dfc.Nudge(0.1)
+    single = eqx.tree_at(lambda m: m.target, METHODS["dfcssa"], nudge)
+    linearised, report = learn(single, loop.network, x, y)
+    alone = learn_alone(single, loop.network, x, y)
     residuals = np.sort(np.asarray(report.residual))
     threshold = (residuals[1] + residuals[2]) / 2
     once = dfc.Broyden(float(threshold), 1)
     admitted = np.asarray(report.residual) < threshold
     for include, contributing in ((False, admitted), (True, np.ones(3))):
-        method = dfc.DFCSS(CONTROLLER, TARGET, equilibrium=once, include_unconverged=include)
+        method = dfc.DFCSS(CONTROLLER, nudge, equilibrium=once, include_unconverged=include)
         update, report = learn(method, loop.network, x, y)
         assert np.array_equal(report.converged, admitted) and np.sum(admitted) == 2
         assert relative_error(update.layers, mean_of(alone, contributing)) < 1e-12
@@ -366,20 +372,24 @@ def test_eigenvalues_of_awkward_matrices() -> None:
 
 def test_many_outputs_are_no_different() -> None:
     """Beyond 64 outputs no sample has a Jacobian of its own; the steady states are the same."""
+    model, leak = make_network(jr.key(14), (5, 10, 66)), 0.3
+    loop = dfc.ClosedLoop(model, dfc.PIController(1.0, leak), dfc.Nudge(1.0))
     x, y = make_batch(jr.key(13), 3, 5, 66)
-    for activation, reference in ((dfc.Linear(), dfc.Analytic()), (dfc.Tanh(), dfc.Broyden(rtol=1e-7))):
-        model = make_network(jr.key(14), (5, 10, 66), activation)
-        loop = dfc.ClosedLoop(model, dfc.PIController(1.0, 0.3), dfc.Nudge(1.0))
-        found = find(reference, loop, x, y)
+    linearised, steady = (find(e, loop, x, y) for e in (dfc.Analytic(), dfc.Broyden(rtol=1e-7)))
+    plain = Plain(model)
+    for b in range(3):
+        voltages, rates = plain.settle(np.asarray(x[b]))
+        error = np.asarray(y[b]) - softmax(rates[-1])
+        wanted = np.linalg.solve(plain.gain(voltages) + leak * np.eye(66), error)
+        assert relative_error(linearised.control[b], wanted) < 1e-4
+        u = np.asarray(steady.control[b])
+        moved = plain.settle(np.asarray(x[b]), u)[1][-1] - rates[-1]
+        assert np.linalg.norm(error - moved - leak * u) / np.linalg.norm(error) < 2e-7
+    for found in (linearised, steady):
         assert np.all(found.converged) and np.all(found.stable)
-        plain = Plain(model)
-        for b, u in enumerate(np.asarray(found.control)):
-            base, output = (plain.settle(np.asarray(x[b]), v)[1][-1] for v in (0.0, u))
-            error = np.asarray(y[b]) - softmax(base)
-            F = np.linalg.norm(error - (output - base) - 0.3 * u) / np.linalg.norm(error)
-            assert (2e-5 if isinstance(reference, dfc.Analytic) else 2e-7) > F
-        others = find(reference, loop, x.at[0].set(3.0), y)
-        assert relative_error(others.control[1:], found.control[1:]) < 1e-12
+    assert np.all(np.asarray(steady.iterations) <= 12)  # without its secants it takes 14
+    others = find(dfc.Broyden(rtol=1e-7), loop, x.at[0].set(3.0), y)
+    assert relative_error(others.control[1:], steady.control[1:]) < 1e-12
 
 
 def test_bad_tolerances_are_refused() -> None:

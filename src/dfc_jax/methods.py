@@ -128,8 +128,11 @@ class _SteadyStateMethod(AbstractMethod):
         loop = ClosedLoop(model, self.controller, self.target, self.loss)
         samples = jax.vmap(loop.sample)(x, y)
         found = jax.vmap(self._equilibrium, in_axes=(None, 0))(loop, samples)
+        finite = jnp.all(jnp.isfinite(x.reshape(len(x), -1)), axis=1)  # tanh hides an infinite input
+        found = eqx.tree_at(lambda f: f.converged, found, found.converged & finite)
+        contributes = self._contributes(found) & finite
         signals = jax.vmap(_signals, in_axes=(None, 0, 0, 0))
-        presynaptic, teaching = signals(loop, samples, found.deviation, self._contributes(found))
+        presynaptic, teaching = signals(loop, samples, found.deviation, contributes)
         change = forward_rule(model.layers, presynaptic, teaching)
         update = jax.tree.map(lambda w: -w / (len(y) * self.target.step()), change)
         return _shaped_like(model, update), _report(self.loss, samples, y, found)
