@@ -85,6 +85,7 @@ def test_linear_network_has_the_closed_form(linear, controller, leak, equilibriu
         assert relative_error([d[b] for d in found.deviation.voltage], moved) < 10 * tolerance
 
 
+@pytest.mark.slow
 def test_stiff_solver_finds_the_closed_form(linear) -> None:
     """An implicit Diffrax solver with a chord root finder, its steps without a bound."""
     model, x, y = linear
@@ -139,6 +140,7 @@ def test_strategies_agree_on_nonlinear_networks(activation: tuple[dfc.AbstractAc
     assert relative_error(find(dfc.Analytic(), loop, x, y).control, found["newton"].control) > 1e-3
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("loss", [dfc.MeanSquaredError(), dfc.CrossEntropy()], ids=repr)
 def test_clamped_output_against_a_long_simulation(loss: dfc.AbstractLoss) -> None:
     """Strong feedback, with errors of order one, against SciPy's integration of the raw equations."""

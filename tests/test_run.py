@@ -16,7 +16,7 @@ from run import main
 
 
 ROOT = pathlib.Path(__file__).parent.parent
-SMALL = ("--epochs", "2", "--hidden", "16", "--no-progress")
+SMALL = ("--epochs", "2", "--hidden", "16", "--feedback", "fixed", "--no-progress")
 
 
 def run(*options: str, expect: int = 0) -> subprocess.CompletedProcess:
