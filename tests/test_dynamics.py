@@ -334,6 +334,7 @@ NOISES = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", NOISES)
 @pytest.mark.parametrize("source", ["published", "simulate"])
 def test_stationary_variance_of_the_noise(kind: str, source: str, getkey) -> None:

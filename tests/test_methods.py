@@ -271,6 +271,7 @@ def test_the_averages_agree(getkey):
         assert relative_error(run(AVERAGED[name], model, x, y)[0], wanted) < tolerance
 
 
+@pytest.mark.slow
 def test_clamped_softened_labels(getkey):
     model, (x, y) = make_network(getkey(), sizes=(4, 12, 12, 3)), make_batch(getkey(), 8)
     update, report = run(dfc.DFCSS(target=dfc.Clamp()), model, x, 0.9 * y + 0.1 / 3)
@@ -283,6 +284,7 @@ def test_clamped_softened_labels(getkey):
 # Transformations
 
 
+@pytest.mark.slow
 @every({name: ALL[name] for name in ("broyden", "implicit")})
 def test_several_seeds_are_one_program(method, getkey):
     x, y = make_batch(getkey(), 3)

@@ -66,6 +66,7 @@ def fit(model, data, *, method=BACKPROP, optimiser=None, epochs=3, key=0, **opti
 # Learning
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", [dfc.Backprop(), dfc.DFCSS()], ids=["backprop", "dfcss"])
 def test_digits_are_learned(method, digits):
     method = in_single_precision(method)
@@ -239,6 +240,7 @@ def learning(rate=3e-3, **options):
     return dfc.FeedbackLearning(optax.adam(rate), **options)
 
 
+@pytest.mark.slow
 def test_pretraining_aligns_the_feedback_and_leaves_the_weights_alone():
     data = regression(320)
     model = small_network(2, (6, 16, 16, 3), feedback=dfc.RandomFeedback())
