@@ -8,20 +8,14 @@ backpropagation in the same round; the median of the rounds is reported. The net
 images are scikit-learn's digits, enlarged to 28 x 28.
 """
 
-import contextlib
 import dataclasses
-import datetime
 import json
 import math
-import os
 import pathlib
-import platform
 import shlex
-import subprocess
 import sys
 import time
 from collections.abc import Callable
-from importlib.metadata import version
 from typing import Any
 
 import equinox as eqx
@@ -226,20 +220,13 @@ def _angle(update: np.ndarray | None, reference: np.ndarray) -> float | None:
 
 def _environment() -> dict[str, Any]:
     """Enough to know what a figure was measured on."""
-    device, information = jax.devices()[0], pathlib.Path("/proc/cpuinfo")
-    lines = information.read_text().splitlines() if information.exists() else []
-    models = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    processor = models[0] if models else platform.processor() or platform.machine()
-    packages = ("jax", "jaxlib", "equinox", "diffrax", "optimistix", "lineax", "optax", "dfc_jax")
-    describe, revision = ["git", "-C", str(HERE), "describe", "--always", "--dirty"], None
-    with contextlib.suppress(OSError, subprocess.CalledProcessError):
-        revision = subprocess.check_output(describe, text=True).strip()
+    where = dfc.environment()
     return {
-        "device": processor if device.platform == "cpu" else device.device_kind,
-        "cores": os.cpu_count(),
-        "versions": {"python": platform.python_version()} | {name: version(name) for name in packages},
-        "revision": revision,
-        "date": datetime.date.today().isoformat(),
+        "device": where["processor"] if where["device"] == "cpu" else where["device"],
+        "cores": where["cores"],
+        "versions": {"python": where["python"]} | where["versions"],
+        "revision": where["git_revision"],
+        "date": where["started"].partition("T")[0],
         "command": shlex.join(["python", "benchmarks/training_step.py", *sys.argv[1:]]),
     }
 

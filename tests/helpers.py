@@ -4,6 +4,7 @@ from collections.abc import Sequence
 
 import equinox as eqx
 import jax
+import jax.numpy as jnp
 import jax.random as jr
 import numpy as np
 from jaxtyping import Array, Float, PRNGKeyArray, PyTree
@@ -157,3 +158,28 @@ class Plain:
             None if apical is None else [(q - a) / tau_apical for q, a in zip(drive, apical, strict=True)],
             None if noise is None else [-n / tau_noise for n in noise],
         )
+
+
+class _Counted(dfc.PublishedState):
+    time: Array
+    index: Array
+
+
+class Replayed(dfc.PublishedEuler):
+    """The published scheme with given noise in place of fresh draws: each sample is known by its input."""
+
+    x: Float[Array, "batch inputs"] | None = None
+    noise: tuple[Float[Array, "steps batch _"], ...] = ()
+
+    def initial(self, loop: dfc.ClosedLoop, sample: dfc.Sample) -> dfc.PublishedState:
+        state = super().initial(loop, sample)
+        distances = jax.vmap(lambda x: jnp.sum(jnp.abs(x - sample.feedforward.inputs[0])))(self.x)
+        return _Counted(*vars(state).values(), jnp.asarray(0), jnp.argmin(distances))
+
+    def step(
+        self, loop: dfc.ClosedLoop, state: dfc.PublishedState, sample: dfc.Sample, draws: object = None
+    ) -> dfc.PublishedState:
+        del draws
+        given = tuple(noise[state.time, state.index] for noise in self.noise)
+        after = super().step(loop, state, sample, given)
+        return _Counted(*vars(after).values(), state.time + 1, state.index)

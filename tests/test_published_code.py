@@ -14,8 +14,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from helpers import relative_error
-from jaxtyping import Array, Float
+from helpers import relative_error, Replayed
+from jaxtyping import Array
 
 import dfc_jax as dfc
 
@@ -50,31 +50,6 @@ def group(name: str) -> str:
 def groups(path: Path) -> list[str]:
     with np.load(path) as file:
         return sorted({group(name) for name in file.files} - OPTIONS)
-
-
-class Recorded(dfc.PublishedEuler):
-    """The published scheme with recorded noise in place of fresh draws: each sample is known by its input."""
-
-    x: Float[Array, "batch inputs"] | None = None
-    noise: tuple[Float[Array, "steps batch _"], ...] = ()
-
-    def initial(self, loop: dfc.ClosedLoop, sample: dfc.Sample) -> dfc.PublishedState:
-        state = super().initial(loop, sample)
-        distances = jax.vmap(lambda x: jnp.sum(jnp.abs(x - sample.feedforward.inputs[0])))(self.x)
-        return _Counted(*vars(state).values(), jnp.asarray(0), jnp.argmin(distances))
-
-    def step(
-        self, loop: dfc.ClosedLoop, state: dfc.PublishedState, sample: dfc.Sample, draws: object = None
-    ) -> dfc.PublishedState:
-        del draws
-        recorded = tuple(noise[state.time, state.index] for noise in self.noise)
-        after = super().step(loop, state, sample, recorded)
-        return _Counted(*vars(after).values(), state.time + 1, state.index)
-
-
-class _Counted(dfc.PublishedState):
-    time: Array
-    index: Array
 
 
 class Case:
@@ -116,7 +91,7 @@ class Case:
         get = self.file.__getitem__
         sigma, sigma_output = float(get("sigma_fb")), float(get("sigma_output_fb"))
         dt, tau_apical = float(get("dt_di_fb")), float(get("apical_time_constant_fb"))
-        scheme = Recorded(
+        scheme = Replayed(
             dt,
             int(get("tmax_di_fb")),
             bool(get("inst_transmission_fb")),

@@ -6,8 +6,8 @@ import jax.numpy as jnp
 import jax.random as jr
 import numpy as np
 import pytest
-from helpers import angle, flat, make_batch, make_network, Plain, relative_error, softmax
-from jaxtyping import Array, Float, PRNGKeyArray
+from helpers import angle, flat, make_batch, make_network, Plain, relative_error, Replayed, softmax
+from jaxtyping import Array, PRNGKeyArray
 
 import dfc_jax as dfc
 
@@ -18,31 +18,6 @@ SIZES = (4, 6, 5, 3)
 @eqx.filter_jit
 def dream(sleep: dfc.SleepPhase, model: dfc.Network, x: Array, y: Array, key: PRNGKeyArray) -> dfc.Network:
     return sleep(model, x, y, key=key)
-
-
-class _Counted(dfc.PublishedState):
-    time: Array
-    index: Array
-
-
-class Replayed(dfc.PublishedEuler):
-    """The published scheme with given noise in place of fresh draws: each sample is known by its input."""
-
-    x: Float[Array, "batch inputs"] | None = None
-    noise: tuple[Float[Array, "steps batch _"], ...] = ()
-
-    def initial(self, loop: dfc.ClosedLoop, sample: dfc.Sample) -> dfc.PublishedState:
-        state = super().initial(loop, sample)
-        distances = jax.vmap(lambda x: jnp.sum(jnp.abs(x - sample.feedforward.inputs[0])))(self.x)
-        return _Counted(*vars(state).values(), jnp.asarray(0), jnp.argmin(distances))
-
-    def step(
-        self, loop: dfc.ClosedLoop, state: dfc.PublishedState, sample: dfc.Sample, draws: object = None
-    ) -> dfc.PublishedState:
-        del draws
-        given = tuple(noise[state.time, state.index] for noise in self.noise)
-        after = super().step(loop, state, sample, given)
-        return _Counted(*vars(after).values(), state.time + 1, state.index)
 
 
 @pytest.mark.parametrize("filtered", [False, True])

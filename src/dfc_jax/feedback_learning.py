@@ -1,6 +1,7 @@
 """Learning the feedback weights beside the forward weights: sleep epochs before and between wake epochs."""
 
 import math
+from collections.abc import Iterable
 
 import equinox as eqx
 import jax
@@ -59,9 +60,7 @@ def pretrain(
         learning = eqx.tree_at(lambda l: l.optimiser, learning, learning.pretraining_optimiser)
     state = learning.optimiser.init(model.feedback)
     parts = tqdm(_epochs(learning.pretraining_epochs), "feedback pre-training", disable=not progress)
-    for epoch, part in enumerate(parts):
-        epoch_key = jr.fold_in(key, epoch)
-        model, state = _sleep_epoch(model, state, learning, train, epoch_key, batch_size, part)
+    model, _ = _sleep_through(parts, model, state, learning, train, key, batch_size)
     require(all_finite(model), "feedback pre-training diverged; lower its learning rate or its step `dt`.")
     return model
 
@@ -75,9 +74,22 @@ def sleep(
     batch_size: int,
 ) -> tuple[Network, PyTree]:
     """The sleep before one wake epoch: the model and the optimiser's state."""
-    for i, part in enumerate(_epochs(learning.epochs_per_wake_epoch)):
-        epoch_key = jr.fold_in(key, i)
-        model, state = _sleep_epoch(model, state, learning, train, epoch_key, batch_size, part)
+    parts = _epochs(learning.epochs_per_wake_epoch)
+    return _sleep_through(parts, model, state, learning, train, key, batch_size)
+
+
+def _sleep_through(
+    parts: Iterable[float],
+    model: Network,
+    state: PyTree,
+    learning: FeedbackLearning,
+    train: Split,
+    key: PRNGKeyArray,
+    batch_size: int,
+) -> tuple[Network, PyTree]:
+    """One sleep epoch after another, each as long as its part says."""
+    for i, part in enumerate(parts):
+        model, state = _sleep_epoch(model, state, learning, train, jr.fold_in(key, i), batch_size, part)
     return model, state
 
 
