@@ -16,6 +16,7 @@ from dfc_jax.averaging import (
     ImplicitAverage as ImplicitAverage,
     PublishedAverage as PublishedAverage,
 )
+from dfc_jax.broyden import Analytic as Analytic, Broyden as Broyden
 from dfc_jax.closed_loop import (
     ClosedLoop as ClosedLoop,
     Deviation as Deviation,
@@ -37,11 +38,10 @@ from dfc_jax.data import (
 from dfc_jax.diagnostics import condition_two as condition_two
 from dfc_jax.equilibrium import (
     AbstractEquilibrium as AbstractEquilibrium,
-    Analytic as Analytic,
-    Broyden as Broyden,
     Equilibrium as Equilibrium,
     RootFind as RootFind,
 )
+from dfc_jax.fallback import PseudoTransient as PseudoTransient
 from dfc_jax.feedback import (
     ExactFeedback as ExactFeedback,
     FeedbackWeights as FeedbackWeights,

@@ -13,7 +13,7 @@ from jaxtyping import Array, Float, Int, PyTree
 
 from dfc_jax._checks import check_number, require, zero_unless_finite
 from dfc_jax.closed_loop import ClosedLoop, Deviation, LoopState, PerLayer, Sample
-from dfc_jax.equilibrium import controlled, Equilibrium, residual
+from dfc_jax.equilibrium import controlled, Equilibrium, relative_residual
 from dfc_jax.network import Layer
 from dfc_jax.plasticity import forward_rule, presynaptic_rates, teaching_signal
 from dfc_jax.published import PublishedEuler
@@ -76,10 +76,9 @@ def _last_state(
     steps: Int[Array, ""] | int,
 ) -> Equilibrium:
     def one(sample: Sample, control: Float[Array, " out"], deviation: Deviation) -> Equilibrium:
-        at_rest = residual(loop, sample, control, controlled(loop, sample, control))
         error = jnp.linalg.norm(loop.error(sample, deviation.rate[-1])) / sample.scale
         fallen = error < 0.5
-        remaining = jnp.linalg.norm(at_rest) / sample.scale
+        remaining = relative_residual(loop, sample, control, controlled(loop, sample, control))
         return Equilibrium(control, deviation, fallen, remaining, jnp.asarray(steps), fallen)
 
     return jax.vmap(one)(samples, control, deviation)

@@ -188,11 +188,11 @@ class ClosedLoop(eqx.Module):
             rate.append(layer.activation.difference(base, voltage[-1]))
         return Deviation(tuple(voltage), tuple(basal), tuple(rate))
 
-    def gain(self, sample: Sample, voltage: PerLayer | None = None) -> Float[Array, "out out"]:
-        """E J Q: how the error falls with the control, to first order, in the feedforward state.
+    def output_gain(self, sample: Sample, voltage: PerLayer | None = None) -> Float[Array, "out out"]:
+        """J Q: how the output moves with the control, to first order, in the feedforward state.
 
-        With `voltage`, in the state displaced by those deviations. J Q is pushed forward through the layers
-        as n_L tangents; E is the derivative of the error by the output (the identity for `Nudge`).
+        With `voltage`, in the state displaced by those deviations. It is pushed forward through the layers
+        as n_L tangents.
         """
         base = sample.feedforward.voltages
         at = base if voltage is None else tuple(v + d for v, d in zip(base, voltage, strict=True))
@@ -204,25 +204,25 @@ class ClosedLoop(eqx.Module):
             if tangents is not None:
                 arriving = arriving + jax.vmap(layer.linear)(tangents)
             tangents = jax.vmap(lambda t, slope=slope: slope * t)(arriving)
-        change = jnp.zeros_like(sample.error)
-        if voltage is not None:
-            change = self.network.layers[-1].activation.difference(base[-1], voltage[-1])
-        return jax.vmap(lambda t: self._error_fall(sample, change, t))(tangents).T
+        return tangents.T
+
+    def error_gain(
+        self, sample: Sample, gain: Float[Array, "out out"], change: Float[Array, " out"]
+    ) -> Float[Array, "out out"]:
+        """E G: how the error falls when the output, displaced by `change`, moves as G = `gain` says.
+
+        E is the derivative of the error by the output: the identity for `Nudge`.
+        """
+        by_output = lambda c: self.target.error_change(self.loss, sample.feedforward.output, c)
+        push = lambda tangent: jax.jvp(by_output, (change,), (tangent,))[1]
+        return jax.vmap(push, in_axes=1, out_axes=1)(gain)
 
     def layer_gains(self, sample: Sample) -> tuple[Float[Array, "out out"], ...]:
-        """E J_i Q_i of each layer alone, in the feedforward state; their sum is `gain`."""
+        """E J_i Q_i of each layer alone, in the feedforward state; their sum is E J Q."""
         jacobian = self.network.jacobian(sample.feedforward.voltages)
         still = jnp.zeros_like(sample.error)
         through = (
             jnp.tensordot(J, Q, axes=(tuple(range(1, J.ndim)), tuple(range(Q.ndim - 1))))
             for J, Q in zip(jacobian, self.feedback(sample), strict=True)
         )
-        by_column = jax.vmap(lambda t: self._error_fall(sample, still, t), in_axes=1, out_axes=1)
-        return tuple(by_column(gain) for gain in through)
-
-    def _error_fall(
-        self, sample: Sample, change: Float[Array, " out"], tangent: Float[Array, " out"]
-    ) -> Float[Array, " out"]:
-        """E t: how the error falls when an output displaced by `change` moves along `tangent`."""
-        by_output = lambda c: self.target.error_change(self.loss, sample.feedforward.output, c)
-        return jax.jvp(by_output, (change,), (tangent,))[1]
+        return tuple(self.error_gain(sample, gain, still) for gain in through)

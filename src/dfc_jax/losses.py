@@ -10,6 +10,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from dfc_jax.balance import AbstractBalance, PlainBalance, SoftmaxBalance
+
 
 class AbstractLoss(eqx.Module):
     """The loss of one sample as a function of the network's output r_L (logits for cross-entropy)."""
@@ -32,6 +34,10 @@ class AbstractLoss(eqx.Module):
     ) -> Float[Array, " out"]:
         """By how much `clamped_error` falls when the output moves from `output` by `change`."""
 
+    @abc.abstractmethod
+    def clamped_balance(self) -> AbstractBalance:
+        """The equations of the steady state under strong feedback."""
+
 
 class MeanSquaredError(AbstractLoss):
     """mean((r_L - y)^2), the mean over the outputs."""
@@ -49,6 +55,9 @@ class MeanSquaredError(AbstractLoss):
         self, output: Float[Array, " out"], change: Float[Array, " out"]
     ) -> Float[Array, " out"]:
         return change
+
+    def clamped_balance(self) -> AbstractBalance:
+        return PlainBalance()
 
 
 class CrossEntropy(AbstractLoss):
@@ -69,9 +78,14 @@ class CrossEntropy(AbstractLoss):
     def clamped_change(
         self, output: Float[Array, " out"], change: Float[Array, " out"]
     ) -> Float[Array, " out"]:
-        # softmax(r + c) - softmax(r) = p (expm1(c) - m) / (1 + m) with m = p . expm1(c);
-        # softmax ignores a common shift, so c is shifted to keep the exponential in range.
+        # softmax(r + c) - softmax(r) = p expm1(c - s) with s = log(sum p exp(c)). Softmax ignores a common
+        # shift: with that of the likeliest class, 1 + m below is at least 1 / n and nothing cancels.
         p = jax.nn.softmax(output)
-        shifted = change - jnp.max(change)
-        growth = jnp.expm1(shifted)
-        return p * (growth - p @ growth) / (p @ jnp.exp(shifted))
+        shifted = change - change[jnp.argmax(output)]
+        largest = jnp.max(shifted)
+        m = p @ jnp.expm1(jnp.minimum(shifted, 80))
+        far = largest + jnp.log(p @ jnp.exp(shifted - largest))
+        return p * jnp.expm1(shifted - jnp.where(largest < 80, jnp.log1p(m), far))
+
+    def clamped_balance(self) -> AbstractBalance:
+        return SoftmaxBalance()

@@ -13,9 +13,11 @@ from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
 
 from dfc_jax._checks import check_number
 from dfc_jax.averaging import AbstractAverage, ImplicitAverage
+from dfc_jax.broyden import Analytic, Broyden
 from dfc_jax.closed_loop import ClosedLoop, Deviation, Sample
 from dfc_jax.controller import AbstractController, PIController
-from dfc_jax.equilibrium import AbstractEquilibrium, Analytic, Broyden, Equilibrium
+from dfc_jax.equilibrium import AbstractEquilibrium, Equilibrium
+from dfc_jax.fallback import PseudoTransient, rescue
 from dfc_jax.feedback import ExactFeedback
 from dfc_jax.losses import AbstractLoss, CrossEntropy
 from dfc_jax.network import Layer, Network
@@ -32,6 +34,7 @@ class Report(eqx.Module):
     residual: Float[Array, " batch"]  # of the steady state, relative to the target error
     iterations: Int[Array, " batch"]
     stable: Bool[Array, " batch"]
+    fallback: Bool[Array, " batch"]  # whether the steady state is that of the fallback scheme
 
 
 class AbstractMethod(eqx.Module):
@@ -111,7 +114,10 @@ class _SteadyStateMethod(AbstractMethod):
     target: eqx.AbstractVar[AbstractTarget]
 
     @abc.abstractmethod
-    def _equilibrium(self, loop: ClosedLoop, sample: Sample) -> Equilibrium: ...
+    def _equilibrium(
+        self, loop: ClosedLoop, samples: Sample
+    ) -> tuple[Equilibrium, Bool[Array, " batch"] | None]:
+        """The steady states, and which of them a fallback scheme has found, if there is one."""
 
     @abc.abstractmethod
     def _contributes(self, equilibrium: Equilibrium) -> Bool[Array, " batch"]: ...
@@ -127,15 +133,15 @@ class _SteadyStateMethod(AbstractMethod):
         del key
         loop = ClosedLoop(model, self.controller, self.target, self.loss)
         samples = jax.vmap(loop.sample)(x, y)
-        found = jax.vmap(self._equilibrium, in_axes=(None, 0))(loop, samples)
-        finite = jnp.all(jnp.isfinite(x.reshape(len(x), -1)), axis=1)  # tanh hides an infinite input
+        found, rescued = self._equilibrium(loop, samples)
+        # The output may hide an infinite input, the first voltages cannot.
+        finite = jax.vmap(lambda v: jnp.isfinite(jnp.sum(v)))(samples.feedforward.voltages[0])
         found = eqx.tree_at(lambda f: f.converged, found, found.converged & finite)
-        contributes = self._contributes(found) & finite
+        weight = jnp.where(self._contributes(found) & finite, -1 / (len(y) * self.target.step()), 0)
         signals = jax.vmap(_signals, in_axes=(None, 0, 0, 0))
-        presynaptic, teaching = signals(loop, samples, found.deviation, contributes)
-        change = forward_rule(model.layers, presynaptic, teaching)
-        update = jax.tree.map(lambda w: -w / (len(y) * self.target.step()), change)
-        return _shaped_like(model, update), _report(self.loss, samples, y, found)
+        presynaptic, teaching = signals(loop, samples, found.deviation, weight)
+        update = forward_rule(model.layers, presynaptic, teaching)
+        return _shaped_like(model, update), _report(self.loss, samples, y, found, rescued)
 
 
 class DFCSS(_SteadyStateMethod):
@@ -145,6 +151,7 @@ class DFCSS(_SteadyStateMethod):
 
     - `controller`, `target`, `loss`: of the closed loop.
     - `equilibrium`: how the steady state is found: `Broyden()`, `RootFind(...)`, `Simulated(...)`.
+    - `fallback`: how it is found for the samples of which `equilibrium` failed to; None leaves them out.
     - `include_unconverged`: whether samples whose steady state was not found contribute. They are counted
       in the report either way; a sample that is not finite never contributes.
     """
@@ -153,10 +160,14 @@ class DFCSS(_SteadyStateMethod):
     target: AbstractTarget = Nudge()
     loss: AbstractLoss = CrossEntropy()
     equilibrium: AbstractEquilibrium = Broyden()
+    fallback: AbstractEquilibrium | None = PseudoTransient()
     include_unconverged: bool = eqx.field(static=True, default=False)
 
-    def _equilibrium(self, loop: ClosedLoop, sample: Sample) -> Equilibrium:
-        return self.equilibrium(loop, sample)
+    def _equilibrium(
+        self, loop: ClosedLoop, samples: Sample
+    ) -> tuple[Equilibrium, Bool[Array, " batch"] | None]:
+        found = self.equilibrium(loop, samples)
+        return (found, None) if self.fallback is None else rescue(loop, samples, found, self.fallback)
 
     def _contributes(self, equilibrium: Equilibrium) -> Bool[Array, " batch"]:
         return jnp.isfinite(equilibrium.residual) if self.include_unconverged else equilibrium.converged
@@ -169,8 +180,8 @@ class DFCSSA(_SteadyStateMethod):
     target: AbstractTarget = Nudge()
     loss: AbstractLoss = CrossEntropy()
 
-    def _equilibrium(self, loop: ClosedLoop, sample: Sample) -> Equilibrium:
-        return Analytic()(loop, sample)
+    def _equilibrium(self, loop: ClosedLoop, samples: Sample) -> tuple[Equilibrium, None]:
+        return Analytic()(loop, samples), None
 
     def _contributes(self, equilibrium: Equilibrium) -> Bool[Array, " batch"]:
         return equilibrium.converged
@@ -212,21 +223,34 @@ class DFC(AbstractMethod):
 
 
 def _signals(
-    loop: ClosedLoop, sample: Sample, deviation: Deviation, contributes: Bool[Array, ""]
+    loop: ClosedLoop, sample: Sample, deviation: Deviation, weight: Float[Array, ""]
 ) -> tuple[tuple[Float[Array, "..."], ...], tuple[Float[Array, "..."], ...]]:
-    """What the forward rule needs of one sample; nothing but zeros where it does not contribute."""
-    signals = presynaptic_rates(sample, deviation), teaching_signal(loop, sample, deviation)
-    return jax.tree.map(lambda leaf: jnp.where(contributes, leaf, 0), signals)
+    """Presynaptic rates and weighted teaching signals; zeros, even instead of NaN, if the weight is zero."""
+    presynaptic = presynaptic_rates(sample, deviation)
+    teaching = tuple(weight * signal for signal in teaching_signal(loop, sample, deviation))
+    return jax.tree.map(lambda leaf: jnp.where(weight == 0, 0, leaf), (presynaptic, teaching))
 
 
 def _shaped_like(model: Network, layers: tuple[Layer, ...]) -> Network:
     return Network(layers, jax.tree.map(jnp.zeros_like, model.feedback))
 
 
-def _report(loss: AbstractLoss, samples: Sample, y: Float[Array, "batch out"], found: Equilibrium) -> Report:
+def _report(
+    loss: AbstractLoss,
+    samples: Sample,
+    y: Float[Array, "batch out"],
+    found: Equilibrium,
+    rescued: Bool[Array, " batch"] | None = None,
+) -> Report:
     output = samples.feedforward.output
     return Report(
-        jax.vmap(loss)(output, y), output, found.converged, found.residual, found.iterations, found.stable
+        jax.vmap(loss)(output, y),
+        output,
+        found.converged,
+        found.residual,
+        found.iterations,
+        found.stable,
+        jnp.zeros(len(y), bool) if rescued is None else rescued,
     )
 
 
@@ -235,4 +259,4 @@ def _instant_report(
 ) -> Report:
     batch = len(y)
     yes, none = jnp.ones(batch, bool), jnp.zeros(batch, int)
-    return Report(jax.vmap(loss)(output, y), output, yes, jnp.zeros(batch, output.dtype), none, yes)
+    return Report(jax.vmap(loss)(output, y), output, yes, jnp.zeros(batch, output.dtype), none, yes, ~yes)

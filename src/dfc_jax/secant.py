@@ -1,74 +1,150 @@
-"""Broyden's method from a shared inverse Jacobian, for systems of many unknowns."""
+"""Broyden's method for a batch of independent systems, from given inverse Jacobians.
 
+Good Broyden updates (Kelley, Iterative Methods for Linear and Nonlinear Equations, 1995, ch. 7): after a
+step s from residual R to R' an inverse H of -dR/du becomes (I + c s^T) H with c = (s - H y) / (s . H y) and
+y = R - R'.
+"""
+
+import abc
 from collections.abc import Callable
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float, Int
+from jaxtyping import Array, Bool, Float, Int, PyTree
+
+
+class AbstractInverse(eqx.Module):
+    """Approximate inverse Jacobians of a batch, corrected step by step."""
+
+    @abc.abstractmethod
+    def times(self, residual: Float[Array, "batch n"], turn: Int[Array, ""]) -> Float[Array, "batch n"]:
+        """H R after `turn` corrections."""
+
+    @abc.abstractmethod
+    def corrected(
+        self, factor: Float[Array, "batch n"], step: Float[Array, "batch n"], turn: Int[Array, ""]
+    ) -> "AbstractInverse":
+        """(I + c s^T) H as correction number `turn`, c being the `factor`."""
+
+
+class OwnInverses(AbstractInverse):
+    """A matrix for every sample."""
+
+    matrices: Float[Array, "batch n n"]
+
+    def times(self, residual: Float[Array, "batch n"], turn: Int[Array, ""]) -> Float[Array, "batch n"]:
+        del turn
+        return jax.vmap(jnp.matmul)(self.matrices, residual)
+
+    def corrected(
+        self, factor: Float[Array, "batch n"], step: Float[Array, "batch n"], turn: Int[Array, ""]
+    ) -> "OwnInverses":
+        del turn
+        correct = lambda H, c, s: H + jnp.outer(c, s @ H)
+        return OwnInverses(jax.vmap(correct)(self.matrices, factor, step))
+
+
+class SharedInverse(AbstractInverse):
+    """One matrix for all samples, and each sample's corrections kept as the vectors they are."""
+
+    matrix: Float[Array, "n n"]
+    factors: Float[Array, "memory batch n"]
+    steps: Float[Array, "memory batch n"]
+
+    @staticmethod
+    def create(matrix: Float[Array, "n n"], batch: int, memory: int) -> "SharedInverse":
+        """Without corrections yet, with room for `memory` of them."""
+        none = jnp.zeros((memory, batch, len(matrix)), matrix.dtype)
+        return SharedInverse(matrix, none, none)
+
+    def times(self, residual: Float[Array, "batch n"], turn: Int[Array, ""]) -> Float[Array, "batch n"]:
+        def correct(i: Int[Array, ""], vector: Float[Array, "batch n"]) -> Float[Array, "batch n"]:
+            return vector + self.factors[i] * jnp.sum(self.steps[i] * vector, axis=1, keepdims=True)
+
+        return jax.lax.fori_loop(0, turn, correct, residual @ self.matrix.T)
+
+    def corrected(
+        self, factor: Float[Array, "batch n"], step: Float[Array, "batch n"], turn: Int[Array, ""]
+    ) -> "SharedInverse":
+        return SharedInverse(self.matrix, self.factors.at[turn].set(factor), self.steps.at[turn].set(step))
+
+
+class Point(eqx.Module):
+    """What is known at one control, of one sample or of a batch along the first axis."""
+
+    residual: Float[Array, "... n"]  # R, of the equations that are iterated
+    error: Float[Array, "..."]  # what must fall below the tolerance
+    payload: PyTree  # what else is wanted there in the end
 
 
 class SecantSolution(eqx.Module):
     """Where the iteration ended."""
 
-    root: Float[Array, " n"]
-    residual: Float[Array, " n"]
-    iterations: Int[Array, ""]
-    positive: Bool[Array, ""]  # whether -dF/du was positive along every step taken
+    root: Float[Array, "batch n"]
+    point: Point
+    iterations: Int[Array, " batch"]
+    inverse: AbstractInverse
+    positive: Bool[Array, " batch"]  # whether -dR/du was positive along every step taken
 
 
 class _State(eqx.Module):
-    root: Float[Array, " n"]
-    residual: Float[Array, " n"]
-    steps: Float[Array, "memory n"]
-    iterations: Int[Array, ""]
-    positive: Bool[Array, ""]
+    root: Float[Array, "batch n"]
+    point: Point
+    direction: Float[Array, "batch n"]  # H R
+    step: Float[Array, "batch n"]  # the part of it that is taken next
+    inverse: AbstractInverse
+    turn: Int[Array, ""]
+    iterations: Int[Array, " batch"]
+    positive: Bool[Array, " batch"]
 
 
-def shared_inverse_broyden(
-    function: Callable[[Float[Array, " n"]], Float[Array, " n"]],
-    at_zero: Float[Array, " n"],
-    inverse: Float[Array, "n n"],
-    threshold: Float[Array, ""],
+def broyden(
+    evaluate: Callable[[Float[Array, "batch n"]], Point],
+    room: Callable[[Float[Array, "batch n"], Float[Array, "batch n"]], Float[Array, " batch"]],
+    start: Point,
+    inverse: AbstractInverse,
+    rtol: Float[Array, ""] | float,
     max_iterations: int,
 ) -> SecantSolution:
-    """A root of F from u = 0, where F is `at_zero`, given an approximate inverse of -dF/du.
+    """Roots of R from u = 0, where everything is as in `start`, by at least one step.
 
-    Only the steps are stored, so that a batch can share `inverse`: the inverse Jacobian of a sample is the
-    product of its steps' rank-one corrections with it (Kelley, Iterative Methods for Linear and Nonlinear
-    Equations, 1995, ch. 7). Ends when |F| <= threshold.
+    A sample rests once its error is at most `rtol`, or no longer finite; its steps are zero from then on, so
+    that it does not depend on the others. `room(u, s)` is the part of a step s that may be taken.
     """
 
-    def moved(state: _State, step: Float[Array, " n"]) -> _State:
-        root = state.root + step
-        residual = function(root)
-        positive = state.positive & (step @ (state.residual - residual) > 0)
-        steps = state.steps.at[state.iterations].set(step)
-        return _State(root, residual, steps, state.iterations + 1, positive)
+    def scaled(direction: Array, root: Array, active: Array) -> Array:
+        return jnp.where(active[:, None], room(root, direction)[:, None] * direction, 0)
 
     def unfinished(state: _State) -> Bool[Array, ""]:
-        size = jnp.linalg.norm(state.residual)
-        return (size > threshold) & (state.iterations < max_iterations)
+        return jnp.any(state.point.error > rtol) & (state.turn < max_iterations)
 
-    def body(state: _State) -> _State:
-        return moved(state, _next_step(state, inverse))
+    def turn(state: _State) -> _State:
+        step, root = state.step, state.root + state.step
+        moving = (state.point.error > rtol) | (state.turn == 0)
+        point = evaluate(root)
+        arrived = state.inverse.times(point.residual, state.turn)
+        fallen = state.direction - arrived  # H y
+        overlap = jnp.sum(step * fallen, axis=1, keepdims=True)
+        factor = jnp.where(overlap != 0, (step - fallen) / overlap, 0)
+        direction = arrived + factor * jnp.sum(step * arrived, axis=1, keepdims=True)
+        along = jnp.sum(step * (state.point.residual - point.residual), axis=1)
+        return _State(
+            root,
+            point,
+            direction,
+            scaled(direction, root, point.error > rtol),
+            state.inverse.corrected(factor, step, state.turn),
+            state.turn + 1,
+            state.iterations + moving.astype(state.iterations.dtype),
+            state.positive & (~moving | (along > 0)),
+        )
 
-    memory = jnp.zeros((max_iterations, at_zero.size), at_zero.dtype)
-    start = _State(jnp.zeros_like(at_zero), at_zero, memory, jnp.asarray(0), jnp.asarray(True))
-    last = jax.lax.while_loop(unfinished, body, moved(start, inverse @ at_zero))
-    return SecantSolution(last.root, last.residual, last.iterations, last.positive)
-
-
-def _next_step(state: _State, inverse: Float[Array, "n n"]) -> Float[Array, " n"]:
-    """H F for the secant inverse H, which each step s, followed by s', made (I + s' s^T / |s|^2) H."""
-
-    def overlap(index: Int[Array, ""], vector: Float[Array, " n"]) -> Float[Array, ""]:
-        step = state.steps[index]
-        return (step @ vector) / (step @ step)
-
-    def correct(index: Int[Array, ""], vector: Float[Array, " n"]) -> Float[Array, " n"]:
-        return vector + overlap(index, vector) * state.steps[index + 1]
-
-    newest = state.iterations - 1
-    vector = jax.lax.fori_loop(0, newest, correct, inverse @ state.residual)
-    return vector / (1 - overlap(newest, vector))
+    batch = len(start.residual)
+    zero, everyone = jnp.zeros_like(start.residual), jnp.ones(batch, bool)
+    direction = inverse.times(start.residual, jnp.asarray(0))
+    first = scaled(direction, zero, everyone)
+    none = jnp.zeros(batch, int)
+    begun = turn(_State(zero, start, direction, first, inverse, jnp.asarray(0), none, everyone))
+    last = jax.lax.while_loop(unfinished, turn, begun)
+    return SecantSolution(last.root, last.point, last.iterations, last.inverse, last.positive)

@@ -8,7 +8,13 @@ from jaxtyping import Array, Bool, Float
 
 from dfc_jax._checks import check_number
 from dfc_jax.closed_loop import ClosedLoop, LoopState, Sample
-from dfc_jax.equilibrium import AbstractEquilibrium, check_tolerance, controlled, Equilibrium, residual
+from dfc_jax.equilibrium import (
+    AbstractEquilibrium,
+    check_tolerance,
+    controlled,
+    Equilibrium,
+    relative_residual,
+)
 from dfc_jax.trajectory import simulate
 
 
@@ -39,7 +45,10 @@ class Simulated(AbstractEquilibrium):
         check_tolerance(self.rtol, self.max_steps)
         check_number("dtmax", self.dtmax, above=0)
 
-    def __call__(self, loop: ClosedLoop, sample: Sample) -> Equilibrium:
+    def __call__(self, loop: ClosedLoop, samples: Sample) -> Equilibrium:
+        return jax.vmap(self._one, in_axes=(None, 0))(loop, samples)
+
+    def _one(self, loop: ClosedLoop, sample: Sample) -> Equilibrium:
         def at_rest(t: Float[Array, ""], state: LoopState, args: Sample, **_: object) -> Bool[Array, ""]:
             rates = loop.vector_field(t, state, args)
             fastest = jnp.max(jnp.abs(rates.integral))
@@ -62,8 +71,7 @@ class Simulated(AbstractEquilibrium):
         )
         state = jax.tree.map(lambda leaf: leaf[-1], solution.ys)
         control = loop.control(state, sample)
-        remaining = residual(loop, sample, control, controlled(loop, sample, control))
-        error = jnp.linalg.norm(remaining) / sample.scale
+        error = relative_residual(loop, sample, control, controlled(loop, sample, control))
         fired = (solution.result == diffrax.RESULTS.event_occurred) & jnp.isfinite(error)
         deviation = loop.deviation(state, sample)
         return Equilibrium(control, deviation, fired, error, solution.stats["num_steps"], fired)

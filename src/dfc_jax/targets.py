@@ -7,6 +7,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from dfc_jax._checks import check_number
+from dfc_jax.balance import AbstractBalance, PlainBalance
 from dfc_jax.losses import AbstractLoss
 
 
@@ -24,6 +25,10 @@ class AbstractTarget(eqx.Module):
         self, loss: AbstractLoss, output: Float[Array, " out"], change: Float[Array, " out"]
     ) -> Float[Array, " out"]:
         """By how much the error falls when the output moves from the feedforward `output` by `change`."""
+
+    @abc.abstractmethod
+    def balance(self, loss: AbstractLoss) -> AbstractBalance:
+        """The equations of the steady state."""
 
     @abc.abstractmethod
     def step(self) -> Float[Array, ""]:
@@ -49,6 +54,10 @@ class Nudge(AbstractTarget):
         del loss, output
         return change
 
+    def balance(self, loss: AbstractLoss) -> AbstractBalance:
+        del loss
+        return PlainBalance()
+
     def step(self) -> Float[Array, ""]:
         return self.nudge
 
@@ -69,6 +78,9 @@ class Clamp(AbstractTarget):
     ) -> Float[Array, " out"]:
         return loss.clamped_change(output, change)
 
+    def balance(self, loss: AbstractLoss) -> AbstractBalance:
+        return loss.clamped_balance()
+
     def step(self) -> Float[Array, ""]:
         return jnp.asarray(1.0)
 
@@ -87,6 +99,10 @@ class Rest(AbstractTarget):
     ) -> Float[Array, " out"]:
         del loss, output
         return change
+
+    def balance(self, loss: AbstractLoss) -> AbstractBalance:
+        del loss
+        return PlainBalance()
 
     def step(self) -> Float[Array, ""]:
         return jnp.asarray(1.0)

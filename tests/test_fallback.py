@@ -1,0 +1,169 @@
+"""Strong feedback, and what becomes of samples whose first scheme fails."""
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import jax.random as jr
+import numpy as np
+import pytest
+from helpers import cast, make_batch, make_network, Plain, relative_error, softmax, take_samples
+from jaxtyping import Array
+
+import dfc_jax as dfc
+from dfc_jax.fallback import rescue
+from dfc_jax.small_matrices import inverse
+
+
+ALPHA = 1e-3
+CONTROLLER = dfc.PIController(2.0, ALPHA)
+
+
+def strong(key: Array, gain: float = 1.0) -> tuple[dfc.ClosedLoop, Array, Array]:
+    """Softened labels, a third of them far from what the network says; the larger `gain`, the surer it is."""
+    model = make_network(key, (4, 12, 10, 5))
+    model = eqx.tree_at(lambda m: m.layers[-1].transform.weight, model, replace_fn=lambda w: gain * w)
+    feedback = dfc.ProductOfWeights().init([layer.transform.weight for layer in model.layers], key)
+    x = make_batch(jr.key(1), 24)[0]
+    said = jnp.argmax(jax.vmap(model)(x), axis=1)
+    labels = jnp.where(jnp.arange(24) % 3 == 0, (said + 1) % 5, said)
+    y = jnp.where(jax.nn.one_hot(labels, 5) > 0, 0.99, 0.0025)
+    return dfc.ClosedLoop(dfc.Network(model.layers, feedback), CONTROLLER, dfc.Clamp()), x, y
+
+
+@eqx.filter_jit
+def find(equilibrium: dfc.AbstractEquilibrium, loop: dfc.ClosedLoop, x: Array, y: Array) -> dfc.Equilibrium:
+    return equilibrium(loop, take_samples(loop, x, y))
+
+
+def residuals(loop: dfc.ClosedLoop, x: Array, y: Array, controls: Array) -> np.ndarray:
+    """|y - softmax(r_L) - alpha u| / |y - softmax(r_L^-)| of every sample, in NumPy."""
+    plain = Plain(loop.network)
+    output = lambda a, u: softmax(plain.settle(np.asarray(a), np.asarray(u))[1][-1])
+    found = [
+        np.linalg.norm(t - output(a, u) - ALPHA * u) / np.linalg.norm(t - output(a, 0.0))
+        for a, t, u in zip(*map(np.asarray, (x, y, controls)), strict=True)
+    ]
+    return np.asarray(found)
+
+
+@pytest.mark.parametrize("gain", [1.0, 4.0])
+def test_strong_feedback_by_logarithms_and_by_continuation(gain: float) -> None:
+    """Two schemes that share no equation find the same root, and NumPy calls it one."""
+    loop, x, y = strong(jr.key(0), gain)
+    secants = find(dfc.Broyden(rtol=1e-9), loop, x, y)
+    continued = find(dfc.PseudoTransient(rtol=1e-9, max_iterations=200), loop, x, y)
+    for name, found in (("secants", secants), ("continued", continued)):
+        assert np.all(found.converged), (name, found.residual)
+        assert np.all(found.converged) and np.all(found.stable)
+        assert np.max(residuals(loop, x, y, found.control)) < 2e-9
+        assert np.max(np.abs(np.asarray(found.residual) - residuals(loop, x, y, found.control))) < 1e-10
+    assert relative_error(secants.control, continued.control) < 1e-5
+    assert np.max(np.asarray(secants.iterations)) <= 25
+    # Newton's method on the equations as they stand fails: without the logarithms this would too.
+    assert not np.all(find(dfc.RootFind(), loop, x, y).converged)
+
+
+def test_strong_feedback_in_single_precision() -> None:
+    loop, x, y = strong(jr.key(0), 6.0)
+    found = find(dfc.Broyden(), *cast((loop, x, y), jnp.float32))
+    assert np.all(found.converged) and found.control.dtype == jnp.float32
+    assert np.max(residuals(loop, x, y, np.asarray(found.control, np.float64))) < 1e-4
+
+
+def test_stability_under_strong_feedback_is_that_of_the_dynamics() -> None:
+    """Condition 3 for F, not for its logarithms: against eigenvalues in NumPy, with random feedback.
+
+    The secants know the Jacobian at the root but roughly, so one verdict in ten may differ.
+    """
+    loop, x, y = strong(jr.key(0))
+    verdicts, wrong = {True: 0, False: 0}, 0
+    for seed in range(8):
+        Q = [0.5 * jr.normal(k, (n, 5)) for k, n in zip(jr.split(jr.key(seed), 3), (12, 10, 5), strict=True)]
+        Q[-1] = Q[-1] + 0.5 * jnp.eye(5)
+        model = dfc.Network(loop.network.layers, dfc.FeedbackWeights(tuple(Q)))
+        random = dfc.ClosedLoop(model, CONTROLLER, dfc.Clamp())
+        found, plain = find(dfc.Broyden(rtol=1e-9, max_iterations=60), random, x, y), Plain(model)
+        for b in np.flatnonzero(np.asarray(found.converged)):
+            voltages, rates = plain.settle(np.asarray(x[b]), np.asarray(found.control[b]))
+            p = softmax(rates[-1])
+            gain = (np.diag(p) - np.outer(p, p)) @ plain.gain(voltages) + ALPHA * np.eye(5)
+            modes = np.linalg.eigvals(gain)
+            modes = np.delete(modes, np.argmin(np.abs(modes - ALPHA)))  # a common shift, never excited
+            slowest = np.min(modes.real)
+            if abs(slowest) > 0.01 * np.linalg.norm(gain):
+                verdicts[bool(slowest > 0)] += 1
+                wrong += bool(found.stable[b]) != (slowest > 0)
+    assert min(verdicts.values()) >= 5 and wrong <= 0.1 * sum(verdicts.values()), (verdicts, wrong)
+
+
+def nudged() -> tuple[dfc.ClosedLoop, Array, Array]:
+    model = make_network(jr.key(3), (4, 6, 5, 3))
+    return dfc.ClosedLoop(model, dfc.PIController(1.0, 0.05), dfc.Nudge(1.0)), *make_batch(jr.key(4), 9)
+
+
+class Choosy(dfc.AbstractEquilibrium):
+    """Finds the steady states, and says of those with a large first input that it did not."""
+
+    def __call__(self, loop: dfc.ClosedLoop, samples: dfc.Sample) -> dfc.Equilibrium:
+        found = dfc.Broyden(rtol=1e-10)(loop, samples)
+        refused = samples.feedforward.inputs[0][:, 0] > 0
+        wrong = jnp.where(refused[:, None], found.control + 1, found.control)
+        return eqx.tree_at(lambda f: (f.control, f.converged), found, (wrong, found.converged & ~refused))
+
+
+@pytest.mark.parametrize("block", [320, 9, 4])
+def test_the_fallback_takes_what_the_first_scheme_left(block: int, monkeypatch) -> None:
+    """All failed samples and no others, in however many blocks."""
+    monkeypatch.setattr("dfc_jax.fallback._BLOCK_UNKNOWNS", block)
+    loop, x, y = nudged()
+    left = np.asarray(x[:, 0] > 0)
+    assert 2 <= np.sum(left) <= 7
+
+    @jax.jit
+    def both(x: Array, y: Array) -> tuple[dfc.Equilibrium, Array]:
+        samples = take_samples(loop, x, y)
+        return rescue(loop, samples, Choosy()(loop, samples), dfc.PseudoTransient(rtol=1e-10))
+
+    found, rescued = both(x, y)
+    assert np.array_equal(rescued, left) and np.all(found.converged)
+    wanted = find(dfc.RootFind(), loop, x, y)
+    assert relative_error(found.control, wanted.control) < 1e-4
+    assert relative_error(found.deviation, wanted.deviation) < 1e-4
+    broken, rescued = both(x.at[0].set(jnp.nan), y)
+    assert not rescued[0] and not broken.converged[0]
+    assert np.array_equal(rescued[1:], left[1:]) and np.all(broken.converged[1:])
+
+
+def test_the_report_says_who_needed_the_fallback() -> None:
+    loop, x, y = nudged()
+    learn = eqx.filter_jit(lambda method: method(loop.network, x, y))
+    method = dfc.DFCSS(loop.controller, loop.target, equilibrium=Choosy())
+    update, report = learn(method)
+    left = np.asarray(x[:, 0] > 0)
+    assert np.array_equal(report.fallback, left) and np.all(report.converged)
+    wanted, plain = learn(dfc.DFCSS(loop.controller, loop.target, equilibrium=dfc.Broyden(rtol=1e-10)))
+    assert not np.any(plain.fallback)
+    assert relative_error(update.layers, wanted.layers) < 1e-4
+    without = learn(eqx.tree_at(lambda m: m.fallback, method, None))[1]
+    assert np.array_equal(without.converged, ~left) and not np.any(without.fallback)
+
+
+def test_continuation_admits_that_it_ran_out() -> None:
+    loop, x, y = strong(jr.key(0), 6.0)
+    found = find(dfc.PseudoTransient(rtol=1e-9, max_iterations=2), loop, x, y)
+    assert not np.any(found.converged) and np.all(np.asarray(found.iterations) == 2)
+    with pytest.raises(ValueError, match="`rtol` is"):
+        dfc.PseudoTransient(rtol=0.0)
+
+
+@pytest.mark.parametrize("n", [1, 3, 10])
+def test_inverse_of_a_batch_and_of_batches(n: int, getkey) -> None:
+    """Zero pivots included, under one vmap, under two and under none."""
+    matrices = jr.normal(getkey(), (6, n, n)) + 3 * jnp.eye(n)[None]
+    if n > 1:
+        matrices = matrices.at[2].set(jnp.flip(jnp.eye(n), axis=0))  # its first pivot is zero
+    wanted = np.linalg.inv(np.asarray(matrices))
+    assert relative_error(jax.jit(jax.vmap(inverse))(matrices), wanted) < 1e-10
+    twice = jax.jit(jax.vmap(jax.vmap(inverse)))(matrices.reshape(2, 3, n, n))
+    assert relative_error(twice.reshape(6, n, n), wanted) < 1e-10
+    assert relative_error(inverse(matrices[2]), wanted[2]) < 1e-10
