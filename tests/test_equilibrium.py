@@ -13,7 +13,7 @@ from jaxtyping import Array
 from scipy.integrate import solve_ivp
 
 import dfc_jax as dfc
-from dfc_jax.stability import eigenvalues_right_of_zero
+from dfc_jax.small_matrices import eigenvalues_right_of_zero
 
 
 NUDGE = 0.3
@@ -27,7 +27,7 @@ PRECISE = dict(
 @eqx.filter_jit
 def find(equilibrium: dfc.AbstractEquilibrium, loop: dfc.ClosedLoop, x: Array, y: Array) -> dfc.Equilibrium:
     """The steady state of every sample of a batch."""
-    return jax.vmap(lambda a, b: equilibrium(loop, loop.sample(a, b)))(x, y)
+    return equilibrium(loop, take_samples(loop, x, y))
 
 
 def cross_entropy_error(loop: dfc.ClosedLoop, x: Array, y: Array) -> np.ndarray:
@@ -294,7 +294,7 @@ def test_what_did_not_converge_contributes_nothing(tanh) -> None:
     once = dfc.Broyden(float(threshold), 1)
     admitted = np.asarray(report.residual) < threshold
     for include, contributing in ((False, admitted), (True, np.ones(3))):
-        method = dfc.DFCSS(CONTROLLER, nudge, equilibrium=once, include_unconverged=include)
+        method = dfc.DFCSS(CONTROLLER, nudge, equilibrium=once, fallback=None, include_unconverged=include)
         update, report = learn(method, loop.network, x, y)
         assert np.array_equal(report.converged, admitted) and np.sum(admitted) == 2
         assert relative_error(update.layers, mean_of(alone, contributing)) < 1e-12

@@ -219,7 +219,7 @@ def test_dynamics_of_a_convolution(getkey) -> None:
         voltages = sample.feedforward.voltages
         by_autodiff = [jax.jacobian(lambda v, i=i: _output_from(model, i, v))(voltages[i]) for i in range(3)]
         settled = lambda u: loop.sweep(sample, loop.apical_input(sample, u)).rate[-1]
-        ours = model.jacobian(voltages), loop.gain(sample), sum(loop.layer_gains(sample))
+        ours = model.jacobian(voltages), loop.output_gain(sample), sum(loop.layer_gains(sample))
         return by_autodiff, jax.jacobian(settled)(jnp.zeros(3)), ours
 
     wanted, by_sweep, (jacobian, gain, layer_gains) = compute(jr.normal(getkey(), (1, 5, 5)))

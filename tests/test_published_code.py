@@ -161,7 +161,7 @@ def _reproduce(case: Case) -> dict[str, Array | tuple[Array, ...]]:
     found |= _state_gradients(case, samples, last, "last")
 
     if not case.strong:  # the code has no linearised steady state for strong feedback
-        state = jax.vmap(lambda sample: dfc.Analytic()(loop, sample))(samples)
+        state = dfc.Analytic()(loop, samples)
         found |= {"u_ssa": state.control, "v_ssa@": sums(base, state.deviation.voltage)}
         difference = zip(state.deviation.voltage, state.deviation.basal, strict=True)
         found["delta_v_ssa@"] = tuple(d - c for d, c in difference)
