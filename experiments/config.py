@@ -66,8 +66,9 @@ class Solver:
     """dfc-ss: Broyden's or Newton's method, or the dynamics until they rest (Diffrax)."""
     rtol: float = 3e-5
     """dfc-ss: residual at which a sample has converged, relative to its target error."""
-    trajectory: Literal["implicit", "published", "diffrax"] = "implicit"
-    """dfc: implicit Euler in twelve growing steps, the published Euler scheme, or a Diffrax solver."""
+    trajectory: Literal["implicit", "closed-form", "published", "diffrax"] = "implicit"
+    """dfc: implicit Euler in twelve growing steps, the closed form of the linearised trajectory, the
+    published Euler scheme, or a Diffrax solver."""
     duration: float = 10.0
     """dfc: length of the trajectory that is averaged."""
     dt: float = 0.02
@@ -215,7 +216,9 @@ def make_method(config: Config, name: Method, loss: dfc.AbstractLoss) -> dfc.Abs
         case "dfc-ssa":
             return dfc.DFCSSA(controller, target, loss)
         case "dfc-ss":
-            return dfc.DFCSS(controller, target, loss, _equilibrium(solver))
+            # What the dynamics do not reach, no other scheme should.
+            fallback = None if solver.steady_state == "simulated" else dfc.PseudoTransient(solver.rtol)
+            return dfc.DFCSS(controller, target, loss, _equilibrium(solver), fallback)
         case "dfc":
             return dfc.DFC(controller, target, loss, solver.tau_v, _average(solver))
 
@@ -235,6 +238,8 @@ def _average(solver: Solver) -> dfc.AbstractAverage:
         case "implicit":
             # Half the default's steps: within 0.05 degrees of the exact average on MNIST.
             return dfc.ImplicitAverage(solver.duration, ((4, 0.04), (4, 0.16), (4, 0.8)))
+        case "closed-form":
+            return dfc.ClosedFormAverage(solver.duration)
         case "published":
             return dfc.PublishedAverage(dfc.PublishedEuler(solver.dt, round(solver.duration / solver.dt)))
         case "diffrax":

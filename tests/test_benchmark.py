@@ -24,7 +24,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
 def test_every_method_has_figures(folder):
     result = json.loads((folder / "training_step.json").read_text())
     methods = result["methods"]
-    assert {"Backprop", "DFA", "DFC-SSA", "DFC-SS, Broyden", "DFC, implicit Euler", "Sleep phase"} <= set(
+    assert {"Backprop", "DFA", "DFC-SSA", "DFC-SS, Broyden", "DFC, implicit, 24 steps", "Sleep phase"} <= set(
         methods
     )
     assert len(methods) == 10
@@ -41,7 +41,7 @@ def test_steady_states_agree(folder):
     assert methods["DFC-SS, Broyden"]["angle_degrees"] == 0
     assert methods["DFC-SS, Newton"]["angle_degrees"] < 0.05
     assert methods["DFC-SS, Tsit5 to rest"]["angle_degrees"] < 0.05
-    assert methods["DFC, implicit Euler"]["angle_degrees"] < 5
+    assert methods["DFC, implicit, 24 steps"]["angle_degrees"] < 5
     assert all(figures["converged"] in (None, 1) for figures in methods.values())
     assert methods["Backprop"]["converged"] is methods["Sleep phase"]["angle_degrees"] is None
 

@@ -17,6 +17,7 @@ from dfc_jax.averaging import (
     PublishedAverage as PublishedAverage,
 )
 from dfc_jax.broyden import Analytic as Analytic, Broyden as Broyden
+from dfc_jax.closed_form import ClosedFormAverage as ClosedFormAverage
 from dfc_jax.closed_loop import (
     ClosedLoop as ClosedLoop,
     Deviation as Deviation,

@@ -17,6 +17,7 @@ from dfc_jax.equilibrium import controlled, Equilibrium, relative_residual
 from dfc_jax.network import Layer
 from dfc_jax.plasticity import forward_rule, presynaptic_rates, teaching_signal
 from dfc_jax.published import PublishedEuler
+from dfc_jax.secant import broyden_update
 
 
 class AbstractAverage(eqx.Module):
@@ -148,19 +149,22 @@ class ImplicitAverage(AbstractAverage):
         inverses = jax.vmap(lambda h: jax.vmap(_implicit_inverse, in_axes=(None, 0, None))(loop, samples, h))(
             lengths
         )
-        advance = jax.vmap(_implicit_step, in_axes=(None, 0, 0, 0, None))
+        advance = jax.vmap(_implicit_step, in_axes=(None, 0, 0, 0, 0, None))
 
         def step(carry: PyTree, index: Array) -> tuple[PyTree, None]:
-            states, _, _, total = carry
+            states, controls, _, inverses, total = carry
             h = lengths[index]
-            states, controls, deviations = advance(loop, samples, states, inverses[index], h)
+            states, controls, deviations, corrected = advance(
+                loop, samples, states, controls, inverses[index], h
+            )
             change = _instant_change(loop, samples, deviations)
-            return (states, controls, deviations, total.plus(h / duration, change)), None
+            inverses = inverses.at[index].set(corrected)
+            return (states, controls, deviations, inverses, total.plus(h / duration, change)), None
 
         first = jax.vmap(loop.initial_state)(samples)
         rest = Deviation(first.voltage, first.voltage, first.voltage)
-        start = (first, samples.error, rest, _Accumulator.zero(loop, samples))
-        (_, controls, deviations, total), _ = jax.lax.scan(step, start, segment)
+        start = (first, jnp.zeros_like(samples.error), rest, inverses, _Accumulator.zero(loop, samples))
+        (_, controls, deviations, _, total), _ = jax.lax.scan(step, start, segment)
         final = _last_state(loop, samples, controls, deviations, len(segment))
         return total.total(loop, samples), final
 
@@ -175,9 +179,17 @@ def _implicit_inverse(loop: ClosedLoop, sample: Sample, h: Float[Array, ""]) -> 
 
 
 def _implicit_step(
-    loop: ClosedLoop, sample: Sample, state: LoopState, inverse: Float[Array, "out out"], h: Float[Array, ""]
-) -> tuple[LoopState, Float[Array, " out"], Deviation]:
-    """One implicit Euler step of one sample: the new state, control and deviation."""
+    loop: ClosedLoop,
+    sample: Sample,
+    state: LoopState,
+    before: Float[Array, " out"],
+    inverse: Float[Array, "out out"],
+    h: Float[Array, ""],
+) -> tuple[LoopState, Float[Array, " out"], Deviation, Float[Array, "out out"]]:
+    """One implicit Euler step of one sample from the control `before`.
+
+    Returns the new state, control and deviation, and the inverse Jacobian corrected by what the step showed.
+    """
     a, b = loop.controller.implicit_gains(h)
     q = h / loop.tau_v
 
@@ -190,13 +202,19 @@ def _implicit_step(
             rate.append(layer.activation.difference(sample.feedforward.voltages[i], voltage[i]))
         return Deviation(tuple(voltage), tuple(basal), tuple(rate))
 
-    guess = loop.control(state, sample)
-    error = loop.error(sample, neurons(guess).rate[-1])
-    control = guess + inverse @ (a * state.integral + b * error - guess)
+    def unbalanced(control: Float[Array, " out"], deviation: Deviation) -> Float[Array, " out"]:
+        return a * state.integral + b * loop.error(sample, deviation.rate[-1]) - control
+
+    missing = unbalanced(before, neurons(before))
+    moved = inverse @ missing
+    control = before + moved
     deviation = neurons(control)
-    error = loop.error(sample, deviation.rate[-1])
-    integral = control - loop.controller.control(jnp.zeros_like(control), error)
-    return LoopState(deviation.voltage, integral, None, None), control, deviation
+    fallen = moved - inverse @ unbalanced(control, deviation)
+    integral = control - loop.controller.control(
+        jnp.zeros_like(control), loop.error(sample, deviation.rate[-1])
+    )
+    state = LoopState(deviation.voltage, integral, None, None)
+    return state, control, deviation, broyden_update(inverse, moved, fallen)
 
 
 class DiffraxAverage(AbstractAverage):

@@ -35,7 +35,7 @@ class Analytic(AbstractEquilibrium):
     def __call__(self, loop: ClosedLoop, samples: Sample) -> Equilibrium:
         if samples.error.shape[1] > _DENSE_OUTPUTS:
             return self._iterated(loop, samples)
-        control, stable = jax.vmap(_linear_solution, in_axes=(None, 0))(loop, samples)
+        control, stable = jax.vmap(_linearised, in_axes=(None, 0))(loop, samples)
         return self._result(loop, samples, control, True, jnp.ones(len(control), int), stable)
 
     def _iterated(self, loop: ClosedLoop, samples: Sample) -> Equilibrium:
@@ -73,12 +73,17 @@ class Analytic(AbstractEquilibrium):
         return Equilibrium(control, deviation, finite & solved, error, iterations, stable)
 
 
-def _linear_solution(loop: ClosedLoop, sample: Sample) -> tuple[Float[Array, " out"], Bool[Array, ""]]:
+def _linearised(loop: ClosedLoop, sample: Sample) -> tuple[Float[Array, " out"], Bool[Array, ""]]:
     gain = loop_gain(loop, sample)
-    inverted = inverse(gain)
-    control = inverted @ sample.error
-    control = control + inverted @ (sample.error - gain @ control)  # one step of iterative refinement
-    return control, eigenvalues_right_of_zero(gain)
+    return linear_solution(gain, inverse(gain), sample.error), eigenvalues_right_of_zero(gain)
+
+
+def linear_solution(
+    matrix: Float[Array, "n n"], inverted: Float[Array, "n n"], vector: Float[Array, " n"]
+) -> Float[Array, " n"]:
+    """The solution of a linear system by its approximate inverse and one step of iterative refinement."""
+    found = inverted @ vector
+    return found + inverted @ (vector - matrix @ found)
 
 
 class Broyden(AbstractEquilibrium):

@@ -16,7 +16,7 @@ import jax
 import jax.numpy as jnp
 import jax.tree_util as jtu
 import lineax as lx
-from jaxtyping import Array, Float
+from jaxtyping import Array, Bool, Float
 
 from dfc_jax._checks import check_number, require
 from dfc_jax.controller import AbstractController, PIController
@@ -41,6 +41,11 @@ class Sample(eqx.Module):
         """The size of the sample's target error, the unit of its deviations (1 if there is no error)."""
         norm = jnp.linalg.norm(self.error)
         return jnp.where(norm > 0, norm, 1)
+
+    @property
+    def finite(self) -> Bool[Array, ""]:
+        """Whether the input is finite: an activation may hide that from the output, not from its voltage."""
+        return jnp.isfinite(jnp.sum(self.feedforward.voltages[0]) + jnp.sum(self.error))
 
 
 class Deviation(eqx.Module):

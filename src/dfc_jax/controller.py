@@ -27,6 +27,10 @@ class AbstractController(eqx.Module):
         """The factor a of the steady state e = a u."""
 
     @abc.abstractmethod
+    def charge(self) -> Float[Array, ""]:
+        """The factor b of the integral of e - a u over time, b u, from rest to the steady state u."""
+
+    @abc.abstractmethod
     def implicit_gains(self, step: Float[Array, ""]) -> tuple[Float[Array, ""], Float[Array, ""]]:
         """(a, b) such that u = a u_int + b e_new after an implicit Euler step of length `step` from u_int."""
 
@@ -57,6 +61,9 @@ class PIController(AbstractController):
     def steady_state_leak(self) -> Float[Array, ""]:
         return self.alpha
 
+    def charge(self) -> Float[Array, ""]:
+        return 1 - self.alpha * self.k_p  # u_int at rest
+
     def implicit_gains(self, step: Float[Array, ""]) -> tuple[Float[Array, ""], Float[Array, ""]]:
         decay = 1 / (1 + step * self.alpha)
         return decay, (step + self.k_p) * decay
@@ -85,6 +92,9 @@ class LeakyIntegratorController(AbstractController):
 
     def steady_state_leak(self) -> Float[Array, ""]:
         return self.alpha / (1 + self.alpha * self.k_p)
+
+    def charge(self) -> Float[Array, ""]:
+        return 1 / (1 + self.alpha * self.k_p) ** 2
 
     def implicit_gains(self, step: Float[Array, ""]) -> tuple[Float[Array, ""], Float[Array, ""]]:
         decay = 1 / (1 + step * self.alpha)

@@ -99,8 +99,7 @@ def rescue(
     are few. A sample that is not finite is not tried, and one that fails again stays as it was.
     """
     batch, outputs = samples.error.shape
-    finite = jax.vmap(lambda s: jnp.isfinite(jnp.sum(s.error) + jnp.sum(s.feedforward.voltages[0])))(samples)
-    failed = ~found.converged & finite
+    failed = ~found.converged & jax.vmap(lambda sample: sample.finite)(samples)
     size = min(batch, max(1, _BLOCK_UNKNOWNS // outputs))
     order, count = jnp.argsort(~failed), jnp.sum(failed)
 

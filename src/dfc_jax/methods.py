@@ -134,8 +134,7 @@ class _SteadyStateMethod(AbstractMethod):
         loop = ClosedLoop(model, self.controller, self.target, self.loss)
         samples = jax.vmap(loop.sample)(x, y)
         found, rescued = self._equilibrium(loop, samples)
-        # The output may hide an infinite input, the first voltages cannot.
-        finite = jax.vmap(lambda v: jnp.isfinite(jnp.sum(v)))(samples.feedforward.voltages[0])
+        finite = jax.vmap(lambda sample: sample.finite)(samples)
         found = eqx.tree_at(lambda f: f.converged, found, found.converged & finite)
         weight = jnp.where(self._contributes(found) & finite, -1 / (len(y) * self.target.step()), 0)
         signals = jax.vmap(_signals, in_axes=(None, 0, 0, 0))

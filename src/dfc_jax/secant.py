@@ -14,6 +14,15 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int, PyTree
 
 
+def broyden_update(
+    inverse: Float[Array, "n n"], step: Float[Array, " n"], fallen: Float[Array, " n"]
+) -> Float[Array, "n n"]:
+    """(I + c s^T) H, given s and `fallen` = H y; H itself after a step that changed nothing."""
+    overlap = step @ fallen
+    factor = jnp.where(overlap != 0, (step - fallen) / overlap, 0)
+    return inverse + jnp.outer(factor, step @ inverse)
+
+
 class AbstractInverse(eqx.Module):
     """Approximate inverse Jacobians of a batch, corrected step by step."""
 

@@ -1,0 +1,88 @@
+"""The time average of a nudged trajectory without a trajectory."""
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from dfc_jax._checks import check_number, require
+from dfc_jax.averaging import AbstractAverage
+from dfc_jax.broyden import linear_solution
+from dfc_jax.closed_loop import ClosedLoop, PerLayer, Sample
+from dfc_jax.equilibrium import controlled, Equilibrium, loop_gain, relative_residual
+from dfc_jax.network import Layer
+from dfc_jax.plasticity import forward_rule, presynaptic_rates, teaching_signal
+from dfc_jax.small_matrices import eigenvalues_right_of_zero, inverse
+from dfc_jax.targets import Nudge
+
+
+class ClosedFormAverage(AbstractAverage):
+    """The average over a trajectory of length T = `duration`, by integrating the linearised ODE.
+
+    From rest to the steady state (u, d_i), the integral of tau_v dd_i/dt = -d_i + c_i + Q_i u is tau_v d_i,
+    so on average a neuron's voltage exceeds its basal input by
+
+        mean(d_i - c_i) = Q_i ubar - (tau_v / T) d_i,
+
+    and likewise for the integral of the controller, with a = its leak and b u its charge at rest,
+
+        (J Q + a I) ubar = e^- + (tau_v sum_i J_i d_i - b u) / T.
+
+    The forward rule is then applied once, to the network at rest under these mean apical inputs. What is
+    neglected falls off as exp(-T / slowest time constant), or grows with the square of the nudge. For
+    `Nudge` only, and only for `duration`s well above the loop's time constants (2 or 3 tau_u, as a rule).
+
+    A sample whose linearised loop is not stable has no such average: it counts as not converged and
+    contributes nothing. The state in the report is the linearised steady state.
+    """
+
+    duration: Float[Array, ""] = eqx.field(converter=jnp.asarray, default=10.0)
+
+    def __check_init__(self) -> None:
+        check_number("duration", self.duration, above=0)
+
+    def __call__(self, loop: ClosedLoop, samples: Sample) -> tuple[tuple[Layer, ...], Equilibrium]:
+        require(loop.tau_apical is None, "`tau_apical` is set; ClosedFormAverage has no apical compartment.")
+        require(
+            isinstance(loop.target, Nudge),
+            f"`target` is {type(loop.target).__name__}; ClosedFormAverage is for Nudge, use ImplicitAverage.",
+        )
+        found, presynaptic, teaching = jax.vmap(self._one, in_axes=(None, 0))(loop, samples)
+        return forward_rule(loop.network.layers, presynaptic, teaching), found
+
+    def _one(self, loop: ClosedLoop, sample: Sample) -> tuple[Equilibrium, PerLayer, PerLayer]:
+        gain = loop_gain(loop, sample)
+        inverted = inverse(gain)
+        control = linear_solution(gain, inverted, sample.error)
+        voltage, passed_on = _linear_response(loop, sample, loop.apical_input(sample, control))
+        lag = loop.tau_v * passed_on - loop.controller.charge() * control
+        mean_control = linear_solution(gain, inverted, sample.error + lag / self.duration)
+        late = loop.tau_v / self.duration
+        drive = loop.apical_input(sample, mean_control)
+        mean = loop.sweep(sample, tuple(q - late * d for q, d in zip(drive, voltage, strict=True)))
+        found = self._steady_state(loop, sample, control, gain)
+        signals = presynaptic_rates(sample, mean), teaching_signal(loop, sample, mean)
+        presynaptic, teaching = jax.tree.map(lambda leaf: jnp.where(found.converged, leaf, 0), signals)
+        return found, presynaptic, teaching
+
+    def _steady_state(
+        self, loop: ClosedLoop, sample: Sample, control: Float[Array, " out"], gain: Float[Array, "out out"]
+    ) -> Equilibrium:
+        deviation = controlled(loop, sample, control)
+        error = relative_residual(loop, sample, control, deviation)
+        stable = eigenvalues_right_of_zero(gain)
+        reached = stable & sample.finite & jnp.isfinite(error)
+        return Equilibrium(control, deviation, reached, error, jnp.asarray(1), stable)
+
+
+def _linear_response(
+    loop: ClosedLoop, sample: Sample, apical: PerLayer
+) -> tuple[PerLayer, Float[Array, " out"]]:
+    """The voltages d_i at rest under apical input, to first order, and sum_i J_i d_i, in one sweep of two."""
+    slopes = loop.network.slopes(sample.feedforward.voltages)
+    voltage, passed = [], None  # `passed` holds phi_i' d_i and what sum_(j <= i) d_j does to rate i
+    for layer, slope, a in zip(loop.network.layers, slopes, apical, strict=True):
+        arriving = jnp.zeros((2, *a.shape), a.dtype) if passed is None else jax.vmap(layer.linear)(passed)
+        voltage.append(arriving[0] + a)
+        passed = jnp.stack([slope * voltage[-1], slope * (arriving[1] + voltage[-1])])
+    return tuple(voltage), passed[1]

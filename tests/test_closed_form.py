@@ -1,0 +1,79 @@
+"""The closed-form time average against trajectories."""
+
+import diffrax
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import jax.random as jr
+import numpy as np
+import pytest
+from helpers import angle, flat, make_batch, make_network, relative_error
+from jaxtyping import Array
+
+import dfc_jax as dfc
+
+
+@eqx.filter_jit
+def learn(
+    method: dfc.AbstractMethod, model: dfc.Network, x: Array, y: Array
+) -> tuple[dfc.Network, dfc.Report]:
+    return method(model, x, y)
+
+
+@pytest.mark.parametrize(
+    "controller",
+    [dfc.PIController(2.0, 0.3), dfc.PIController(0.0, 0.3), dfc.LeakyIntegratorController(1.5, 0.3)],
+    ids=["pi", "integral", "leaky-integrator"],
+)
+def test_it_is_the_average_of_a_small_and_long_trajectory(controller: dfc.PIController) -> None:
+    """The linearisation is exact for a vanishing nudge, and what it leaves out dies with T: Tsit5 agrees."""
+    model, (x, y) = make_network(jr.key(0), (4, 6, 5, 3)), make_batch(jr.key(1), 3)
+    loop = controller, dfc.Nudge(1e-7), dfc.CrossEntropy(), 0.4
+    precise = diffrax.PIDController(rtol=1e-9, atol=1e-9)
+    wanted, _ = learn(dfc.DFC(*loop, dfc.DiffraxAverage(diffrax.Tsit5(), precise, t1=60.0)), model, x, y)
+    found, report = learn(dfc.DFC(*loop, dfc.ClosedFormAverage(60.0)), model, x, y)
+    assert np.all(report.converged) and np.all(report.stable)
+    assert relative_error(found.layers, wanted.layers) < 1e-5
+    # The steady state, which an infinite time would give, is something else.
+    steady, _ = learn(dfc.DFCSS(*loop[:3]), model, x, y)
+    assert relative_error(steady.layers, wanted.layers) > 1e-3
+
+
+@pytest.mark.parametrize("nudge", [0.05, 0.3])
+def test_it_is_close_for_the_usual_nudge_and_duration(nudge: float) -> None:
+    model, (x, y) = make_network(jr.key(2), (4, 20, 20, 3)), make_batch(jr.key(3), 8)
+    exact = dfc.ImplicitAverage(10.0, ((200, 0.04), (200, 0.16), (200, 0.8)))
+    wanted, found = (
+        learn(dfc.DFC(target=dfc.Nudge(nudge), average=average), model, x, y)[0].layers
+        for average in (exact, dfc.ClosedFormAverage())
+    )
+    assert angle(found, wanted) < 0.5
+    assert abs(np.linalg.norm(flat(found)) / np.linalg.norm(flat(wanted)) - 1) < 0.02
+
+
+def test_an_unstable_sample_has_no_average() -> None:
+    """Feedback of the wrong sign: the trajectory runs away, and nothing is learned from it."""
+    model, (x, y) = make_network(jr.key(4)), make_batch(jr.key(5), 3)
+    wrong = jax.tree.map(jnp.negative, model.feedback)
+    update, report = learn(dfc.DFC(average=dfc.ClosedFormAverage()), dfc.Network(model.layers, wrong), x, y)
+    assert not np.any(report.converged) and not np.any(report.stable)
+    assert all(np.all(np.asarray(leaf) == 0) for leaf in jax.tree.leaves(update.layers))
+
+
+@pytest.mark.parametrize("poison", [np.nan, np.inf])
+def test_a_broken_sample_harms_no_other(poison: float) -> None:
+    model, (x, y) = make_network(jr.key(6)), make_batch(jr.key(7), 3)
+    method = dfc.DFC(average=dfc.ClosedFormAverage())
+    healthy, _ = learn(method, model, x[1:], y[1:])
+    update, report = learn(method, model, x.at[0, 1].set(poison), y)
+    assert report.converged.tolist() == [False, True, True]
+    scaled = jax.tree.map(lambda leaf: 2 / 3 * leaf, healthy.layers)
+    assert relative_error(update.layers, scaled) < 1e-12
+
+
+def test_what_it_cannot_do_is_said() -> None:
+    model, (x, y) = make_network(jr.key(8)), make_batch(jr.key(9), 2)
+    with pytest.raises(ValueError, match="`target` is Clamp; ClosedFormAverage is for Nudge"):
+        learn(dfc.DFC(target=dfc.Clamp(), average=dfc.ClosedFormAverage()), model, x, y)
+    with pytest.raises(ValueError, match="`duration` is -1"):
+        dfc.ClosedFormAverage(-1.0)
