@@ -44,13 +44,13 @@ METHODS = {
     "DFC-SS, Broyden": dfc.DFCSS(),
     "DFC-SS, Newton": dfc.DFCSS(equilibrium=dfc.RootFind()),
     "DFC-SS, Tsit5 to rest": dfc.DFCSS(equilibrium=dfc.Simulated(), fallback=None),
-    "DFC-SS, strong": dfc.DFCSS(target=dfc.Clamp()),
     "DFC, closed form": dfc.DFC(average=dfc.ClosedFormAverage()),
     "DFC, implicit, 10 steps": dfc.DFC(average=dfc.ImplicitAverage(segments=((4, 0.06), (6, 0.94)))),
     "DFC, implicit, 24 steps": dfc.DFC(average=dfc.ImplicitAverage()),
     "DFC, published Euler": dfc.DFC(average=dfc.PublishedAverage(dfc.PublishedEuler(dt=0.02, states=500))),
     "DFC, Tsit5": dfc.DFC(average=dfc.DiffraxAverage()),
     "Sleep phase": dfc.SleepPhase(),
+    "Sleep phase, expected": dfc.ExpectedSleepPhase(),
 }
 HERE = pathlib.Path(__file__).parent
 BASELINE, REFERENCE = "Backprop", "DFC-SS, Broyden"
@@ -143,14 +143,14 @@ def _problem(options: Options) -> tuple[dfc.Network, Array, Array, Array]:
 
 def _learned(method: eqx.Module, network: dfc.Network) -> PyTree:
     """The part of a network, or of its update, that a method learns: the sleep phase the feedback weights."""
-    part = network.feedback if isinstance(method, dfc.SleepPhase) else network.layers
+    part = network.feedback if isinstance(method, dfc.AbstractSleepPhase) else network.layers
     return eqx.filter(part, eqx.is_inexact_array)
 
 
 def _update(method: eqx.Module, model: dfc.Network, x: Array, y: Array, key: Array) -> tuple[PyTree, PyTree]:
     """The method alone: its update and its report, where there is one."""
     result = method(model, x, y, key=key)
-    update, report = (result, None) if isinstance(method, dfc.SleepPhase) else result
+    update, report = (result, None) if isinstance(method, dfc.AbstractSleepPhase) else result
     return _learned(method, update), report
 
 

@@ -97,6 +97,8 @@ class Optimiser:
 class Feedback:
     """Feedback learning in the sleep phase (only with --feedback learned)."""
 
+    update: Literal["simulated", "expected"] = "simulated"
+    """simulated: one draw of the noise for each sample. expected: its mean over all draws, in closed form."""
     lr: float | None = None
     """Learning rate of Adam for the feedback weights; by default what suits the data set."""
     weight_decay: float = 1e-2
@@ -257,7 +259,8 @@ def make_optimiser(config: Optimiser) -> optax.GradientTransformation:
 
 def make_feedback_learning(config: Feedback, loss: dfc.AbstractLoss) -> dfc.FeedbackLearning:
     """The sleep phase and its optimiser."""
-    phase = dfc.SleepPhase(
+    phase_class = {"simulated": dfc.SleepPhase, "expected": dfc.ExpectedSleepPhase}
+    phase = phase_class[config.update](
         dfc.PIController(config.k_p, config.alpha),
         dfc.WhiteNoise(config.sigma),
         config.tau_v,

@@ -42,6 +42,7 @@ from dfc_jax.equilibrium import (
     Equilibrium as Equilibrium,
     RootFind as RootFind,
 )
+from dfc_jax.expected_sleep import ExpectedSleepPhase as ExpectedSleepPhase
 from dfc_jax.fallback import PseudoTransient as PseudoTransient
 from dfc_jax.feedback import (
     ExactFeedback as ExactFeedback,
@@ -81,7 +82,7 @@ from dfc_jax.plasticity import (
 from dfc_jax.published import PublishedEuler as PublishedEuler, PublishedState as PublishedState
 from dfc_jax.runs import environment as environment, RunFolder as RunFolder
 from dfc_jax.simulated import Simulated as Simulated
-from dfc_jax.sleep import SleepPhase as SleepPhase
+from dfc_jax.sleep import AbstractSleepPhase as AbstractSleepPhase, SleepPhase as SleepPhase
 from dfc_jax.targets import AbstractTarget as AbstractTarget, Clamp as Clamp, Nudge as Nudge, Rest as Rest
 from dfc_jax.training import (
     clip_by_tensor_norm as clip_by_tensor_norm,

@@ -15,7 +15,7 @@ from dfc_jax._checks import all_finite, check_number, require
 from dfc_jax._epochs import shuffled_batches
 from dfc_jax.data import Split
 from dfc_jax.network import Network
-from dfc_jax.sleep import SleepPhase
+from dfc_jax.sleep import AbstractSleepPhase, SleepPhase
 
 
 class FeedbackLearning(eqx.Module):
@@ -24,7 +24,7 @@ class FeedbackLearning(eqx.Module):
     **Arguments:**
 
     - `optimiser`: of the feedback weights; its weight decay is the decay of Q in the paper's eq. 12.
-    - `phase`: the sleep phase.
+    - `phase`: the sleep phase: `SleepPhase(...)` or `ExpectedSleepPhase(...)`.
     - `pretraining_optimiser`: for the epochs before the first wake epoch (default: `optimiser`, with a
       state of its own).
     - `pretraining_epochs`, `epochs_per_wake_epoch`: sleep epochs before training, and before each epoch of
@@ -33,7 +33,7 @@ class FeedbackLearning(eqx.Module):
     """
 
     optimiser: optax.GradientTransformation
-    phase: SleepPhase = SleepPhase()
+    phase: AbstractSleepPhase = SleepPhase()
     pretraining_optimiser: optax.GradientTransformation | None = None
     pretraining_epochs: float | int = eqx.field(static=True, default=10)
     epochs_per_wake_epoch: float | int = eqx.field(static=True, default=1)

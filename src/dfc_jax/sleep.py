@@ -1,5 +1,7 @@
 """Feedback learning: the sleep phase, in which noise alone drives the network."""
 
+import abc
+
 import equinox as eqx
 import jax
 import jax.numpy as jnp
@@ -18,7 +20,55 @@ from dfc_jax.published import PublishedEuler, PublishedState
 from dfc_jax.targets import AbstractTarget, Rest
 
 
-class SleepPhase(eqx.Module):
+def optional_time_constant(value: Float[Array, ""] | float | None) -> Float[Array, ""] | None:
+    """A field converter: an array, or None as it is."""
+    return None if value is None else jnp.asarray(value)
+
+
+class AbstractSleepPhase(eqx.Module):
+    """An update of the feedback weights, `(model, x, y, key=...) -> update`."""
+
+    controller: eqx.AbstractVar[AbstractController]
+    noise: eqx.AbstractVar[AbstractNoise]
+    tau_v: eqx.AbstractVar[Float[Array, ""]]
+    tau_apical: eqx.AbstractVar[Float[Array, ""] | None]
+    scheme: eqx.AbstractVar[PublishedEuler]
+    target: eqx.AbstractVar[AbstractTarget]
+    loss: eqx.AbstractVar[AbstractLoss]
+
+    def __check_init__(self) -> None:
+        check_number("tau_v", self.tau_v, above=0)
+        check_number("noise.sigma", self.noise.sigma, above=0)
+
+    @abc.abstractmethod
+    def __call__(
+        self,
+        model: Network,
+        x: Float[Array, "batch ..."],
+        y: Float[Array, "batch out"],
+        *,
+        key: PRNGKeyArray,
+    ) -> Network:
+        """The update, shaped and signed like a gradient and zero in its forward weights."""
+
+    def _loop(self, model: Network) -> ClosedLoop:
+        require(
+            isinstance(model.feedback, FeedbackWeights),
+            f"`model.feedback` is {type(model.feedback).__name__}; only FeedbackWeights can learn.",
+        )
+        return ClosedLoop(
+            model, self.controller, self.target, self.loss, self.tau_v, self.tau_apical, self.noise
+        )
+
+    def _normalised(self, model: Network, total: PerLayer, batch: int) -> Network:
+        """The update from the sum of v_fb u^T over steps and samples."""
+        pairs = (self.scheme.states - 1) * batch
+        variances = (sigma**2 for sigma in self.noise.sigmas(len(total)))
+        update = tuple(Q / (v * pairs) for Q, v in zip(total, variances, strict=True))
+        return Network(jax.tree.map(jnp.zeros_like, model.layers), FeedbackWeights(update))
+
+
+class SleepPhase(AbstractSleepPhase):
     """The update of the feedback weights, `(model, x, y, key=...) -> update`.
 
     The controller holds the output at its feedforward value against noise in every layer; correlating the
@@ -41,16 +91,10 @@ class SleepPhase(eqx.Module):
     controller: AbstractController = PIController(k_p=0.1, alpha=0.25)
     noise: AbstractNoise = WhiteNoise(0.01)
     tau_v: Float[Array, ""] = eqx.field(converter=jnp.asarray, default=0.01)
-    tau_apical: Float[Array, ""] | None = eqx.field(
-        converter=lambda tau: None if tau is None else jnp.asarray(tau), default=0.3
-    )
+    tau_apical: Float[Array, ""] | None = eqx.field(converter=optional_time_constant, default=0.3)
     scheme: PublishedEuler = PublishedEuler(dt=0.002, states=50, proactive=False)
     target: AbstractTarget = Rest()
     loss: AbstractLoss = CrossEntropy()
-
-    def __check_init__(self) -> None:
-        check_number("tau_v", self.tau_v, above=0)
-        check_number("noise.sigma", self.noise.sigma, above=0)
 
     def __call__(
         self,
@@ -64,13 +108,7 @@ class SleepPhase(eqx.Module):
 
         A sample whose state is not finite contributes nothing.
         """
-        require(
-            isinstance(model.feedback, FeedbackWeights),
-            f"`model.feedback` is {type(model.feedback).__name__}; only FeedbackWeights can learn.",
-        )
-        loop = ClosedLoop(
-            model, self.controller, self.target, self.loss, self.tau_v, self.tau_apical, self.noise
-        )
+        loop = self._loop(model)
         samples = jax.vmap(loop.sample)(x, y)
         keys = jax.vmap(lambda i: jr.fold_in(key, i))(jnp.arange(len(x)))
 
@@ -78,17 +116,14 @@ class SleepPhase(eqx.Module):
             states, total = carry
             advance = jax.vmap(self._noisy_step, in_axes=(None, 0, 0, 0, None))
             later = advance(loop, states, samples, keys, t)
-            apical, control = jax.vmap(_pair)(states, later)
+            apical, control = jax.vmap(_pair)(samples, states, later)
             total = jax.tree.map(jnp.add, total, feedback_rule(apical, control))
             return (later, total), None
 
         first = jax.vmap(self.scheme.initial, in_axes=(None, 0))(loop, samples)
         zeros = jax.tree.map(jnp.zeros_like, model.feedback.weights)
-        steps = self.scheme.states - 1
-        (_, total), _ = jax.lax.scan(step, (first, zeros), jnp.arange(steps))
-        variances = (sigma**2 for sigma in self.noise.sigmas(len(total)))
-        update = tuple(Q / (v * steps * len(x)) for Q, v in zip(total, variances, strict=True))
-        return Network(jax.tree.map(jnp.zeros_like, model.layers), FeedbackWeights(update))
+        (_, total), _ = jax.lax.scan(step, (first, zeros), jnp.arange(self.scheme.states - 1))
+        return self._normalised(model, total, len(x))
 
     def _noisy_step(
         self, loop: ClosedLoop, state: PublishedState, sample: Sample, key: PRNGKeyArray, t: Array
@@ -102,6 +137,9 @@ class SleepPhase(eqx.Module):
         return self.scheme.step(loop, state, sample, draws)
 
 
-def _pair(state: PublishedState, later: PublishedState) -> tuple[PerLayer, Float[Array, " out"]]:
+def _pair(
+    sample: Sample, state: PublishedState, later: PublishedState
+) -> tuple[PerLayer, Float[Array, " out"]]:
     """v_fb[t] and u[t+1] of one sample, which the published code correlates; zeros if not finite."""
-    return zero_unless_finite((state.apical, later.control))
+    pair = zero_unless_finite((state.apical, later.control))
+    return jax.tree.map(lambda leaf: jnp.where(sample.finite, leaf, 0), pair)
