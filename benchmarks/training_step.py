@@ -27,6 +27,7 @@ import optax
 import rich.console
 import tyro
 from jaxtyping import Array, PyTree
+from regimes import digits
 from rich.box import SIMPLE
 from rich.table import Column, Table
 
@@ -110,34 +111,33 @@ def main(options: Options) -> None:
     updates, steps, figures = {}, {}, {}
     for name, method in METHODS.items():
         rich.print(f"compiling {name}")
-        updates[name] = _compile(_update, method, model, x, y, key)
+        updates[name] = compile_case(update_of, method, model, x, y, key)
         state = OPTIMISER.init(_learned(method, model))
-        steps[name] = _compile(_step, method, model, x, y, key, state)
+        steps[name] = compile_case(_step, method, model, x, y, key, state)
         figures[name] = _quality(*updates[name].call())
-    _measure([*updates.values(), *steps.values()], options)
+    measure([*updates.values(), *steps.values()], options.rounds, options.seconds)
     reference = figures[REFERENCE]["vector"]
     for name, entry in figures.items():
-        entry["angle_degrees"] = _angle(entry.pop("vector"), reference)
-        entry |= _cost("update", updates[name], updates[BASELINE])
-        entry |= _cost("step", steps[name], steps[BASELINE])
+        entry["angle_degrees"] = angle_degrees(entry.pop("vector"), reference)
+        entry |= cost("update", updates[name], updates[BASELINE])
+        entry |= cost("step", steps[name], steps[BASELINE])
         extra = updates[name].temporary_bytes - updates[BASELINE].temporary_bytes
         entry |= {"compile_seconds": updates[name].compile_seconds, "memory_added_mib": extra / 2**20}
     settings = {name: value for name, value in dataclasses.asdict(options).items() if name != "out"}
-    result = {"environment": _environment(), "settings": settings, "methods": figures}
+    result = {
+        "environment": environment("benchmarks/training_step.py"),
+        "settings": settings,
+        "methods": figures,
+    }
     _write(result, options.out)
 
 
 def _problem(options: Options) -> tuple[dfc.Network, Array, Array, Array]:
     """The initial network and a batch of digits as images of 28 x 28."""
-    data, (model_key, key) = dfc.load("digits"), jr.split(jr.key(options.seed))
-    if options.sizes[0] != 784 or options.sizes[-1] != len(data.train.y[0]):
+    model_key, key = jr.split(jr.key(options.seed))
+    if options.sizes[0] != 784 or options.sizes[-1] != 10:
         raise ValueError(f"`sizes` is {options.sizes}; the digits need 784 inputs and 10 outputs.")
-    if not 1 <= options.batch_size <= len(data.train):
-        raise ValueError(f"`batch_size` is {options.batch_size}; it must be 1 to {len(data.train)}.")
-    images = data.train.x[: options.batch_size].reshape(-1, 8, 8)
-    large = np.kron(images, np.ones((1, 3, 3), images.dtype))
-    padded = np.pad(large, ((0, 0), (2, 2), (2, 2)), constant_values=data.train.x.min())
-    x, y = jax.device_put((padded.reshape(len(padded), -1), data.train.y[: options.batch_size]))
+    x, y = jax.device_put(digits(options.batch_size))
     return dfc.mlp(options.sizes, key=model_key), x, y, key
 
 
@@ -147,7 +147,9 @@ def _learned(method: eqx.Module, network: dfc.Network) -> PyTree:
     return eqx.filter(part, eqx.is_inexact_array)
 
 
-def _update(method: eqx.Module, model: dfc.Network, x: Array, y: Array, key: Array) -> tuple[PyTree, PyTree]:
+def update_of(
+    method: eqx.Module, model: dfc.Network, x: Array, y: Array, key: Array
+) -> tuple[PyTree, PyTree]:
     """The method alone: its update and its report, where there is one."""
     result = method(model, x, y, key=key)
     update, report = (result, None) if isinstance(method, dfc.AbstractSleepPhase) else result
@@ -158,12 +160,12 @@ def _step(
     method: eqx.Module, model: dfc.Network, x: Array, y: Array, key: Array, state: PyTree
 ) -> tuple[PyTree, PyTree, PyTree]:
     """The method and Adam."""
-    update, report = _update(method, model, x, y, key)
+    update, report = update_of(method, model, x, y, key)
     change, state = OPTIMISER.update(update, state)
     return optax.apply_updates(_learned(method, model), change), state, report
 
 
-def _compile(function: Callable[..., PyTree], *arguments: PyTree) -> Case:
+def compile_case(function: Callable[..., PyTree], *arguments: PyTree) -> Case:
     """Compile ahead of time: what is called afterwards spends next to no time in Python."""
     arrays, static = eqx.partition(arguments, eqx.is_array)
     start = time.perf_counter()
@@ -182,17 +184,17 @@ def _seconds(call: Callable[[], PyTree], calls: int) -> float:
     return (time.perf_counter() - start) / calls
 
 
-def _measure(cases: list[Case], options: Options) -> None:
+def measure(cases: list[Case], rounds: int, seconds: float) -> None:
     """Time all cases in turn, in one order and then in the other; the slow ones drop out first."""
     spent = dict.fromkeys(range(len(cases)), 0.0)
-    for turn in range(options.rounds):
-        order = [i for i in spent if turn < 3 or spent[i] < options.seconds]
+    for turn in range(rounds):
+        order = [i for i in spent if turn < 3 or spent[i] < seconds]
         for i in order if turn % 2 == 0 else reversed(order):
             cases[i].times[turn] = _seconds(cases[i].call, cases[i].calls)
             spent[i] += cases[i].times[turn] * cases[i].calls
 
 
-def _cost(kind: str, case: Case, baseline: Case) -> dict[str, Any]:
+def cost(kind: str, case: Case, baseline: Case) -> dict[str, Any]:
     """Median time, and quartiles of the ratio to the baseline in the same round."""
     ratios = [case.times[turn] / baseline.times[turn] for turn in case.times.keys() & baseline.times.keys()]
     lower, median, upper = np.percentile(ratios, [25, 50, 75]).tolist()
@@ -205,7 +207,7 @@ def _quality(update: PyTree, report: dfc.Report | None) -> dict[str, Any]:
     """The update as a vector, and how well its steady states were found, where there are any."""
     entry = dict.fromkeys(("vector", "converged", "largest_residual", "iterations"))
     if report is not None:
-        entry["vector"] = np.concatenate([np.ravel(leaf) for leaf in jax.tree.leaves(update)], dtype=float)
+        entry["vector"] = as_vector(update)
         if np.any(report.iterations > 0):
             entry["converged"] = float(np.mean(report.converged))
             entry["largest_residual"] = float(np.max(report.residual))
@@ -213,7 +215,12 @@ def _quality(update: PyTree, report: dfc.Report | None) -> dict[str, Any]:
     return entry
 
 
-def _angle(update: np.ndarray | None, reference: np.ndarray) -> float | None:
+def as_vector(update: PyTree) -> np.ndarray:
+    """All numbers of an update."""
+    return np.concatenate([np.ravel(leaf) for leaf in jax.tree.leaves(update)], dtype=float)
+
+
+def angle_degrees(update: np.ndarray | None, reference: np.ndarray) -> float | None:
     """In degrees, by the half-angle: exact for small angles too."""
     if update is None:
         return None
@@ -221,7 +228,7 @@ def _angle(update: np.ndarray | None, reference: np.ndarray) -> float | None:
     return float(np.degrees(2 * np.arctan2(np.linalg.norm(a - b), np.linalg.norm(a + b))))
 
 
-def _environment() -> dict[str, Any]:
+def environment(script: str) -> dict[str, Any]:
     """Enough to know what a figure was measured on."""
     where = dfc.environment()
     return {
@@ -230,7 +237,7 @@ def _environment() -> dict[str, Any]:
         "versions": {"python": where["python"]} | where["versions"],
         "revision": where["git_revision"],
         "date": where["started"].partition("T")[0],
-        "command": shlex.join(["python", "benchmarks/training_step.py", *sys.argv[1:]]),
+        "command": shlex.join(["python", script, *sys.argv[1:]]),
     }
 
 

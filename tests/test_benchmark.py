@@ -1,4 +1,4 @@
-"""The benchmark of training steps, run as a user runs it, on a small network."""
+"""The benchmarks, run as a user runs them, on a small network."""
 
 import json
 import pathlib
@@ -27,7 +27,7 @@ def test_every_method_has_figures(folder):
     assert {"Backprop", "DFA", "DFC-SSA", "DFC-SS, Broyden", "DFC, implicit, 24 steps", "Sleep phase"} <= set(
         methods
     )
-    assert len(methods) == 10
+    assert len(methods) == 13
     for figures in methods.values():
         assert figures["update_ratio"] > 0 and figures["step_ratio"] > 0
         assert figures["update_rounds"] == figures["step_rounds"] == 3
@@ -57,3 +57,20 @@ def test_table_and_chart_are_written(folder):
     assert "python benchmarks/training_step.py" in table
     assert "| DFC-SS, Broyden |" in table
     assert (folder / "training_step.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_the_solver_benchmark_runs_and_its_references_agree(tmp_path: pathlib.Path) -> None:
+    script = SCRIPT.with_name("solvers.py")
+    command = [sys.executable, str(script), "--small", "--out", str(tmp_path)]
+    subprocess.run(command, check=True, capture_output=True, timeout=600)
+    regimes = json.loads((tmp_path / "solvers.json").read_text())["regimes"]
+    assert set(regimes) == {"init-nudge", "late-strong"}
+    for regime in regimes.values():
+        assert max(regime["references_apart_degrees"].values()) < 0.05
+        steady = regime["solvers"]["SS, Broyden"]
+        assert steady["converged"] == steady["converged_wrong_labels"] == 1
+        assert steady["angle_degrees"] < 0.05 and steady["update_ratio"] > 0
+    assert regimes["init-nudge"]["solvers"]["DFC, closed form"]["angle_degrees"] < 0.5
+    assert "closed form" not in str(regimes["late-strong"])
+    assert "python benchmarks/solvers.py" in (tmp_path / "solvers.md").read_text()
+    assert (tmp_path / "solvers.png").read_bytes().startswith(b"\x89PNG")

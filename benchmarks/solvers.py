@@ -1,0 +1,228 @@
+"""How exact every solver is and what it costs, in the regimes that a training run goes through.
+
+    python benchmarks/solvers.py            # minutes; writes to benchmarks/results
+    python benchmarks/solvers.py --small    # a small network and few solvers, for a first look
+
+Updates are computed in float32. Angles are to a float64 reference of the same method, itself checked by a
+second scheme that shares nothing with the first: steady states by pseudo-transient continuation and by
+Broyden's method, averages by implicit Euler in 1600 steps and by Tsit5. Times are medians over rounds of the
+ratio to backprop's gradient in the same round.
+"""
+
+import dataclasses
+import json
+import pathlib
+from typing import Any
+
+import diffrax
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import jax.random as jr
+import matplotlib
+import numpy as np
+import rich
+import tyro
+from jaxtyping import PyTree
+from regimes import make_regimes, Regime
+from training_step import angle_degrees, as_vector, compile_case, cost, environment, measure, update_of
+
+import dfc_jax as dfc
+
+
+matplotlib.use("Agg")
+from matplotlib import pyplot as plt
+
+
+STEADY = {
+    "SSA": lambda target: dfc.DFCSSA(target=target),
+    "SS, Broyden": lambda target: dfc.DFCSS(target=target),
+    "SS, Newton": lambda target: dfc.DFCSS(target=target, equilibrium=dfc.RootFind(), fallback=None),
+    "SS, pseudo-transient": lambda target: dfc.DFCSS(target=target, equilibrium=dfc.PseudoTransient()),
+}
+TEN_STEPS = dfc.ImplicitAverage(segments=((4, 0.06), (6, 0.94)))
+EULER = dfc.PublishedAverage(dfc.PublishedEuler(dt=0.02, states=500))
+AVERAGE = {
+    "DFC, closed form": lambda target: dfc.DFC(target=target, average=dfc.ClosedFormAverage()),
+    "DFC, implicit, 10 steps": lambda target: dfc.DFC(target=target, average=TEN_STEPS),
+    "DFC, implicit, 24 steps": lambda target: dfc.DFC(target=target),
+    "DFC, published Euler": lambda target: dfc.DFC(target=target, average=EULER),
+    "DFC, Tsit5": lambda target: dfc.DFC(target=target, average=dfc.DiffraxAverage()),
+}
+SMALL = ("SSA", "SS, Broyden", "DFC, closed form", "DFC, implicit, 10 steps")
+COLUMNS = {
+    "time": ("update_ratio", ".3g"),
+    "angle": ("angle_degrees", ".2g"),
+    "residual": ("largest_residual", ".0e"),
+    "converged": ("converged", ".1%"),
+    "wrong labels": ("converged_wrong_labels", ".1%"),
+    "fallback": ("fallback_wrong_labels", ".1%"),
+    "iterations": ("iterations", ".1f"),
+    "compile": ("compile_seconds", ".2f"),
+    "memory": ("memory_added_mib", ".1f"),
+}
+LEGEND = (
+    "time: of an update, over backprop's gradient; angle: to the float64 reference of the same method, in "
+    "degrees; residual: the batch's largest, relative to the target error (for averages that of the last "
+    "state, which need not be at rest); converged: samples of the batch, then with permuted labels; "
+    "fallback: samples with permuted labels that needed it; iterations: the mean; compile: seconds of "
+    "wall-clock on this machine; memory: MiB of temporary memory that XLA plans beyond backprop's."
+)
+
+
+@dataclasses.dataclass(frozen=True)
+class Options:
+    """What to measure."""
+
+    hidden: tuple[int, ...] = (256, 256, 256)
+    batch_size: int = 128
+    rounds: int = 15
+    """Rounds of measurements."""
+    seconds: float = 4.0
+    """A solver stops taking part after so many seconds of measurements (but not before three rounds)."""
+    small: bool = False
+    """A small network, a small batch, few solvers, three rounds, whatever else is said."""
+    seed: int = 0
+    out: pathlib.Path = pathlib.Path(__file__).parent / "results"
+    """The folder for the figures."""
+
+
+def main(options: Options) -> None:
+    """Measure, print and write."""
+    jax.config.update("jax_enable_x64", True)  # for the references; what is timed stays in float32
+    if options.small:
+        options = dataclasses.replace(options, hidden=(32, 32), batch_size=16, rounds=3, seconds=1.0)
+    regimes = make_regimes(options.hidden, options.batch_size, options.seed)
+    if options.small:
+        regimes = {name: regimes[name] for name in ("init-nudge", "late-strong")}
+    results = {}
+    for name, regime in regimes.items():
+        rich.print(f"{name}")
+        results[name] = _measure_regime(_in(jnp.float32, regime), options)
+    settings = {name: value for name, value in dataclasses.asdict(options).items() if name != "out"}
+    result = {"environment": environment("benchmarks/solvers.py"), "settings": settings, "regimes": results}
+    _write(result, options.out)
+
+
+def _measure_regime(regime: Regime, options: Options) -> dict[str, Any]:
+    """Every solver in one regime, and how far the two references of each method are apart."""
+    wrong = jr.permutation(jr.key(options.seed), regime.y)
+    chosen = {n: make for n, make in (STEADY | AVERAGE).items() if not options.small or n in SMALL}
+    if not isinstance(regime.target, dfc.Nudge):
+        chosen = {n: make for n, make in chosen.items() if "closed form" not in n}
+    references = {kind: _references(kind, regime) for kind in ("SS", "DFC")}
+    baseline = compile_case(update_of, dfc.Backprop(), regime.model, regime.x, regime.y, None)
+    cases, entries = {}, {}
+    for name, make in chosen.items():
+        arguments = make(regime.target), regime.model, regime.x
+        cases[name] = compile_case(update_of, *arguments, regime.y, None)
+        update, report = cases[name].call()
+        wrong_report = eqx.filter_jit(update_of)(*arguments, wrong, None)[1]
+        entries[name] = {
+            "angle_degrees": angle_degrees(
+                as_vector(update), references["DFC" if "DFC" in name else "SS"][0]
+            ),
+            "largest_residual": float(np.max(report.residual)),
+            "converged": float(np.mean(report.converged)),
+            "converged_wrong_labels": float(np.mean(wrong_report.converged)),
+            "fallback_wrong_labels": float(np.mean(wrong_report.fallback)),
+            "iterations": float(np.mean(report.iterations)),
+        }
+    measure([baseline, *cases.values()], options.rounds, options.seconds)
+    for name, case in cases.items():
+        extra = (case.temporary_bytes - baseline.temporary_bytes) / 2**20
+        entries[name] |= cost("update", case, baseline)
+        entries[name] |= {"compile_seconds": case.compile_seconds, "memory_added_mib": extra}
+    apart = {kind: angle_degrees(*pair) for kind, pair in references.items()}
+    return {"references_apart_degrees": apart, "solvers": entries}
+
+
+def _references(kind: str, regime: Regime) -> tuple[np.ndarray, np.ndarray]:
+    """The update in float64 by two independent schemes."""
+    precise, target = _in(jnp.float64, regime), _in(jnp.float64, regime).target
+    if kind == "SS":
+        schemes = (dfc.PseudoTransient(1e-9, 300), dfc.Broyden(1e-9, 100))
+        methods = [dfc.DFCSS(target=target, equilibrium=scheme, fallback=None) for scheme in schemes]
+    else:
+        graded = dfc.ImplicitAverage(segments=((400, 0.02), (600, 0.18), (600, 0.8)))
+        adaptive = diffrax.PIDController(rtol=1e-7, atol=1e-7)
+        schemes = (graded, dfc.DiffraxAverage(stepsize_controller=adaptive, max_steps=20_000))
+        methods = [dfc.DFC(target=target, average=scheme) for scheme in schemes]
+    run = eqx.filter_jit(update_of)
+    first, second = (run(m, precise.model, precise.x, precise.y, None)[0] for m in methods)
+    return as_vector(first), as_vector(second)
+
+
+def _in(dtype: type, regime: Regime) -> Regime:
+    """The regime in one precision."""
+
+    def cast(tree: PyTree) -> PyTree:
+        return jax.tree.map(lambda leaf: leaf.astype(dtype) if eqx.is_inexact_array(leaf) else leaf, tree)
+
+    return Regime(cast(regime.model), cast(regime.target), cast(regime.x), cast(regime.y))
+
+
+def _write(result: dict[str, Any], folder: pathlib.Path) -> None:
+    """The figures as JSON, Markdown and a chart."""
+    settings, where = result["settings"], result["environment"]
+    sizes = "-".join(map(str, (784, *settings["hidden"], 10)))
+    caption = f"{sizes} tanh, batch {settings['batch_size']}, {where['device']}, {where['cores']} cores"
+    versions = ", ".join(f"{name} {number}" for name, number in where["versions"].items())
+    lines = [
+        f"`{where['command']}`\n",
+        f"{caption}; {versions}; revision {where['revision']}; {where['date']}.",
+    ]
+    lines += ["", LEGEND]
+    for regime, figures in result["regimes"].items():
+        apart = ", ".join(
+            f"{kind} {value:.1g}" for kind, value in figures["references_apart_degrees"].items()
+        )
+        lines += [
+            "",
+            f"## {regime}",
+            "",
+            f"The two references of each method are apart by {apart} degrees.",
+            "",
+        ]
+        lines += [" | ".join(["| solver", *COLUMNS]) + " |", "|---" + "|---:" * len(COLUMNS) + "|"]
+        for name, entry in figures["solvers"].items():
+            cells = [name, *(format(entry[key], spec) for key, spec in COLUMNS.values())]
+            lines.append(f"| {' | '.join(cells)} |")
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "solvers.md").write_text("\n".join([*lines, ""]))
+    (folder / "solvers.json").write_text(json.dumps(result, indent=2) + "\n")
+    _draw(result["regimes"], caption, folder / "solvers.png")
+    print("\n".join(lines))
+
+
+def _draw(regimes: dict[str, Any], caption: str, path: pathlib.Path) -> None:
+    """Work and precision: a panel a regime, a point a solver."""
+    columns = min(4, len(regimes))
+    rows = -(-len(regimes) // columns)
+    figure, grid = plt.subplots(
+        rows, columns, figsize=(3.6 * columns, 3.2 * rows + 0.9), layout="constrained", sharex=True,
+        sharey=True, squeeze=False,
+    )  # fmt: skip
+    names = list(dict.fromkeys(name for f in regimes.values() for name in f["solvers"]))
+    for axes, (regime, figures) in zip(grid.flat, regimes.items(), strict=False):
+        for i, name in enumerate(names):
+            if name in figures["solvers"]:
+                entry = figures["solvers"][name]
+                angle = max(entry["angle_degrees"], 1e-5)
+                style = dict(marker="osD^vPX*h"[i], color=f"C{i}", linestyle="none", label=name)
+                axes.plot(entry["update_ratio"], angle, **style)
+        axes.set(xscale="log", yscale="log", title=regime)
+        axes.spines[["top", "right"]].set_visible(False)
+    for axes in grid.flat[len(regimes) :]:
+        axes.set_axis_off()
+    figure.supxlabel("time relative to backpropagation")
+    figure.supylabel("angle to the exact update (degrees)")
+    figure.suptitle(caption, fontsize=10)
+    handles, labels = grid.flat[0].get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside lower center", ncols=3, frameon=False)
+    figure.savefig(path, dpi=130)
+    plt.close(figure)
+
+
+if __name__ == "__main__":
+    main(tyro.cli(Options, description=__doc__))
