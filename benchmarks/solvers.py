@@ -47,7 +47,6 @@ AVERAGE = {
     "DFC, implicit, 10 steps": lambda target: dfc.DFC(target=target, average=TEN_STEPS),
     "DFC, implicit, 24 steps": lambda target: dfc.DFC(target=target),
     "DFC, published Euler": lambda target: dfc.DFC(target=target, average=EULER),
-    "DFC, Tsit5": lambda target: dfc.DFC(target=target, average=dfc.DiffraxAverage()),
 }
 SMALL = ("SSA", "SS, Broyden", "DFC, closed form", "DFC, implicit, 10 steps")
 COLUMNS = {
@@ -76,9 +75,9 @@ class Options:
 
     hidden: tuple[int, ...] = (256, 256, 256)
     batch_size: int = 128
-    rounds: int = 15
+    rounds: int = 11
     """Rounds of measurements."""
-    seconds: float = 4.0
+    seconds: float = 2.0
     """A solver stops taking part after so many seconds of measurements (but not before three rounds)."""
     small: bool = False
     """A small network, a small batch, few solvers, three rounds, whatever else is said."""
