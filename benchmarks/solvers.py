@@ -185,7 +185,8 @@ def _write(result: dict[str, Any], folder: pathlib.Path) -> None:
         ]
         lines += [" | ".join(["| solver", *COLUMNS]) + " |", "|---" + "|---:" * len(COLUMNS) + "|"]
         for name, entry in figures["solvers"].items():
-            cells = [name, *(format(entry[key], spec) for key, spec in COLUMNS.values())]
+            shown = ((entry[key], spec) for key, spec in COLUMNS.values())
+            cells = [name, *("-" if value is None else format(value, spec) for value, spec in shown)]
             lines.append(f"| {' | '.join(cells)} |")
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "solvers.md").write_text("\n".join([*lines, ""]))
@@ -205,8 +206,8 @@ def _draw(regimes: dict[str, Any], caption: str, path: pathlib.Path) -> None:
     names = list(dict.fromkeys(name for f in regimes.values() for name in f["solvers"]))
     for axes, (regime, figures) in zip(grid.flat, regimes.items(), strict=False):
         for i, name in enumerate(names):
-            if name in figures["solvers"]:
-                entry = figures["solvers"][name]
+            entry = figures["solvers"].get(name)
+            if entry is not None and entry["angle_degrees"] is not None:
                 angle = max(entry["angle_degrees"], 1e-5)
                 style = dict(marker="osD^vPX*h"[i], color=f"C{i}", linestyle="none", label=name)
                 axes.plot(entry["update_ratio"], angle, **style)
@@ -218,7 +219,7 @@ def _draw(regimes: dict[str, Any], caption: str, path: pathlib.Path) -> None:
     figure.supylabel("angle to the exact update (degrees)")
     figure.suptitle(caption, fontsize=10)
     handles, labels = grid.flat[0].get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside lower center", ncols=3, frameon=False)
+    figure.legend(handles, labels, loc="outside right center", frameon=False)
     figure.savefig(path, dpi=130)
     plt.close(figure)
 

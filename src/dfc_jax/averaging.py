@@ -111,8 +111,9 @@ class ImplicitAverage(AbstractAverage):
 
         d_i' = (d_i + q (c_i' + Q_i u)) / (1 + q),
 
-    so a step solves u = a u_int + b e'(u) with the controller's implicit gains (a, b). One chord step with
-    the Jacobian of the feedforward state, I + b E sum_i theta^(L-i+1) J_i Q_i, theta = q / (1 + q), does it.
+    so a step solves u = a u_int + b e'(u) with the controller's implicit gains (a, b). One step of Broyden's
+    method does it, from the last control and, at first, the Jacobian of the feedforward state, I + b E sum_i
+    theta^(L-i+1) J_i Q_i, theta = q / (1 + q).
     Right-rectangle sums of implicit Euler obey the integral identities of the linear ODE, so for small
     targets the average hardly depends on the steps. Larger ones (a nudge of 0.1, say) need short steps
     while the control overshoots at the start, and growing ones do it.
