@@ -248,7 +248,7 @@ def test_saved_states_and_events_are_in_ordinary_units(setting) -> None:
             assert ours.result == diffrax.RESULTS.max_steps_reached
 
 
-DURATION = 10.0
+DURATION, FINDER = 10.0, dfc.ControlRootFinder()
 
 
 @pytest.fixture(scope="module")
@@ -302,8 +302,10 @@ def average(setting) -> tuple[list[tuple[np.ndarray, np.ndarray]], np.ndarray]:
         (dfc.PublishedAverage(dfc.PublishedEuler(0.005, 2001)), 0.2, 5e-3),
         (dfc.DiffraxAverage(), 1e-2, 3e-4),
         (dfc.DiffraxAverage(diffrax.Heun(), diffrax.ConstantStepSize(), dt0=0.02), 0.05, 2e-3),
+        (dfc.DiffraxAverage(diffrax.Kvaerno3(root_finder=FINDER)), 0.05, 2e-3),
+        (dfc.DiffraxAverage(diffrax.Kvaerno5(root_finder=FINDER)), 0.05, 2e-3),
     ],
-    ids=["implicit", "implicit_fine", "published", "diffrax_adaptive", "diffrax_fixed"],
+    ids=["implicit", "implicit_fine", "published", "adaptive", "fixed", "kvaerno3", "kvaerno5"],
 )
 def test_time_averages(setting, average, method: dfc.AbstractAverage, degrees: float, length: float) -> None:
     """Direction and length of every layer's averaged weight change, and where the controls end."""

@@ -12,8 +12,6 @@ from dfc_jax.activations import (
 )
 from dfc_jax.averaging import (
     AbstractAverage as AbstractAverage,
-    DiffraxAverage as DiffraxAverage,
-    ImplicitAverage as ImplicitAverage,
     PublishedAverage as PublishedAverage,
 )
 from dfc_jax.broyden import Analytic as Analytic, Broyden as Broyden
@@ -37,6 +35,10 @@ from dfc_jax.data import (
     student_teacher as student_teacher,
 )
 from dfc_jax.diagnostics import condition_two as condition_two
+from dfc_jax.diffrax_average import (
+    ControlRootFinder as ControlRootFinder,
+    DiffraxAverage as DiffraxAverage,
+)
 from dfc_jax.equilibrium import (
     AbstractEquilibrium as AbstractEquilibrium,
     Equilibrium as Equilibrium,
@@ -51,6 +53,7 @@ from dfc_jax.feedback import (
     RandomFeedback as RandomFeedback,
 )
 from dfc_jax.feedback_learning import FeedbackLearning as FeedbackLearning
+from dfc_jax.implicit import ImplicitAverage as ImplicitAverage
 from dfc_jax.losses import (
     AbstractLoss as AbstractLoss,
     CrossEntropy as CrossEntropy,

@@ -12,13 +12,14 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
 
 from dfc_jax._checks import check_number
-from dfc_jax.averaging import AbstractAverage, ImplicitAverage
+from dfc_jax.averaging import AbstractAverage
 from dfc_jax.broyden import Analytic, Broyden
 from dfc_jax.closed_loop import ClosedLoop, Deviation, Sample
 from dfc_jax.controller import AbstractController, PIController
 from dfc_jax.equilibrium import AbstractEquilibrium, Equilibrium
 from dfc_jax.fallback import PseudoTransient, rescue
 from dfc_jax.feedback import ExactFeedback
+from dfc_jax.implicit import ImplicitAverage
 from dfc_jax.losses import AbstractLoss, CrossEntropy
 from dfc_jax.network import Layer, Network
 from dfc_jax.plasticity import forward_rule, presynaptic_rates, teaching_signal

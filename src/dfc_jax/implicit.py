@@ -1,0 +1,147 @@
+"""Implicit Euler steps of the closed loop, each a system of n_L unknowns instead of one over all neurons."""
+
+import math
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, PyTree
+
+from dfc_jax._checks import check_number, require
+from dfc_jax.averaging import AbstractAverage, Accumulator, instant_change, last_state
+from dfc_jax.closed_loop import ClosedLoop, Deviation, LoopState, Sample
+from dfc_jax.equilibrium import Equilibrium
+from dfc_jax.network import Layer
+from dfc_jax.secant import broyden_update
+from dfc_jax.small_matrices import inverse
+
+
+class ImplicitStep(eqx.Module):
+    """The state y = y_base + h f(y) of one sample, f being its dynamics.
+
+    With q = h / tau_v, each layer's voltage follows from the control u alone,
+
+        d_i = (d_i_base + q (c_i + Q_i u)) / (1 + q),
+
+    so that only u = a u_int_base + b e(u) is left to solve, with the controller's implicit gains (a, b).
+    """
+
+    loop: ClosedLoop
+    sample: Sample
+    base: LoopState
+    h: Float[Array, ""]
+
+    def neurons(self, control: Float[Array, " out"]) -> Deviation:
+        """The network under a control."""
+        q = self.h / self.loop.tau_v
+        voltage, basal, rate = [], [], []
+        apical = self.loop.apical_input(self.sample, control)
+        for i, layer in enumerate(self.loop.network.layers):
+            basal.append(layer.linear(rate[-1]) if rate else jnp.zeros_like(apical[0]))
+            voltage.append((self.base.voltage[i] + q * (basal[i] + apical[i])) / (1 + q))
+            rate.append(layer.activation.difference(self.sample.feedforward.voltages[i], voltage[i]))
+        return Deviation(tuple(voltage), tuple(basal), tuple(rate))
+
+    def unbalanced(self, control: Float[Array, " out"], deviation: Deviation) -> Float[Array, " out"]:
+        """a u_int_base + b e(u) - u, zero for the control that is sought."""
+        a, b = self.loop.controller.implicit_gains(self.h)
+        return a * self.base.integral + b * self.loop.error(self.sample, deviation.rate[-1]) - control
+
+    def state(self, control: Float[Array, " out"], deviation: Deviation) -> LoopState:
+        """The state of the dynamics that belongs to a control."""
+        error = self.loop.error(self.sample, deviation.rate[-1])
+        integral = control - self.loop.controller.control(jnp.zeros_like(control), error)
+        return LoopState(deviation.voltage, integral, None, None)
+
+
+def implicit_inverse(
+    loop: ClosedLoop, layer_gains: tuple[Float[Array, "out out"], ...], h: Float[Array, ""]
+) -> Float[Array, "out out"]:
+    """The inverse of I + b sum_i theta^(L-i+1) E J_i Q_i, theta = q / (1 + q): minus the Jacobian of
+    `ImplicitStep.unbalanced` where `layer_gains` are those of E J_i Q_i."""
+    _, b = loop.controller.implicit_gains(h)
+    theta = h / (h + loop.tau_v)
+    damped = sum(theta ** (len(layer_gains) - i) * gain for i, gain in enumerate(layer_gains))
+    return inverse(jnp.eye(len(damped), dtype=damped.dtype) + b * damped)
+
+
+class ImplicitAverage(AbstractAverage):
+    """Implicit Euler over growing steps (see `ImplicitStep`).
+
+    One step of Broyden's method solves a step in time, from the last control and, at first, the Jacobian of
+    the feedforward state. Right-rectangle sums of implicit Euler obey the integral identities of the linear
+    ODE, so for small targets the average hardly depends on the steps. Larger ones (a nudge of 0.1, say) need
+    short steps while the control overshoots at the start, and growing ones do it.
+
+    **Arguments:**
+
+    - `duration`: the length T of the trajectory, in units of tau_u.
+    - `segments`: (steps, part of T) pairs: how many equal steps cover which part of the trajectory. The
+      parts add up to 1. The default spends a third of its 24 steps on the first 4 % of the time.
+    """
+
+    duration: Float[Array, ""] = eqx.field(converter=jnp.asarray, default=10.0)
+    segments: tuple[tuple[int, float], ...] = eqx.field(static=True, default=((8, 0.04), (8, 0.16), (8, 0.8)))
+
+    def __check_init__(self) -> None:
+        check_number("duration", self.duration, above=0)
+        for count, part in self.segments:
+            require(
+                isinstance(count, int) and count >= 1 and part > 0,
+                f"`segments` holds ({count}, {part}); steps must be whole, parts of the time above 0.",
+            )
+        total = sum(part for _, part in self.segments)
+        require(
+            math.isclose(total, 1),
+            f"`segments` covers {total} of the trajectory; its parts must add up to 1.",
+        )
+
+    def __call__(self, loop: ClosedLoop, samples: Sample) -> tuple[tuple[Layer, ...], Equilibrium]:
+        require(loop.tau_apical is None, "`tau_apical` is set; ImplicitAverage has no apical compartment.")
+        dtype = samples.error.dtype
+        duration = self.duration.astype(dtype)
+        lengths = duration * jnp.asarray([part / n for n, part in self.segments], dtype)
+        segment = jnp.asarray([i for i, (n, _) in enumerate(self.segments) for _ in range(n)])
+        gains = jax.vmap(loop.layer_gains)(samples)
+        inverses = jax.vmap(lambda h: jax.vmap(implicit_inverse, in_axes=(None, 0, None))(loop, gains, h))(
+            lengths
+        )
+        advance = jax.vmap(_advanced, in_axes=(None, 0, 0, 0, 0, None))
+
+        def step(carry: PyTree, index: Array) -> tuple[PyTree, None]:
+            states, controls, _, inverses, total = carry
+            h = lengths[index]
+            states, controls, deviations, corrected = advance(
+                loop, samples, states, controls, inverses[index], h
+            )
+            change = instant_change(loop, samples, deviations)
+            inverses = inverses.at[index].set(corrected)
+            return (states, controls, deviations, inverses, total.plus(h / duration, change)), None
+
+        first = jax.vmap(loop.initial_state)(samples)
+        rest = Deviation(first.voltage, first.voltage, first.voltage)
+        start = (first, jnp.zeros_like(samples.error), rest, inverses, Accumulator.zero(loop, samples))
+        (_, controls, deviations, _, total), _ = jax.lax.scan(step, start, segment)
+        final = last_state(loop, samples, controls, deviations, len(segment))
+        return total.total(loop, samples), final
+
+
+def _advanced(
+    loop: ClosedLoop,
+    sample: Sample,
+    state: LoopState,
+    before: Float[Array, " out"],
+    inverted: Float[Array, "out out"],
+    h: Float[Array, ""],
+) -> tuple[LoopState, Float[Array, " out"], Deviation, Float[Array, "out out"]]:
+    """One implicit Euler step of one sample from the control `before`.
+
+    Returns the new state, control and deviation, and the inverse Jacobian corrected by what the step showed.
+    """
+    step = ImplicitStep(loop, sample, state, h)
+    moved = inverted @ step.unbalanced(before, step.neurons(before))
+    control = before + moved
+    deviation = step.neurons(control)
+    fallen = moved - inverted @ step.unbalanced(control, deviation)
+    corrected = broyden_update(inverted, moved, fallen)
+    return step.state(control, deviation), control, deviation, corrected
