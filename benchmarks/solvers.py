@@ -25,7 +25,16 @@ import rich
 import tyro
 from jaxtyping import PyTree
 from regimes import make_regimes, Regime
-from training_step import angle_degrees, as_vector, compile_case, cost, environment, measure, update_of
+from training_step import (
+    angle_degrees,
+    as_vector,
+    compile_case,
+    cost,
+    environment,
+    implicit_by_diffrax,
+    measure,
+    update_of,
+)
 
 import dfc_jax as dfc
 
@@ -42,10 +51,14 @@ STEADY = {
 }
 TEN_STEPS = dfc.ImplicitAverage(segments=((4, 0.06), (6, 0.94)))
 EULER = dfc.PublishedAverage(dfc.PublishedEuler(dt=0.02, states=500))
+IMPLICIT_EULER = implicit_by_diffrax(diffrax.ImplicitEuler)
+KVAERNO3 = implicit_by_diffrax(diffrax.Kvaerno3)
 AVERAGE = {
     "DFC, closed form": lambda target: dfc.DFC(target=target, average=dfc.ClosedFormAverage()),
     "DFC, implicit, 10 steps": lambda target: dfc.DFC(target=target, average=TEN_STEPS),
     "DFC, implicit, 24 steps": lambda target: dfc.DFC(target=target),
+    "DFC, Diffrax's implicit Euler": lambda target: dfc.DFC(target=target, average=IMPLICIT_EULER),
+    "DFC, Diffrax's Kvaerno3": lambda target: dfc.DFC(target=target, average=KVAERNO3),
     "DFC, published Euler": lambda target: dfc.DFC(target=target, average=EULER),
 }
 SMALL = ("SSA", "SS, Broyden", "DFC, closed form", "DFC, implicit, 10 steps")

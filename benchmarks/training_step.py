@@ -18,6 +18,7 @@ import time
 from collections.abc import Callable
 from typing import Any
 
+import diffrax
 import equinox as eqx
 import jax
 import jax.random as jr
@@ -38,6 +39,12 @@ matplotlib.use("Agg")
 from matplotlib import pyplot as plt
 
 
+def implicit_by_diffrax(solver: type[diffrax.AbstractImplicitSolver]) -> dfc.DiffraxAverage:
+    """An implicit solver of Diffrax with adaptive steps; a coarse tolerance is enough for an average."""
+    controller = diffrax.PIDController(rtol=0.1, atol=0.1)
+    return dfc.DiffraxAverage(solver(root_finder=dfc.ControlRootFinder()), controller)
+
+
 METHODS = {
     "Backprop": dfc.Backprop(),
     "DFA": dfc.DFA(),
@@ -49,6 +56,8 @@ METHODS = {
     "DFC, implicit, 10 steps": dfc.DFC(average=dfc.ImplicitAverage(segments=((4, 0.06), (6, 0.94)))),
     "DFC, implicit, 24 steps": dfc.DFC(average=dfc.ImplicitAverage()),
     "DFC, published Euler": dfc.DFC(average=dfc.PublishedAverage(dfc.PublishedEuler(dt=0.02, states=500))),
+    "DFC, Diffrax's implicit Euler": dfc.DFC(average=implicit_by_diffrax(diffrax.ImplicitEuler)),
+    "DFC, Diffrax's Kvaerno3": dfc.DFC(average=implicit_by_diffrax(diffrax.Kvaerno3)),
     "DFC, Tsit5": dfc.DFC(average=dfc.DiffraxAverage()),
     "Sleep phase": dfc.SleepPhase(),
     "Sleep phase, expected": dfc.ExpectedSleepPhase(),

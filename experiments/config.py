@@ -23,6 +23,8 @@ ACTIVATIONS = {
     "linear": dfc.Linear(),
 }
 
+IMPLICIT = ("ImplicitEuler", "Kvaerno3", "Kvaerno5")
+
 
 @dataclasses.dataclass(frozen=True)
 class Defaults:
@@ -73,8 +75,10 @@ class Solver:
     """dfc: length of the trajectory that is averaged."""
     dt: float = 0.02
     """dfc: step of the published scheme; first step of Diffrax."""
-    diffrax_solver: Literal["Euler", "Heun", "Bosh3", "Tsit5", "Dopri5"] = "Tsit5"
-    """Solver of --solver.trajectory diffrax and of --solver.steady-state simulated."""
+    diffrax_solver: Literal[
+        "Euler", "Heun", "Bosh3", "Tsit5", "Dopri5", "ImplicitEuler", "Kvaerno3", "Kvaerno5"
+    ] = "Tsit5"
+    """Solver of --solver.trajectory diffrax and, if explicit, of --solver.steady-state simulated."""
     tau_v: float = 0.2
     """dfc: time constant of the voltages."""
 
@@ -182,9 +186,11 @@ class Config:
                 raise ValueError(f"`{name}` is {rate}; a learning rate must be a finite number above 0.")
         if config.batch_size < 1:
             raise ValueError(f"`batch_size` is {config.batch_size}; it must be at least 1.")
-        if self.solver.steady_state == "simulated" and self.solver.diffrax_solver == "Euler":
+        name = self.solver.diffrax_solver
+        if self.solver.steady_state == "simulated" and name in ("Euler", *IMPLICIT):
             raise ValueError(
-                "`solver.diffrax_solver` is Euler; a simulated steady state needs adaptive steps."
+                f"`solver.diffrax_solver` is {name}; a simulated steady state needs an explicit solver with "
+                "adaptive steps."
             )
         if set(self.method) == {"dfa"} and self.feedback == "exact":
             raise ValueError("`feedback` is exact; direct feedback alignment uses fixed random feedback.")
@@ -245,10 +251,13 @@ def _average(solver: Solver) -> dfc.AbstractAverage:
         case "published":
             return dfc.PublishedAverage(dfc.PublishedEuler(solver.dt, round(solver.duration / solver.dt)))
         case "diffrax":
-            integrator = getattr(diffrax, solver.diffrax_solver)()
-            adaptive = diffrax.PIDController(rtol=1e-4, atol=1e-4)
-            step = diffrax.ConstantStepSize() if solver.diffrax_solver == "Euler" else adaptive
-            return dfc.DiffraxAverage(integrator, step, solver.duration, solver.dt)
+            name = solver.diffrax_solver
+            finder = {"root_finder": dfc.ControlRootFinder()} if name in IMPLICIT else {}
+            # Implicit solvers are then within hundredths of a degree; explicit ones are not.
+            tolerance = 0.1 if name in IMPLICIT else 1e-4
+            adaptive = diffrax.PIDController(rtol=tolerance, atol=tolerance)
+            step = diffrax.ConstantStepSize() if name == "Euler" else adaptive
+            return dfc.DiffraxAverage(getattr(diffrax, name)(**finder), step, solver.duration, solver.dt)
 
 
 def make_optimiser(config: Optimiser) -> optax.GradientTransformation:

@@ -27,7 +27,7 @@ def test_every_method_has_figures(folder):
     assert {"Backprop", "DFA", "DFC-SSA", "DFC-SS, Broyden", "DFC, implicit, 24 steps", "Sleep phase"} <= set(
         methods
     )
-    assert len(methods) == 13
+    assert len(methods) == 15
     for figures in methods.values():
         assert figures["update_ratio"] > 0 and figures["step_ratio"] > 0
         assert figures["update_rounds"] == figures["step_rounds"] == 3

@@ -8,7 +8,7 @@ import jax.random as jr
 import numpy as np
 import optimistix as optx
 import pytest
-from helpers import angle, make_batch, make_network, relative_error, take_samples
+from helpers import angle, cast, make_batch, make_network, relative_error, take_samples
 from jaxtyping import Array
 
 import dfc_jax as dfc
@@ -101,6 +101,18 @@ def test_broken_samples_harm_no_others() -> None:
     wanted = jax.tree.map(lambda a, b: a - b / 2, first_three.layers, first.layers)
     assert relative_error(update.layers, wanted) < 1e-5
     assert report.converged.tolist() == [True, False, False, True]
+
+
+def test_single_precision_stays_single() -> None:
+    """In a process with double precision, as the tests': Diffrax's times would be double by themselves."""
+    model, (x, y) = make_network(jr.key(35)), make_batch(jr.key(36), 4)
+    method = dfc.DFC(average=average(diffrax.ImplicitEuler(root_finder=dfc.ControlRootFinder(1e-4))))
+    wanted, _ = eqx.filter_jit(method)(model, x, y)
+    single, *rest = cast((method, model, x, y), jnp.float32)
+    update, report = eqx.filter_jit(single)(*rest)
+    assert {leaf.dtype for leaf in jax.tree.leaves(update)} == {jnp.dtype(jnp.float32)}
+    assert report.residual.dtype == jnp.float32
+    assert relative_error(update.layers, wanted.layers) < 1e-3
 
 
 def test_what_cannot_be_combined_says_so() -> None:

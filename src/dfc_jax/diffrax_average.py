@@ -214,12 +214,14 @@ class DiffraxAverage(AbstractAverage):
             return _Averaged(rates, instant_change(loop, args, deviations), jnp.ones((), dtype), -y.probe)
 
         first, none = jax.vmap(loop.initial_state)(samples), jnp.zeros((), dtype)
+        # Times in the samples' precision: Diffrax's own would be the process's and promote everything.
+        time = lambda value: None if value is None else jnp.asarray(value, dtype)
         solution = diffrax.diffeqsolve(
             diffrax.ODETerm(vector_field),
             self._solver(loop, samples),
-            t0=0.0,
-            t1=self.t1,
-            dt0=self.dt0,
+            t0=time(0.0),
+            t1=time(self.t1),
+            dt0=time(self.dt0),
             y0=_Averaged(first, Accumulator.zero(loop, samples), none, none),
             args=samples,
             stepsize_controller=_worst_sample(self.stepsize_controller),
