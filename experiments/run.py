@@ -23,23 +23,23 @@ import dfc_jax as dfc
 
 
 def train(config: Config, method: str, data: dfc.Dataset, folder: dfc.RunFolder) -> dict[str, Any]:
-    """One run: `method` with every seed. Returns its summary."""
+    """One run: `method` with every seed, all seeds as one program. Returns its summary."""
     loss = dfc.CrossEntropy() if data.classification else dfc.MeanSquaredError()
     learns = config.feedback == "learned" and method in ("dfc", "dfc-ss", "dfc-ssa")
-    histories = {}
-    for seed in config.seeds:
-        _, histories[seed] = dfc.fit(
-            make_model(config, method, (data.input_size, data.output_size), seed),
-            make_method(config, method, loss),
-            data,
-            make_optimiser(config.optimiser),
-            epochs=config.epochs,
-            key=jax.random.fold_in(jax.random.key(seed), 1),
-            batch_size=config.batch_size,
-            feedback_learning=make_feedback_learning(config.feedback_learning, loss) if learns else None,
-            on_epoch=lambda record, seed=seed: folder.append(seed, record),
-            progress=config.progress,
-        )
+    sizes = data.input_size, data.output_size
+    found = dfc.fit_many(
+        [make_model(config, method, sizes, seed) for seed in config.seeds],
+        make_method(config, method, loss),
+        data,
+        make_optimiser(config.optimiser),
+        epochs=config.epochs,
+        keys=[jax.random.fold_in(jax.random.key(seed), 1) for seed in config.seeds],
+        batch_size=config.batch_size,
+        feedback_learning=make_feedback_learning(config.feedback_learning, loss) if learns else None,
+        on_epoch=lambda position, record: folder.append(config.seeds[position], record),
+        progress=config.progress,
+    )
+    histories = {seed: history for seed, (_, history) in zip(config.seeds, found, strict=True)}
     metric = "test_accuracy" if data.classification else "test_loss"
     summary = folder.finish(histories, metric)
     plot_curves(folder.path)

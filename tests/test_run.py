@@ -47,7 +47,7 @@ def test_several_methods_and_seeds_leave_tables_pictures_and_summaries(tmp_path)
     assert {"versions", "git_revision", "device", "command"} <= set(config["environment"])
 
     rows = records(out / "dfc-ss")
-    assert [(row["seed"], row["epoch"]) for row in rows] == [(3, 1), (3, 2), (5, 1), (5, 2)]
+    assert [(row["seed"], row["epoch"]) for row in rows] == [(3, 1), (5, 1), (3, 2), (5, 2)]
     summary = json.loads((out / "dfc-ss" / "summary.json").read_text())
     best = [max((r for r in rows if r["seed"] == s), key=lambda r: r["validation_accuracy"]) for s in (3, 5)]
     scores = [row["test_accuracy"] for row in best]
@@ -60,7 +60,9 @@ def test_several_methods_and_seeds_leave_tables_pictures_and_summaries(tmp_path)
 
     alone = tmp_path / "alone"
     run(*SMALL, "--method", "dfc-ss", "--seeds", "5", "--out", str(alone))
-    assert without_time(records(alone)) == without_time(rows[2:])
+    wanted = without_time([row for row in rows if row["seed"] == 5])
+    for found, row in zip(without_time(records(alone)), wanted, strict=True):
+        assert found == pytest.approx(row, rel=1e-3)
 
 
 @pytest.fixture
@@ -120,7 +122,7 @@ def test_misspelt_options_are_refused():
         (Config(method=("dfc",), solver=Solver(tau_v=0.0)), "`tau_v` is 0.0"),
         (
             Config(solver=Solver(steady_state="simulated", diffrax_solver="Euler")),
-            "a simulated steady state needs adaptive steps",
+            "needs an explicit solver with adaptive steps",
         ),
         (Config(optimiser=Optimiser(clip=0.0)), "`max_norm` is 0.0"),
         (Config(optimiser=Optimiser(lr=-1.0)), "`lr` is -1.0"),

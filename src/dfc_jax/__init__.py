@@ -44,6 +44,7 @@ from dfc_jax.equilibrium import (
     Equilibrium as Equilibrium,
     RootFind as RootFind,
 )
+from dfc_jax.evaluation import evaluate as evaluate
 from dfc_jax.expected_sleep import ExpectedSleepPhase as ExpectedSleepPhase
 from dfc_jax.fallback import PseudoTransient as PseudoTransient
 from dfc_jax.feedback import (
@@ -89,8 +90,8 @@ from dfc_jax.sleep import AbstractSleepPhase as AbstractSleepPhase, SleepPhase a
 from dfc_jax.targets import AbstractTarget as AbstractTarget, Clamp as Clamp, Nudge as Nudge, Rest as Rest
 from dfc_jax.training import (
     clip_by_tensor_norm as clip_by_tensor_norm,
-    evaluate as evaluate,
     fit as fit,
+    fit_many as fit_many,
     History as History,
 )
 from dfc_jax.trajectory import simulate as simulate

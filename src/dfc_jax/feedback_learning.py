@@ -6,13 +6,12 @@ from collections.abc import Iterable
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-import jax.random as jr
 import optax
-from jaxtyping import Array, PRNGKeyArray, PyTree
+from jaxtyping import Array, Key, PRNGKeyArray, PyTree
 from tqdm import tqdm
 
-from dfc_jax._checks import all_finite, check_number, require
-from dfc_jax._epochs import shuffled_batches
+from dfc_jax._checks import check_number
+from dfc_jax._epochs import fold_in, shuffled_batches
 from dfc_jax.data import Split
 from dfc_jax.network import Network
 from dfc_jax.sleep import AbstractSleepPhase, SleepPhase
@@ -48,21 +47,22 @@ def pretrain(
     model: Network,
     learning: FeedbackLearning,
     train: Split,
-    key: PRNGKeyArray,
+    key: Key[Array, "*runs"],
     batch_size: int,
     progress: bool,
 ) -> Network:
-    """The model after feedback pre-training.
-
-    **Raises:** `ValueError` if the feedback weights are not finite afterwards.
-    """
+    """The model after feedback pre-training; with several keys, several models along the first axis."""
     if learning.pretraining_optimiser is not None:
         learning = eqx.tree_at(lambda l: l.optimiser, learning, learning.pretraining_optimiser)
-    state = learning.optimiser.init(model.feedback)
+    state = initial_state(learning, model, key)
     parts = tqdm(_epochs(learning.pretraining_epochs), "feedback pre-training", disable=not progress)
-    model, _ = _sleep_through(parts, model, state, learning, train, key, batch_size)
-    require(all_finite(model), "feedback pre-training diverged; lower its learning rate or its step `dt`.")
-    return model
+    return _sleep_through(parts, model, state, learning, train, key, batch_size)[0]
+
+
+def initial_state(learning: FeedbackLearning, model: Network, key: Key[Array, "*runs"]) -> PyTree:
+    """The state of the feedback weights' optimiser, one for each key."""
+    init = learning.optimiser.init
+    return init(model.feedback) if key.ndim == 0 else eqx.filter_vmap(init)(model.feedback)
 
 
 def sleep(
@@ -70,7 +70,7 @@ def sleep(
     state: PyTree,
     learning: FeedbackLearning,
     train: Split,
-    key: PRNGKeyArray,
+    key: Key[Array, "*runs"],
     batch_size: int,
 ) -> tuple[Network, PyTree]:
     """The sleep before one wake epoch: the model and the optimiser's state."""
@@ -84,12 +84,13 @@ def _sleep_through(
     state: PyTree,
     learning: FeedbackLearning,
     train: Split,
-    key: PRNGKeyArray,
+    key: Key[Array, "*runs"],
     batch_size: int,
 ) -> tuple[Network, PyTree]:
     """One sleep epoch after another, each as long as its part says."""
+    epoch = _sleep_epoch if key.ndim == 0 else _sleep_epochs
     for i, part in enumerate(parts):
-        model, state = _sleep_epoch(model, state, learning, train, jr.fold_in(key, i), batch_size, part)
+        model, state = epoch(model, state, learning, train, fold_in(key, i), batch_size, part)
     return model, state
 
 
@@ -117,6 +118,12 @@ def _sleep_epoch(
     batches = shuffled_batches(key, len(train), batch_size)
     steps = math.ceil(part * len(batches[0]))
     return jax.lax.scan(step, (model, state), jax.tree.map(lambda leaf: leaf[:steps], batches))[0]
+
+
+_of_runs = eqx.if_array(0)
+_sleep_epochs = eqx.filter_jit(
+    eqx.filter_vmap(_sleep_epoch, in_axes=(_of_runs, _of_runs, None, None, 0, None, None))
+)
 
 
 def _epochs(number: float | int) -> list[float]:

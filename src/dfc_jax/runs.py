@@ -94,6 +94,7 @@ def _summarise(history: History, metric: str) -> dict[str, Any]:
         "last_validation_loss": history.records[-1]["validation_loss"],
         "best_validation_loss": min(record["validation_loss"] for record in history.records),
         "fraction_converged": statistics.fmean(record["converged"] for record in history.records),
+        "fraction_fallback": statistics.fmean(record["fallback"] for record in history.records),
         "fraction_stable": statistics.fmean(record["stable"] for record in history.records),
         # The median: the first epoch compiles.
         "seconds_per_epoch": statistics.median(record["seconds"] for record in history.records),

@@ -1,8 +1,9 @@
 """Training: an epoch is one compiled scan with the data on the device."""
 
+import dataclasses
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import equinox as eqx
@@ -10,15 +11,15 @@ import jax
 import jax.numpy as jnp
 import jax.random as jr
 import optax
-from jaxtyping import Array, Float, PRNGKeyArray, PyTree
+from jaxtyping import Array, Float, Key, PRNGKeyArray, PyTree
 from tqdm import tqdm
 
 from dfc_jax._checks import all_finite, check_number, require
-from dfc_jax._epochs import shuffled_batches
+from dfc_jax._epochs import fold_in, shuffled_batches
 from dfc_jax.data import Dataset, Split
+from dfc_jax.evaluation import evaluate_all
 from dfc_jax.feedback import FeedbackWeights
-from dfc_jax.feedback_learning import FeedbackLearning, pretrain, sleep
-from dfc_jax.losses import AbstractLoss
+from dfc_jax.feedback_learning import FeedbackLearning, initial_state, pretrain, sleep
 from dfc_jax.methods import AbstractMethod
 from dfc_jax.network import Network
 
@@ -80,56 +81,145 @@ def fit(
     **Raises:** `ValueError` if sizes of model and data differ, or an argument is out of range.
     """
     _check_fit(model, data, epochs, batch_size, feedback_learning)
+    heard = None if on_epoch is None else lambda _, record: on_epoch(record)
+    options = (method, data, optimiser, epochs, batch_size, feedback_learning, heard, progress)
+    return _train(model, _typed(key), [model], *options)[0]
+
+
+def fit_many(
+    models: Sequence[Network],
+    method: AbstractMethod,
+    data: Dataset,
+    optimiser: optax.GradientTransformation,
+    *,
+    epochs: int,
+    keys: Sequence[PRNGKeyArray],
+    batch_size: int = 128,
+    feedback_learning: FeedbackLearning | None = None,
+    on_epoch: Callable[[int, Record], None] | None = None,
+    progress: bool = True,
+) -> list[tuple[Network, History]]:
+    """Train several models of one architecture, seeds of an experiment say, as one vmapped program.
+
+    Model k with key k goes through what `fit` would do with them, in the same order and with the same noise;
+    only the rounding of matrix products differs, which training amplifies as it does any rounding. A model
+    that is no longer finite stops alone. A record's "seconds" are the model's share of the time.
+
+    **Arguments:** as of `fit`, with as many `keys` as `models`; `on_epoch` is called with the position of
+    the model and its record.
+
+    **Raises:** as `fit`, and `ValueError` if the numbers or the architectures differ.
+    """
+    require(
+        len(models) == len(keys) >= 1,
+        f"`keys` are {len(keys)} and `models` {len(models)}; there must be as many, at least one.",
+    )
+    for model in models:
+        _check_fit(model, data, epochs, batch_size, feedback_learning)
+    shapes = [eqx.filter_eval_shape(lambda m=model: m) for model in models]
+    require(
+        all(eqx.tree_equal(shapes[0], shape) is True for shape in shapes),
+        "`models` are of several architectures; those of one call must differ in their weights only.",
+    )
+    options = (method, data, optimiser, epochs, batch_size, feedback_learning, on_epoch, progress)
+    if len(models) == 1:
+        return _train(models[0], _typed(keys[0]), list(models), *options)
+    arrays, rest = zip(*(eqx.partition(model, eqx.is_array) for model in models), strict=True)
+    together = eqx.combine(jax.tree.map(lambda *leaves: jnp.stack(leaves), *arrays), rest[0])
+    return _train(together, jnp.stack([_typed(key) for key in keys]), list(models), *options)
+
+
+def _typed(key: PRNGKeyArray) -> Key[Array, ""]:
+    return key if jnp.issubdtype(key.dtype, jax.dtypes.prng_key) else jr.wrap_key_data(key)
+
+
+@dataclasses.dataclass
+class _Run:
+    """What is known of one run so far."""
+
+    model: Network  # the last good one
+    best_model: Network
+    records: list[Record] = dataclasses.field(default_factory=list)
+    best_epoch: int = 0
+    stopped: str | None = None
+
+    def add(self, record: Record, model: Network) -> None:
+        self.model = model
+        self.records.append(record)
+        if self.best_epoch == 0 or _score(record) > _score(self.records[self.best_epoch - 1]):
+            self.best_epoch, self.best_model = record["epoch"], model
+
+    def result(self) -> tuple[Network, History]:
+        return self.model, History(self.records, self.best_epoch, self.best_model, self.stopped)
+
+
+def _train(
+    model: Network,
+    key: Key[Array, "*runs"],
+    initial: list[Network],
+    method: AbstractMethod,
+    data: Dataset,
+    optimiser: optax.GradientTransformation,
+    epochs: int,
+    batch_size: int,
+    learning: FeedbackLearning | None,
+    on_epoch: Callable[[int, Record], None] | None,
+    progress: bool,
+) -> list[tuple[Network, History]]:
+    """Train one model, or several along the first axis if there are several keys."""
+    runs = [_Run(start, start) for start in initial]
     train = jax.tree.map(jnp.asarray, data.train)
-    pretraining_key, key = jr.split(key)
-    weights_state = optimiser.init(model.layers)
+    alone = key.ndim == 0
+    pretraining_key, key = jnp.moveaxis(jr.split(key) if alone else jax.vmap(jr.split)(key), -1, 0)
+    weights_state = optimiser.init(model.layers) if alone else eqx.filter_vmap(optimiser.init)(model.layers)
     feedback_state = None
-    if feedback_learning is not None:
-        model = pretrain(model, feedback_learning, train, pretraining_key, batch_size, progress)
-        feedback_state = feedback_learning.optimiser.init(model.feedback)
+    if learning is not None:
+        model = pretrain(model, learning, train, pretraining_key, batch_size, progress)
+        feedback_state = initial_state(learning, model, key)
+        for run, found in zip(runs, _each(model, key), strict=True):
+            if all_finite(found):
+                run.model = run.best_model = found
+            else:
+                run.stopped = "feedback pre-training: a weight is no longer finite; lower its learning rate "
+                run.stopped += "or its step `dt`."
 
-    records: list[Record] = []
-    best_epoch, best_model, stopped = 0, model, None
     bar = tqdm(range(1, epochs + 1), desc=type(method).__name__, unit="epoch", disable=not progress)
+    wake = _wake_epoch if alone else _wake_epochs
     for epoch in bar:
-        start, epoch_key = time.perf_counter(), jr.fold_in(key, epoch)
-        candidate = model
-        if feedback_learning is not None:
-            candidate, feedback_state = sleep(
-                candidate, feedback_state, feedback_learning, train, jr.fold_in(epoch_key, 0), batch_size
-            )
-        candidate, weights_state, totals = _wake_epoch(
-            candidate, weights_state, method, optimiser, train, epoch_key, batch_size
-        )
-        if not all_finite((candidate, totals)):
-            stopped = f"epoch {epoch}: the loss or a weight is no longer finite; the model is that before it."
+        if all(run.stopped for run in runs):
             break
-        model = candidate
-        record = {"epoch": epoch, **{name: float(value) for name, value in totals.items()}}
-        record |= _evaluate_all(model, method.loss, data)
-        record["seconds"] = time.perf_counter() - start
-        records.append(record)
-        if best_epoch == 0 or _score(record) > _score(records[best_epoch - 1]):
-            best_epoch, best_model = epoch, model
-        if on_epoch is not None:
-            on_epoch(record)
-        bar.set_postfix_str(_line(record))
-    return model, History(records, best_epoch, best_model, stopped)
+        start, epoch_key = time.perf_counter(), fold_in(key, epoch)
+        if learning is not None:
+            sleep_key = fold_in(epoch_key, 0)
+            model, feedback_state = sleep(model, feedback_state, learning, train, sleep_key, batch_size)
+        model, weights_state, totals = wake(
+            model, weights_state, method, optimiser, train, epoch_key, batch_size
+        )
+        metrics = totals | evaluate_all(model, method.loss, data, key)
+        found = list(zip(runs, _each(model, key), _each(metrics, key), strict=True))
+        seconds = (time.perf_counter() - start) / len(runs)
+        for i, (run, candidate, values) in enumerate(found):
+            if run.stopped:
+                continue
+            if not all_finite((candidate, {name: values[name] for name in totals})):
+                run.stopped = (
+                    f"epoch {epoch}: the loss or a weight is no longer finite; the model is that before it."
+                )
+                continue
+            numbers = {name: float(value) for name, value in values.items()}
+            run.add({"epoch": epoch} | numbers | {"seconds": seconds}, candidate)
+            if on_epoch is not None:
+                on_epoch(i, run.records[-1])
+        bar.set_postfix_str(_line([run.records[-1] for run in runs if run.records and not run.stopped]))
+    return [run.result() for run in runs]
 
 
-def evaluate(model: Network, loss: AbstractLoss, split: Split, *, classification: bool) -> dict[str, float]:
-    """Mean loss of a split and, for classification, its accuracy (a fraction)."""
-    mean_loss, accuracy = _evaluate(model, loss, jnp.asarray(split.x), jnp.asarray(split.y))
-    return {"loss": float(mean_loss)} | ({"accuracy": float(accuracy)} if classification else {})
-
-
-@eqx.filter_jit
-def _evaluate(
-    model: Network, loss: AbstractLoss, x: Float[Array, "samples ..."], y: Float[Array, "samples out"]
-) -> tuple[Float[Array, ""], Float[Array, ""]]:
-    outputs = jax.lax.map(model, x, batch_size=1000)
-    right = jnp.argmax(outputs, axis=1) == jnp.argmax(y, axis=1)
-    return jnp.mean(jax.vmap(loss)(outputs, y)), jnp.mean(right.astype(outputs.dtype))
+def _each(tree: PyTree, key: Key[Array, "*runs"]) -> list[PyTree]:
+    """The runs of a tree, one by one."""
+    if key.ndim == 0:
+        return [tree]
+    arrays, rest = eqx.partition(tree, eqx.is_array)
+    return [eqx.combine(jax.tree.map(lambda leaf, i=i: leaf[i], arrays), rest) for i in range(len(key))]
 
 
 @eqx.filter_jit
@@ -154,6 +244,7 @@ def _wake_epoch(
             "train_loss": jnp.mean(report.loss),
             "converged": jnp.mean(report.converged.astype(report.loss.dtype)),
             "stable": jnp.mean(report.stable.astype(report.loss.dtype)),
+            "fallback": jnp.mean(report.fallback.astype(report.loss.dtype)),
             "iterations": jnp.mean(report.iterations.astype(report.loss.dtype)),
         }
         return (model, state), metrics
@@ -164,12 +255,10 @@ def _wake_epoch(
     return model, state, jax.tree.map(jnp.mean, metrics)
 
 
-def _evaluate_all(model: Network, loss: AbstractLoss, data: Dataset) -> Record:
-    record: Record = {}
-    for name in ("validation", "test"):
-        scores = evaluate(model, loss, getattr(data, name), classification=data.classification)
-        record |= {f"{name}_{metric}": value for metric, value in scores.items()}
-    return record
+_of_runs = eqx.if_array(0)
+_wake_epochs = eqx.filter_jit(
+    eqx.filter_vmap(_wake_epoch, in_axes=(_of_runs, _of_runs, None, None, None, 0, None))
+)
 
 
 def _score(record: Record) -> float:
@@ -177,9 +266,12 @@ def _score(record: Record) -> float:
     return record.get("validation_accuracy", -record["validation_loss"])
 
 
-def _line(record: Record) -> str:
+def _line(records: list[Record]) -> str:
+    """Means over the runs."""
     names = ("train_loss", "validation_accuracy", "validation_loss", "converged")
-    return ", ".join(f"{name.replace('_', ' ')} {record[name]:.4g}" for name in names if name in record)
+    shown = (name for name in names if records and name in records[0])
+    means = {name: math.fsum(record[name] for record in records) / len(records) for name in shown}
+    return ", ".join(f"{name.replace('_', ' ')} {mean:.4g}" for name, mean in means.items())
 
 
 def _check_count(name: str, value: int, minimum: int) -> None:

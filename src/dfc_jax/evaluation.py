@@ -1,0 +1,43 @@
+"""How good a model is on a split of the data, for one model or several at once."""
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Key
+
+from dfc_jax.data import Dataset, Split
+from dfc_jax.losses import AbstractLoss
+from dfc_jax.network import Network
+
+
+def evaluate(model: Network, loss: AbstractLoss, split: Split, *, classification: bool) -> dict[str, float]:
+    """Mean loss of a split and, for classification, its accuracy (a fraction)."""
+    mean_loss, accuracy = _evaluate(model, loss, jnp.asarray(split.x), jnp.asarray(split.y))
+    return {"loss": float(mean_loss)} | ({"accuracy": float(accuracy)} if classification else {})
+
+
+@eqx.filter_jit
+def _evaluate(
+    model: Network, loss: AbstractLoss, x: Float[Array, "samples ..."], y: Float[Array, "samples out"]
+) -> tuple[Float[Array, ""], Float[Array, ""]]:
+    outputs = jax.lax.map(model, x, batch_size=1000)
+    right = jnp.argmax(outputs, axis=1) == jnp.argmax(y, axis=1)
+    return jnp.mean(jax.vmap(loss)(outputs, y)), jnp.mean(right.astype(outputs.dtype))
+
+
+_evaluate_runs = eqx.filter_jit(eqx.filter_vmap(_evaluate, in_axes=(eqx.if_array(0), None, None, None)))
+
+
+def evaluate_all(
+    model: Network, loss: AbstractLoss, data: Dataset, key: Key[Array, "*runs"]
+) -> dict[str, Float[Array, "*runs"]]:
+    """Loss and, for classification, accuracy on validation and test samples, of one model for each key."""
+    scores = {}
+    for name in ("validation", "test"):
+        split = getattr(data, name)
+        measure = _evaluate if key.ndim == 0 else _evaluate_runs
+        mean_loss, accuracy = measure(model, loss, jnp.asarray(split.x), jnp.asarray(split.y))
+        scores[f"{name}_loss"] = mean_loss
+        if data.classification:
+            scores[f"{name}_accuracy"] = accuracy
+    return scores
