@@ -1,6 +1,7 @@
 """The benchmarks, run as a user runs them, on a small network."""
 
 import json
+import math
 import pathlib
 import subprocess
 import sys
@@ -74,3 +75,38 @@ def test_the_solver_benchmark_runs_and_its_references_agree(tmp_path: pathlib.Pa
     assert "closed form" not in str(regimes["late-strong"])
     assert "python benchmarks/solvers.py" in (tmp_path / "solvers.md").read_text()
     assert (tmp_path / "solvers.png").read_bytes().startswith(b"\x89PNG")
+
+
+def small_run(name: str, out: pathlib.Path) -> dict:
+    """What a small run of a benchmark writes."""
+    command = [sys.executable, str(SCRIPT.with_name(f"{name}.py")), "--small", "--out", str(out)]
+    subprocess.run(command, check=True, capture_output=True, timeout=600)
+    assert f"python benchmarks/{name}.py" in (out / f"{name}.md").read_text()
+    assert (out / f"{name}.png").read_bytes().startswith(b"\x89PNG")
+    return json.loads((out / f"{name}.json").read_text())
+
+
+def test_the_scaling_benchmark_measures_every_method_on_every_axis(tmp_path: pathlib.Path) -> None:
+    axes = small_run("scaling", tmp_path)["axes"]
+    assert set(axes) == {"width", "depth", "outputs", "batch"}
+    for figures in axes.values():
+        assert len(figures["points"]) == 2
+        for entries in figures["points"].values():
+            assert all(entry["update_ratio"] > 0 for entry in entries.values())
+            assert entries["Backprop"]["update_ratio"] == 1
+            assert entries["DFC-SS"]["converged"] == 1 and entries["DFC-SS"]["largest_residual"] <= 3e-5
+        low, high = (entries["DFC-SS"]["update_milliseconds"] for entries in figures["points"].values())
+        sizes = [int(size) for size in figures["points"]]
+        slope = math.log(high / low) / math.log(sizes[1] / sizes[0])
+        assert figures["exponents"]["DFC-SS"] == pytest.approx(slope)
+    assert "Sleep, expected" not in axes["outputs"]["points"]["40"]
+
+
+def test_the_expected_sleep_update_is_the_mean_of_many_draws(tmp_path: pathlib.Path) -> None:
+    noises = small_run("sleep", tmp_path)["noises"]
+    assert len(noises) == 5
+    for entry in noises.values():
+        assert entry["angle_degrees"] < 1.3 * entry["trust_degrees"]
+        assert entry["draws_angle_degrees"]["1"] > entry["angle_degrees"]
+        assert entry["expected_update_ratio"] > 0 and entry["simulated_update_ratio"] > 0
+        assert len(entry["layer_angles_degrees"]) == 3

@@ -20,15 +20,16 @@ from dfc_jax.secant import AbstractInverse, broyden, OwnInverses, Point, SecantS
 from dfc_jax.small_matrices import eigenvalues_right_of_zero, inverse
 
 
-# Beyond so many outputs a Jacobian for each sample costs more than the iterations it saves.
-_DENSE_OUTPUTS = 32
+# Beyond so many outputs a Jacobian for each sample costs more than the iterations it saves: the two cost the
+# same at about 12 for DFC-SS and 16 for DFC-SSA (benchmarks/scaling.py), and the own one is the more robust.
+_DENSE_OUTPUTS = 16
 
 
 class Analytic(AbstractEquilibrium):
     """u = (E J Q + a I)^-1 e^-: linearised at the feedforward state, the DFC-SSA of the papers (Lemma 1).
 
     Exact for linear networks. `converged` says that the linear system is solved; `residual` is that of the
-    nonlinear equation, so it measures the linearisation. With more than 32 outputs the system is solved
+    nonlinear equation, so it measures the linearisation. With more than 16 outputs the system is solved
     by Broyden's method from the Jacobian of the zero input, to 1e-5 of |e^-|.
     """
 
@@ -91,7 +92,7 @@ class Broyden(AbstractEquilibrium):
 
     One n_L x n_L Jacobian and inverse a sample, then a sweep through the layers each iteration: two or three
     for a nudged target, about ten for large errors and for strong feedback, whose equations for
-    cross-entropy are solved in logarithms (`SoftmaxBalance`). With more than 32 outputs every sample starts
+    cross-entropy are solved in logarithms (`SoftmaxBalance`). With more than 16 outputs every sample starts
     from one Jacobian, that of the zero input, which depends on no other sample of the batch.
 
     **Arguments:**

@@ -105,8 +105,11 @@ def rescue(
 
     def solve_block(state: tuple[Int[Array, ""], Equilibrium, Bool[Array, " batch"]]) -> tuple:
         start, found, rescued = state
+        # The barrier ties the samples to the turn: with one block for all, XLA would take the solve for
+        # the same in every turn and do it before the loop, needed or not.
+        start, everyone = jax.lax.optimization_barrier((start, samples))
         index = jax.lax.dynamic_slice(order, (start,), (size,))
-        again = fallback(loop, jax.tree.map(lambda leaf: leaf[index], samples))
+        again = fallback(loop, jax.tree.map(lambda leaf: leaf[index], everyone))
         better = again.converged & failed[index]
 
         def merged(old: Array, new: Array) -> Array:

@@ -1,0 +1,173 @@
+"""How the cost of an update grows with width, depth, number of outputs and batch size.
+
+    python benchmarks/scaling.py            # minutes; writes to benchmarks/results
+    python benchmarks/scaling.py --small    # small networks, two points an axis, for a first look
+
+One size changes at a time; the others stay at 784-256-256-256-10 and batch 128. Inputs are normal noise,
+labels random, weights and feedback those of initialisation. Exponents are slopes of log time against log
+size by least squares; the times are medians over rounds in which all methods of one setting take turns.
+"""
+
+import dataclasses
+import pathlib
+from typing import Any
+
+import jax.numpy as jnp
+import jax.random as jr
+import numpy as np
+import rich
+import tyro
+from matplotlib import pyplot as plt
+from reporting import COLOURS, finish, heading, machine, MARKERS, save, shown, table
+from training_step import compile_case, cost, environment, measure, update_of
+
+import dfc_jax as dfc
+
+
+METHODS = {
+    "Backprop": dfc.Backprop(),
+    "DFC-SSA": dfc.DFCSSA(),
+    "DFC-SS": dfc.DFCSS(),
+    "DFC, closed form": dfc.DFC(average=dfc.ClosedFormAverage()),
+    "DFC, implicit, 10 steps": dfc.DFC(average=dfc.ImplicitAverage(segments=((4, 0.06), (6, 0.94)))),
+    "Sleep, expected": dfc.ExpectedSleepPhase(),
+}
+# These work with a matrix for every sample.
+UP_TO_32_OUTPUTS = ("DFC, closed form", "DFC, implicit, 10 steps", "Sleep, expected")
+AXES = {
+    "width": (128, 256, 512, 1024),
+    "depth": (1, 2, 4, 8, 16),
+    "outputs": (10, 16, 17, 32, 64, 100, 200),
+    "batch": (32, 128, 512),
+}
+SMALL_AXES = {"width": (32, 64), "depth": (1, 2), "outputs": (10, 40), "batch": (8, 16)}
+LABELS = {"width": "width of hidden layers", "depth": "hidden layers", "outputs": "outputs", "batch": "batch"}
+LEGEND = (
+    "Ratios are of an update's time to that of backprop's gradient in the same setting. Exponent: the slope "
+    "of log time against log size; above backprop's: by how much it exceeds backprop's own; at the end: the "
+    "same between the last two sizes alone, where what does not grow, as the first layer, weighs least."
+)
+
+
+@dataclasses.dataclass(frozen=True)
+class Options:
+    """What to measure."""
+
+    rounds: int = 9
+    """Rounds of measurements."""
+    seconds: float = 3.0
+    """A method stops taking part after so many seconds of measurements (but not before three rounds)."""
+    small: bool = False
+    """Small networks, two points an axis and three rounds, whatever else is said."""
+    seed: int = 0
+    out: pathlib.Path = pathlib.Path(__file__).parent / "results"
+    """The folder for the figures."""
+
+
+def main(options: Options) -> None:
+    """Measure, print and write."""
+    base, axes = {"width": 256, "depth": 3, "outputs": 10, "batch": 128}, AXES
+    if options.small:
+        options = dataclasses.replace(options, rounds=3, seconds=1.0)
+        base, axes = {"width": 32, "depth": 2, "outputs": 10, "batch": 8}, SMALL_AXES
+    results: dict[str, Any] = {}
+    for axis, sizes in axes.items():
+        points = {}
+        for size in sizes:
+            rich.print(f"{axis} {size}")
+            points[str(size)] = _measure_point(base | {axis: size}, options)
+        results[axis] = {"points": points, "exponents": _exponents(points)}
+        results[axis]["last_exponents"] = _exponents(points, -2)
+    settings = {name: value for name, value in dataclasses.asdict(options).items() if name != "out"}
+    result = {
+        "environment": environment("benchmarks/scaling.py"),
+        "settings": settings | {"base": base},
+        "axes": results,
+    }
+    _write(result, options.out)
+
+
+def _measure_point(sizes: dict[str, int], options: Options) -> dict[str, Any]:
+    """Every method in one setting."""
+    model_key, input_key, label_key, key = jr.split(jr.key(options.seed), 4)
+    model = dfc.mlp((784, *[sizes["width"]] * sizes["depth"], sizes["outputs"]), key=model_key)
+    x = jr.normal(input_key, (sizes["batch"], 784))
+    y = jnp.eye(sizes["outputs"])[jr.randint(label_key, (sizes["batch"],), 0, sizes["outputs"])]
+    cases, entries = {}, {}
+    for name, method in METHODS.items():
+        if sizes["outputs"] > 32 and name in UP_TO_32_OUTPUTS:
+            continue
+        cases[name] = compile_case(update_of, method, model, x, y, key)
+        report = cases[name].call()[1]
+        entries[name] = {} if report is None or not np.any(report.iterations > 0) else {
+            "converged": float(np.mean(report.converged)),
+            "largest_residual": float(np.max(report.residual)),
+            "iterations": float(np.mean(report.iterations)),
+        }  # fmt: skip
+    measure(list(cases.values()), options.rounds, options.seconds)
+    for name, case in cases.items():
+        extra = (case.temporary_bytes - cases["Backprop"].temporary_bytes) / 2**20
+        entries[name] |= cost("update", case, cases["Backprop"]) | {"memory_added_mib": extra}
+    return entries
+
+
+def _exponents(points: dict[str, Any], start: int = 0) -> dict[str, float]:
+    """The slope of log time against log size, from point `start`, of every method measured everywhere."""
+    sizes = np.log([int(size) for size in points])
+    everywhere = [name for name in METHODS if all(name in entries for entries in points.values())]
+    times = {
+        n: np.log([entries[n]["update_milliseconds"] for entries in points.values()]) for n in everywhere
+    }
+    return {name: float(np.polyfit(sizes, logs, 1)[0]) for name, logs in times.items()}
+
+
+def _write(result: dict[str, Any], folder: pathlib.Path) -> None:
+    """The figures as JSON, Markdown and a chart."""
+    where, base = result["environment"], result["settings"]["base"]
+    hidden = "-".join([str(base["width"])] * base["depth"])
+    caption = f"Around 784-{hidden}-{base['outputs']} tanh, batch {base['batch']}, float32, {machine(where)}"
+    lines = heading(where, caption, LEGEND)
+    for axis, figures in result["axes"].items():
+        points, exponents, last = figures["points"], figures["exponents"], figures["last_exponents"]
+        rows = []
+        for name in METHODS:
+            ratios = [shown(p.get(name, {}).get("update_ratio"), ".3g") for p in points.values()]
+            slope = exponents.get(name)
+            excess = [None if slope is None else e[name] - e["Backprop"] for e in (exponents, last)]
+            rows.append([name, *ratios, shown(slope, ".2f"), *(shown(e, "+.2f") for e in excess)])
+        columns = [f"{LABELS[axis]}:", *points, "exponent", "above backprop's", "at the end"]
+        lines += ["", f"## {axis}", "", *table(columns, rows)]
+    outputs = result["axes"]["outputs"]["points"]
+    figure = lambda key, spec: [shown(point["DFC-SS"][key], spec) for point in outputs.values()]
+    quality = [
+        ["largest residual, relative to the target error", *figure("largest_residual", ".0e")],
+        ["samples converged", *figure("converged", ".1%")],
+        ["mean number of iterations", *figure("iterations", ".1f")],
+    ]
+    lines += ["", "## DFC-SS by outputs", "", *table(["outputs:", *outputs], quality)]
+    save(result, lines, folder, "scaling")
+    _draw(result["axes"], caption, folder / "scaling.png")
+
+
+def _draw(axes_figures: dict[str, Any], caption: str, path: pathlib.Path) -> None:
+    """A panel an axis: time relative to backprop's in the same setting."""
+    figure, panels = plt.subplots(1, 4, figsize=(14, 3.8), layout="constrained", sharey=True)
+    for panel, (axis, figures) in zip(panels, axes_figures.items(), strict=True):
+        for i, name in enumerate(METHODS):
+            points = {int(s): e[name]["update_ratio"] for s, e in figures["points"].items() if name in e}
+            style = {"marker": MARKERS[i], "color": COLOURS[i], "label": name}
+            panel.plot(list(points), list(points.values()), **style)
+        panel.set(xscale="log", yscale="log", xlabel=LABELS[axis])
+        ticks = [int(size) for size in figures["points"] if size not in ("17",)]
+        panel.set_xticks(ticks, ticks)
+        panel.xaxis.set_minor_locator(plt.NullLocator())
+        panel.yaxis.set_major_formatter("{x:g}")
+    panels[0].set_ylabel("time of an update\nrelative to backpropagation")
+    figure.suptitle(caption, fontsize=10)
+    handles, labels = panels[0].get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside right center", frameon=False)
+    finish(figure, path)
+
+
+if __name__ == "__main__":
+    main(tyro.cli(Options, description=__doc__))
