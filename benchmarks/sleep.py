@@ -38,8 +38,8 @@ SETTINGS = {  # noise, apical low-pass, proportional gain
     "filtered, apical low-pass, k_p = 0.1": (FILTERED, 0.3, 0.1),
 }
 LEGEND = (
-    "Angles in degrees to the mean of all draws, over all feedback weights; trust: how far that mean itself is "
-    "off, from the angle between the means of its two halves; norm: the expected update's over that "
+    "Angles in degrees to the mean of all draws, over all feedback weights; trust: how far that mean itself "
+    "is off, from the angle between the means of its two halves; norm: the expected update's over that "
     "mean's; layers: the expected update's angle, and the trust, layer by layer; time: of an update, over "
     "backprop's gradient; memory: MiB of temporary memory that XLA plans beyond backprop's."
 )

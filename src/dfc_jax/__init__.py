@@ -55,6 +55,12 @@ from dfc_jax.feedback import (
 )
 from dfc_jax.feedback_learning import FeedbackLearning as FeedbackLearning
 from dfc_jax.implicit import ImplicitAverage as ImplicitAverage
+from dfc_jax.linearised import (
+    distance_from_rest as distance_from_rest,
+    euler_step_bound as euler_step_bound,
+    loop_eigenvalues as loop_eigenvalues,
+    published_growth as published_growth,
+)
 from dfc_jax.losses import (
     AbstractLoss as AbstractLoss,
     CrossEntropy as CrossEntropy,

@@ -5,11 +5,13 @@ import abc
 import equinox as eqx
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Float, Int, PyTree
 
 from dfc_jax._checks import zero_unless_finite
 from dfc_jax.closed_loop import ClosedLoop, Deviation, PerLayer, Sample
 from dfc_jax.equilibrium import controlled, Equilibrium, relative_residual
+from dfc_jax.linearised import euler_step_bound, published_growth
 from dfc_jax.network import Layer
 from dfc_jax.plasticity import forward_rule, presynaptic_rates, teaching_signal
 from dfc_jax.published import PublishedEuler
@@ -25,6 +27,11 @@ class AbstractAverage(eqx.Module):
         A sample whose state is not finite contributes nothing from then on. Converged means that the
         control error has fallen below half of what it was, the published criterion (`epsilon_di`).
         """
+
+    def doubts(self, loop: ClosedLoop, samples: Sample) -> list[str]:
+        """What is known to go wrong with these samples, in a sentence each; not for use under jit."""
+        del loop, samples
+        return []
 
 
 class Accumulator(eqx.Module):
@@ -97,3 +104,15 @@ class PublishedAverage(AbstractAverage):
         (last, total), _ = jax.lax.scan(step, (first, Accumulator.zero(loop, samples)), None, length=steps)
         final = last_state(loop, samples, last.control, last.deviation, steps)
         return total.total(loop, samples), final
+
+    def doubts(self, loop: ClosedLoop, samples: Sample) -> list[str]:
+        bound = euler_step_bound(loop, samples)
+        growth = published_growth(loop, samples, self.scheme)
+        diverging = (bound > 0) & (growth > 1)  # the loop itself is stable
+        if not np.any(diverging):
+            return []
+        return [
+            f"`scheme.dt` is {float(self.scheme.dt):.3g}, too long for {np.mean(diverging):.0%} of the "
+            f"samples tried: the published scheme diverges, by up to {np.max(growth[diverging]):.3g} times a "
+            f"step. Forward Euler is stable below {np.min(bound[diverging]):.2g} here; training lowers that."
+        ]

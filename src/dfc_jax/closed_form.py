@@ -3,6 +3,7 @@
 import equinox as eqx
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Float
 
 from dfc_jax._checks import check_number, require
@@ -10,6 +11,7 @@ from dfc_jax.averaging import AbstractAverage
 from dfc_jax.broyden import linear_solution
 from dfc_jax.closed_loop import ClosedLoop, PerLayer, Sample
 from dfc_jax.equilibrium import controlled, Equilibrium, loop_gain, relative_residual
+from dfc_jax.linearised import distance_from_rest
 from dfc_jax.network import Layer
 from dfc_jax.plasticity import forward_rule, presynaptic_rates, teaching_signal
 from dfc_jax.small_matrices import eigenvalues_right_of_zero, inverse
@@ -40,6 +42,17 @@ class ClosedFormAverage(AbstractAverage):
 
     def __check_init__(self) -> None:
         check_number("duration", self.duration, above=0)
+
+    def doubts(self, loop: ClosedLoop, samples: Sample) -> list[str]:
+        distance = distance_from_rest(loop, samples, float(self.duration))
+        short = np.isfinite(distance) & (distance > 0.1)
+        if not np.any(short):
+            return []
+        return [
+            f"`duration` is {float(self.duration):.3g}, too short for {np.mean(short):.0%} of the samples "
+            f"tried: their controls are then still up to {np.max(distance[short]):.0%} from their steady "
+            "state, which the closed form takes for reached. Use ImplicitAverage."
+        ]
 
     def __call__(self, loop: ClosedLoop, samples: Sample) -> tuple[tuple[Layer, ...], Equilibrium]:
         require(loop.tau_apical is None, "`tau_apical` is set; ClosedFormAverage has no apical compartment.")

@@ -8,6 +8,7 @@ import diffrax
 import equinox as eqx
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optimistix as optx
 from jaxtyping import Array, Bool, Float, PyTree
 
@@ -16,6 +17,7 @@ from dfc_jax.averaging import AbstractAverage, Accumulator, instant_change, last
 from dfc_jax.closed_loop import ClosedLoop, LoopState, Sample
 from dfc_jax.equilibrium import check_tolerance, Equilibrium
 from dfc_jax.implicit import implicit_inverse, ImplicitStep
+from dfc_jax.linearised import euler_step_bound
 from dfc_jax.network import Layer
 from dfc_jax.secant import broyden, OwnInverses, Point
 
@@ -238,6 +240,19 @@ class DiffraxAverage(AbstractAverage):
         final = eqx.tree_at(lambda f: f.converged, final, reached)
         mean = jax.tree.map(lambda leaf: leaf / self.t1, end.total)
         return mean.total(loop, samples), final
+
+    def doubts(self, loop: ClosedLoop, samples: Sample) -> list[str]:
+        fixed = isinstance(self.stepsize_controller, diffrax.ConstantStepSize)
+        if not (fixed and isinstance(self.solver, diffrax.Euler)):
+            return []
+        bound = euler_step_bound(loop, samples)
+        diverging = (bound > 0) & (bound < self.dt0)  # the loop itself is stable
+        if not np.any(diverging):
+            return []
+        return [
+            f"`dt0` is {self.dt0}, too long for {np.mean(diverging):.0%} of the samples tried: forward Euler "
+            f"is stable below {np.min(bound[diverging]):.2g} here, and training lowers that."
+        ]
 
     def _solver(self, loop: ClosedLoop, samples: Sample) -> diffrax.AbstractSolver:
         root_finder = getattr(self.solver, "root_finder", None)

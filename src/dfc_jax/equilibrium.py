@@ -38,6 +38,11 @@ class AbstractEquilibrium(eqx.Module):
     def __call__(self, loop: ClosedLoop, samples: Sample) -> Equilibrium:
         """The steady states; what failed is said in the result, never raised."""
 
+    def doubts(self, loop: ClosedLoop, samples: Sample) -> list[str]:
+        """What is known to go wrong with these samples, in a sentence each; not for use under jit."""
+        del loop, samples
+        return []
+
 
 def controlled(loop: ClosedLoop, sample: Sample, control: Float[Array, " out"]) -> Deviation:
     """The network at rest under a constant control."""

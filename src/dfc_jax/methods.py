@@ -54,6 +54,12 @@ class AbstractMethod(eqx.Module):
     ) -> tuple[Network, Report]:
         """The update, shaped like `model` and zero in its feedback weights, and a report."""
 
+    def doubts(self, model: Network, x: Float[Array, "batch ..."], y: Float[Array, "batch out"]) -> list[str]:
+        """What is known to go wrong with this model and these samples (a handful is enough), in a sentence
+        each. `fit` warns of it. Not for use under jit."""
+        del model, x, y
+        return []
+
 
 class Backprop(AbstractMethod):
     """The gradient of the mean loss."""
@@ -169,6 +175,10 @@ class DFCSS(_SteadyStateMethod):
         found = self.equilibrium(loop, samples)
         return (found, None) if self.fallback is None else rescue(loop, samples, found, self.fallback)
 
+    def doubts(self, model: Network, x: Float[Array, "batch ..."], y: Float[Array, "batch out"]) -> list[str]:
+        loop = ClosedLoop(model, self.controller, self.target, self.loss)
+        return self.equilibrium.doubts(loop, jax.vmap(loop.sample)(x, y))
+
     def _contributes(self, equilibrium: Equilibrium) -> Bool[Array, " batch"]:
         return jnp.isfinite(equilibrium.residual) if self.include_unconverged else equilibrium.converged
 
@@ -220,6 +230,10 @@ class DFC(AbstractMethod):
         change, final = self.average(loop, samples)
         update = jax.tree.map(lambda w: -w / (len(y) * self.target.step()), change)
         return _shaped_like(model, update), _report(self.loss, samples, y, final)
+
+    def doubts(self, model: Network, x: Float[Array, "batch ..."], y: Float[Array, "batch out"]) -> list[str]:
+        loop = ClosedLoop(model, self.controller, self.target, self.loss, self.tau_v)
+        return self.average.doubts(loop, jax.vmap(loop.sample)(x, y))
 
 
 def _signals(

@@ -4,6 +4,7 @@ import diffrax
 import equinox as eqx
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Bool, Float
 
 from dfc_jax._checks import check_number
@@ -15,6 +16,7 @@ from dfc_jax.equilibrium import (
     Equilibrium,
     relative_residual,
 )
+from dfc_jax.linearised import distance_from_rest
 from dfc_jax.trajectory import simulate
 
 
@@ -47,6 +49,17 @@ class Simulated(AbstractEquilibrium):
 
     def __call__(self, loop: ClosedLoop, samples: Sample) -> Equilibrium:
         return jax.vmap(self._one, in_axes=(None, 0))(loop, samples)
+
+    def doubts(self, loop: ClosedLoop, samples: Sample) -> list[str]:
+        distance = distance_from_rest(loop, samples, self.t1)
+        short = np.isfinite(distance) & (distance > 10 * float(self.rtol))
+        if not np.any(short):
+            return []
+        return [
+            f"`t1` is {self.t1}, too short for {np.mean(short):.0%} of the samples tried: their controls "
+            f"are then still up to {np.max(distance[short]):.1g} of their size from rest. Use Broyden, or a "
+            "longer `t1`."
+        ]
 
     def _one(self, loop: ClosedLoop, sample: Sample) -> Equilibrium:
         def at_rest(t: Float[Array, ""], state: LoopState, args: Sample, **_: object) -> Bool[Array, ""]:

@@ -3,6 +3,7 @@
 import dataclasses
 import math
 import time
+import warnings
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -69,7 +70,7 @@ def fit(
 
     Every epoch shuffles the training samples; those left over after the last full batch wait for the next
     epoch. The run stops when the loss or a weight is no longer finite; the model returned is then the last
-    good one and `history.stopped` says why.
+    good one and `history.stopped` says why. Warns of what is known to go wrong with the method's solver.
 
     **Arguments:**
 
@@ -168,6 +169,9 @@ def _train(
 ) -> list[tuple[Network, History]]:
     """Train one model, or several along the first axis if there are several keys."""
     runs = [_Run(start, start) for start in initial]
+    handful = jnp.asarray(data.train.x[:8]), jnp.asarray(data.train.y[:8])
+    for doubt in method.doubts(initial[0], *handful):
+        warnings.warn(doubt, stacklevel=3)
     train = jax.tree.map(jnp.asarray, data.train)
     alone = key.ndim == 0
     pretraining_key, key = jnp.moveaxis(jr.split(key) if alone else jax.vmap(jr.split)(key), -1, 0)

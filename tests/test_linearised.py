@@ -1,0 +1,145 @@
+"""The linearised loop against the full one, and what the library warns of."""
+
+import diffrax
+import equinox as eqx
+import jax
+import jax.flatten_util
+import jax.numpy as jnp
+import jax.random as jr
+import numpy as np
+import optax
+import pytest
+from helpers import cast, make_batch, make_network, take_samples
+from jaxtyping import Array
+
+import dfc_jax as dfc
+
+
+TAU_V, TINY = 0.2, dfc.Nudge(1e-6)
+CONTROLLERS = [dfc.PIController(1.5, 0.05), dfc.LeakyIntegratorController(0.7, 0.3)]
+
+
+def make_loop(controller=CONTROLLERS[0], target=TINY, **options) -> tuple[dfc.ClosedLoop, dfc.Sample]:
+    model = make_network(jr.key(51), (4, 6, 5, 3), (dfc.Tanh(), dfc.Sigmoid()), **options)
+    loop = dfc.ClosedLoop(model, controller, target, tau_v=TAU_V)
+    x, y = make_batch(jr.key(52), 4)
+    return loop, take_samples(loop, x, 0.99 * y + 0.01 / 3)
+
+
+def one(samples: dfc.Sample, i: int = 0) -> dfc.Sample:
+    return jax.tree.map(lambda leaf: leaf[i], samples)
+
+
+def _jacobian(rates, loop: dfc.ClosedLoop, sample: dfc.Sample) -> np.ndarray:
+    """Of `rates(t, state, sample)` by the whole state, where it starts."""
+    flat, unravel = jax.flatten_util.ravel_pytree(loop.initial_state(sample))
+    flattened = lambda y: jax.flatten_util.ravel_pytree(rates(jnp.asarray(0.0), unravel(y), sample))[0]
+    return np.asarray(jax.jit(jax.jacfwd(flattened))(flat))
+
+
+@pytest.mark.parametrize("target", [TINY, dfc.Clamp()], ids=["nudge", "strong"])
+@pytest.mark.parametrize("controller", CONTROLLERS, ids=["control", "integrator"])
+def test_eigenvalues_are_those_of_all_neurons(controller, target) -> None:
+    loop, samples = make_loop(controller, target)
+    found = dfc.loop_eigenvalues(loop, samples)
+    for i in range(4):
+        sample = one(samples, i)
+        everything = np.linalg.eigvals(_jacobian(loop.vector_field, loop, sample))
+        nearest = np.abs(everything[:, None] - found[i][None])
+        # Multiple eigenvalues are only as exact as the root of the rounding error.
+        assert np.max(np.min(nearest, axis=0)) < 1e-4 and np.max(np.min(nearest, axis=1)) < 1e-4
+
+
+def end(loop: dfc.ClosedLoop, sample: dfc.Sample, dt: float, steps: int) -> float:
+    solution = dfc.simulate(loop, sample, t1=steps * dt, dt0=dt, solver=diffrax.Euler(), max_steps=steps + 1)
+    return float(jnp.linalg.norm(loop.control(jax.tree.map(lambda leaf: leaf[-1], solution.ys), sample)))
+
+
+def test_forward_euler_is_stable_just_below_its_bound() -> None:
+    loop, samples = make_loop()
+    bounds = dfc.euler_step_bound(loop, samples)
+    sample, bound = one(samples, 1), float(bounds[1])
+    assert end(loop, sample, 0.97 * bound, 4000) < 2 * end(loop, sample, 0.5 * bound, 4000)
+    assert end(loop, sample, 1.03 * bound, 4000) > 1e3 * end(loop, sample, 0.5 * bound, 4000)
+
+
+def test_an_unstable_loop_has_no_stable_step() -> None:
+    loop, samples = make_loop()
+    negative = tuple(-Q for Q in loop.network.feedback.weights)
+    flipped = eqx.tree_at(lambda l: l.network.feedback.weights, loop, negative)
+    assert np.all(dfc.loop_eigenvalues(flipped, samples).real.max(axis=1) > 0)
+    assert np.all(dfc.euler_step_bound(flipped, samples) == 0)
+    assert np.all(dfc.distance_from_rest(flipped, samples, 10.0) == np.inf)
+    assert np.all(dfc.loop_eigenvalues(loop, samples).real < 0)
+
+
+@pytest.mark.parametrize("instant", [True, False])
+@pytest.mark.parametrize("proactive", [True, False])
+def test_growth_is_that_of_the_whole_published_scheme(instant: bool, proactive: bool) -> None:
+    loop, samples = make_loop()
+    sample = one(samples)
+    for dt in (0.05, 0.2):
+        scheme = dfc.PublishedEuler(dt, 10, instant, proactive)
+        state, unravel = jax.flatten_util.ravel_pytree(scheme.initial(loop, sample))
+
+        def step(flat: Array, scheme=scheme, unravel=unravel) -> Array:
+            return jax.flatten_util.ravel_pytree(scheme.step(loop, unravel(flat), sample))[0]
+
+        wanted = np.max(np.abs(np.linalg.eigvals(np.asarray(jax.jit(jax.jacfwd(step))(state)))))
+        assert dfc.published_growth(loop, samples, scheme)[0] == pytest.approx(wanted, rel=1e-4)
+
+
+@pytest.mark.parametrize("controller", CONTROLLERS, ids=["control", "integrator"])
+def test_distance_from_rest_is_that_of_a_simulation(controller) -> None:
+    loop, samples = make_loop(controller)
+    sample = one(samples)
+    precise = {"stepsize_controller": diffrax.PIDController(rtol=1e-9, atol=1e-9), "dt0": 0.01}
+    times = jnp.asarray([2.0, 200.0])
+    solution = dfc.simulate(loop, sample, t1=200.0, saveat=diffrax.SaveAt(ts=times), **precise)
+    early, rest = jax.vmap(loop.control, in_axes=(0, None))(solution.ys, sample)
+    wanted = float(jnp.linalg.norm(early - rest) / jnp.linalg.norm(rest))
+    assert wanted > 1e-3
+    assert dfc.distance_from_rest(loop, samples, 2.0)[0] == pytest.approx(wanted, rel=1e-3)
+
+
+def doubts(method: dfc.AbstractMethod) -> list[str]:
+    model = make_network(jr.key(51), (4, 6, 5, 3), (dfc.Tanh(), dfc.Sigmoid()))
+    return method.doubts(model, *make_batch(jr.key(52), 4))
+
+
+EULER = diffrax.ConstantStepSize()
+FINE = [
+    dfc.Backprop(),
+    dfc.DFCSSA(),
+    dfc.DFCSS(),
+    dfc.DFC(),
+    dfc.DFC(average=dfc.PublishedAverage(dfc.PublishedEuler(0.02))),
+    dfc.DFC(average=dfc.DiffraxAverage(diffrax.Euler(), EULER, dt0=0.02)),
+    dfc.DFC(average=dfc.DiffraxAverage()),
+    dfc.DFC(average=dfc.ClosedFormAverage(50.0)),
+    dfc.DFCSS(equilibrium=dfc.Simulated()),
+]
+WRONG = {
+    "`scheme.dt` is 0.5, too long": dfc.DFC(average=dfc.PublishedAverage(dfc.PublishedEuler(0.5))),
+    "`dt0` is 0.5, too long": dfc.DFC(average=dfc.DiffraxAverage(diffrax.Euler(), EULER, dt0=0.5)),
+    "`duration` is 0.5, too short": dfc.DFC(average=dfc.ClosedFormAverage(0.5)),
+    "`t1` is 1.0, too short": dfc.DFCSS(equilibrium=dfc.Simulated(t1=1.0)),
+}
+
+
+def test_what_is_known_to_go_wrong_is_said_and_nothing_else() -> None:
+    assert [doubts(method) for method in FINE] == [[]] * len(FINE)
+    for message, method in WRONG.items():
+        assert [doubt[: len(message)] for doubt in doubts(method)] == [message]
+
+
+def test_fit_warns() -> None:
+    split = dfc.Split(*(np.asarray(a, np.float32) for a in make_batch(jr.key(52), 8)))
+    data = dfc.Dataset("noise", split, split, split, classification=True)
+    model = cast(make_network(jr.key(51)), jnp.float32)
+    method = cast(dfc.DFC(average=dfc.PublishedAverage(dfc.PublishedEuler(0.5, 3))), jnp.float32)
+    with (
+        jax.numpy_dtype_promotion("standard"),
+        pytest.warns(UserWarning, match="the published scheme diverges"),
+    ):
+        dfc.fit(model, method, data, optax.sgd(1e-3), epochs=1, key=jr.key(0), batch_size=8, progress=False)
