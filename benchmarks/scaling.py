@@ -115,10 +115,9 @@ def _exponents(points: dict[str, Any], start: int = 0) -> dict[str, float]:
     """The slope of log time against log size, from point `start`, of every method measured everywhere."""
     sizes = np.log([int(size) for size in points])
     everywhere = [name for name in METHODS if all(name in entries for entries in points.values())]
-    times = {
-        n: np.log([entries[n]["update_milliseconds"] for entries in points.values()]) for n in everywhere
-    }
-    return {name: float(np.polyfit(sizes, logs, 1)[0]) for name, logs in times.items()}
+    milliseconds = lambda name: [entries[name]["update_milliseconds"] for entries in points.values()]
+    times = {name: np.log(milliseconds(name)) for name in everywhere}
+    return {name: float(np.polyfit(sizes[start:], logs[start:], 1)[0]) for name, logs in times.items()}
 
 
 def _write(result: dict[str, Any], folder: pathlib.Path) -> None:

@@ -222,7 +222,7 @@ def _draw(regimes: dict[str, Any], caption: str, path: pathlib.Path) -> None:
             entry = figures["solvers"].get(name)
             if entry is not None and entry["angle_degrees"] is not None:
                 angle = max(entry["angle_degrees"], 1e-5)
-                style = dict(marker="osD^vPX*h"[i], color=f"C{i}", linestyle="none", label=name)
+                style = dict(marker="osD^vPX*hp"[i], color=f"C{i}", linestyle="none", label=name)
                 axes.plot(entry["update_ratio"], angle, **style)
         axes.set(xscale="log", yscale="log", title=regime)
         axes.spines[["top", "right"]].set_visible(False)

@@ -230,8 +230,8 @@ def as_vector(update: PyTree) -> np.ndarray:
 
 
 def angle_degrees(update: np.ndarray | None, reference: np.ndarray) -> float | None:
-    """In degrees, by the half-angle: exact for small angles too."""
-    if update is None:
+    """In degrees, by the half-angle: exact for small angles too. None for an update that has no direction."""
+    if update is None or not 0 < np.linalg.norm(update) < np.inf:
         return None
     a, b = update / np.linalg.norm(update), reference / np.linalg.norm(reference)
     return float(np.degrees(2 * np.arctan2(np.linalg.norm(a - b), np.linalg.norm(a + b))))
