@@ -22,7 +22,11 @@ def learn(
 
 @pytest.mark.parametrize(
     "controller",
-    [dfc.PIController(2.0, 0.3), dfc.PIController(0.0, 0.3), dfc.LeakyIntegratorController(1.5, 0.3)],
+    [
+        pytest.param(dfc.PIController(2.0, 0.3), marks=pytest.mark.slow),
+        pytest.param(dfc.PIController(0.0, 0.3), marks=pytest.mark.slow),
+        dfc.LeakyIntegratorController(1.5, 0.3),
+    ],
     ids=["pi", "integral", "leaky-integrator"],
 )
 def test_it_is_the_average_of_a_small_and_long_trajectory(controller: dfc.PIController) -> None:

@@ -34,7 +34,9 @@ def average(solver: diffrax.AbstractSolver, **options: object) -> dfc.DiffraxAve
     "solver, target, controller",
     [
         (diffrax.ImplicitEuler, dfc.Nudge(0.5), dfc.PIController(1.0, 0.05)),
-        (diffrax.Kvaerno3, STRONG, dfc.LeakyIntegratorController(0.5, 0.1)),
+        pytest.param(
+            diffrax.Kvaerno3, STRONG, dfc.LeakyIntegratorController(0.5, 0.1), marks=pytest.mark.slow
+        ),
         pytest.param(
             diffrax.Kvaerno5, dfc.Nudge(0.5), dfc.LeakyIntegratorController(0.5, 0.1), marks=pytest.mark.slow
         ),
@@ -66,6 +68,7 @@ def test_it_finds_what_newton_over_all_neurons_finds(solver: type, target, contr
     assert np.all(last.iterations == len(STEPS) - 1)
 
 
+@pytest.mark.slow
 def test_long_steps_follow_the_dynamics_of_strong_feedback() -> None:
     loop, samples = make_loop(STRONG, dfc.PIController(1.0, 0.01))
     tight = dfc.DiffraxAverage(stepsize_controller=diffrax.PIDController(rtol=1e-7, atol=1e-7))
@@ -103,6 +106,7 @@ def test_broken_samples_harm_no_others() -> None:
     assert report.converged.tolist() == [True, False, False, True]
 
 
+@pytest.mark.slow
 def test_single_precision_stays_single() -> None:
     """In a process with double precision, as the tests': Diffrax's times would be double by themselves."""
     model, (x, y) = make_network(jr.key(35)), make_batch(jr.key(36), 4)

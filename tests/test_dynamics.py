@@ -303,7 +303,9 @@ def average(setting) -> tuple[list[tuple[np.ndarray, np.ndarray]], np.ndarray]:
         (dfc.DiffraxAverage(), 1e-2, 3e-4),
         (dfc.DiffraxAverage(diffrax.Heun(), diffrax.ConstantStepSize(), dt0=0.02), 0.05, 2e-3),
         (dfc.DiffraxAverage(diffrax.Kvaerno3(root_finder=FINDER)), 0.05, 2e-3),
-        (dfc.DiffraxAverage(diffrax.Kvaerno5(root_finder=FINDER)), 0.05, 2e-3),
+        pytest.param(
+            dfc.DiffraxAverage(diffrax.Kvaerno5(root_finder=FINDER)), 0.05, 2e-3, marks=pytest.mark.slow
+        ),
     ],
     ids=["implicit", "implicit_fine", "published", "adaptive", "fixed", "kvaerno3", "kvaerno5"],
 )

@@ -114,7 +114,10 @@ def _settle(loop: dfc.ClosedLoop, sample: dfc.Sample) -> dfc.LoopState:
     return jax.tree.map(lambda leaf: leaf[-1], solution.ys)
 
 
-NETWORKS = [(dfc.Tanh(), dfc.Tanh()), (dfc.ReLU(), dfc.Sigmoid())]
+NETWORKS = [
+    (dfc.Tanh(), dfc.Tanh()),
+    pytest.param((dfc.ReLU(), dfc.Sigmoid()), marks=pytest.mark.slow, id="ReLU-Sigmoid"),
+]
 by_name = lambda value: "-".join(type(a).__name__ for a in value)
 
 
@@ -232,7 +235,10 @@ METHODS = {
         average=dfc.DiffraxAverage(diffrax.Heun(), diffrax.ConstantStepSize(), t1=2.0, dt0=0.05),
     ),
 }
-every_method = pytest.mark.parametrize("name", METHODS)
+slow_to_compile = ("dfcss_simulated",)
+every_method = pytest.mark.parametrize(
+    "name", [pytest.param(n, marks=pytest.mark.slow) if n in slow_to_compile else n for n in METHODS]
+)
 
 
 @eqx.filter_jit

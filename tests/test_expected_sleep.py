@@ -73,7 +73,12 @@ def update(phase: dfc.AbstractSleepPhase, model: dfc.Network, x: Array, y: Array
     return phase(model, x, y, key=key)
 
 
-@pytest.mark.parametrize("name", SETTINGS)
+def slow_but(*kept: str) -> list:
+    """The names of all settings, those not kept marked as slow."""
+    return [name if name in kept else pytest.param(name, marks=pytest.mark.slow) for name in SETTINGS]
+
+
+@pytest.mark.parametrize("name", slow_but("white_coupled", "filtered_delayed_low_pass"))
 def test_it_is_the_exact_expectation_of_the_linearised_scheme(name: str) -> None:
     model, x, y = problem(0)
     phase = dfc.ExpectedSleepPhase(*SETTINGS[name])
@@ -84,7 +89,7 @@ def test_it_is_the_exact_expectation_of_the_linearised_scheme(name: str) -> None
     assert np.all(flat(found.layers) == 0)
 
 
-@pytest.mark.parametrize("name", ["white_coupled", "filtered"])
+@pytest.mark.parametrize("name", ["white_coupled", pytest.param("filtered", marks=pytest.mark.slow)])
 def test_it_is_the_mean_of_many_draws(name: str) -> None:
     """Each entry's distance from the mean of 1000 draws, in units of that mean's own standard error."""
     model, x, y = problem(2)

@@ -5,10 +5,13 @@ import re
 import subprocess
 import sys
 
+import pytest
+
 
 README = pathlib.Path(__file__).parent.parent / "README.md"
 
 
+@pytest.mark.slow  # compiles a dozen programs; .ci/run runs it beside the fast suite
 def test_the_code_blocks_run_in_order():
     blocks = re.findall(r"```python\n(.*?)```", README.read_text(), flags=re.DOTALL)
     assert len(blocks) == 4
