@@ -9,7 +9,7 @@ from jaxtyping import Array, Float
 from dfc_jax._checks import check_number, require
 from dfc_jax.averaging import AbstractAverage
 from dfc_jax.broyden import linear_solution
-from dfc_jax.closed_loop import ClosedLoop, PerLayer, Sample
+from dfc_jax.closed_loop import ClosedLoop, Deviation, PerLayer, Sample
 from dfc_jax.equilibrium import controlled, Equilibrium, loop_gain, relative_residual
 from dfc_jax.linearised import distance_from_rest
 from dfc_jax.network import Layer
@@ -67,35 +67,36 @@ class ClosedFormAverage(AbstractAverage):
         gain = loop_gain(loop, sample)
         inverted = inverse(gain)
         control = linear_solution(gain, inverted, sample.error)
-        voltage, passed_on = _linear_response(loop, sample, loop.apical_input(sample, control))
+        rest = controlled(loop, sample, control)
+        passed_on = _passed_on(loop, sample, rest.voltage)
         lag = loop.tau_v * passed_on - loop.controller.charge() * control
         mean_control = linear_solution(gain, inverted, sample.error + lag / self.duration)
         late = loop.tau_v / self.duration
         drive = loop.apical_input(sample, mean_control)
-        mean = loop.sweep(sample, tuple(q - late * d for q, d in zip(drive, voltage, strict=True)))
-        found = self._steady_state(loop, sample, control, gain)
+        mean = loop.sweep(sample, tuple(q - late * d for q, d in zip(drive, rest.voltage, strict=True)))
+        found = self._steady_state(loop, sample, control, rest, gain)
         signals = presynaptic_rates(sample, mean), teaching_signal(loop, sample, mean)
         presynaptic, teaching = jax.tree.map(lambda leaf: jnp.where(found.converged, leaf, 0), signals)
         return found, presynaptic, teaching
 
     def _steady_state(
-        self, loop: ClosedLoop, sample: Sample, control: Float[Array, " out"], gain: Float[Array, "out out"]
+        self,
+        loop: ClosedLoop,
+        sample: Sample,
+        control: Float[Array, " out"],
+        deviation: Deviation,
+        gain: Float[Array, "out out"],
     ) -> Equilibrium:
-        deviation = controlled(loop, sample, control)
         error = relative_residual(loop, sample, control, deviation)
         stable = eigenvalues_right_of_zero(gain)
         reached = stable & sample.finite & jnp.isfinite(error)
         return Equilibrium(control, deviation, reached, error, jnp.asarray(1), stable)
 
 
-def _linear_response(
-    loop: ClosedLoop, sample: Sample, apical: PerLayer
-) -> tuple[PerLayer, Float[Array, " out"]]:
-    """The voltages d_i at rest under apical input, to first order, and sum_i J_i d_i, in one sweep of two."""
+def _passed_on(loop: ClosedLoop, sample: Sample, voltage: PerLayer) -> Float[Array, " out"]:
+    """sum_i J_i d_i, in one sweep."""
     slopes = loop.network.slopes(sample.feedforward.voltages)
-    voltage, passed = [], None  # `passed` holds phi_i' d_i and what sum_(j <= i) d_j does to rate i
-    for layer, slope, a in zip(loop.network.layers, slopes, apical, strict=True):
-        arriving = jnp.zeros((2, *a.shape), a.dtype) if passed is None else jax.vmap(layer.linear)(passed)
-        voltage.append(arriving[0] + a)
-        passed = jnp.stack([slope * voltage[-1], slope * (arriving[1] + voltage[-1])])
-    return tuple(voltage), passed[1]
+    passed = slopes[0] * voltage[0]
+    for layer, slope, d in zip(loop.network.layers[1:], slopes[1:], voltage[1:], strict=True):
+        passed = slope * (layer.linear(passed) + d)
+    return passed

@@ -1,5 +1,7 @@
 """The expected update of the sleep phase, in closed form."""
 
+from collections.abc import Callable
+
 import equinox as eqx
 import jax
 import jax.numpy as jnp
@@ -81,85 +83,87 @@ class ExpectedSleepPhase(AbstractSleepPhase):
         jacobians = loop.network.jacobian(sample.feedforward.voltages)
         rows = [J.reshape(len(J), -1) for J in jacobians]
         inputs = [Q.reshape(-1, Q.shape[-1]) for Q in loop.feedback(sample)]
-        gains = jnp.stack([J @ Q for J, Q in zip(rows, inputs, strict=True)])
+        gains = jnp.concatenate([J @ Q for J, Q in zip(rows, inputs, strict=True)])
         decay, kappas = self._noise_steps(len(rows))
-        variances = (kappas**2)[:, None, None]
-        grams = variances * jnp.stack([J @ J.T for J in rows])
-        none = jnp.zeros(gains.shape[:2], gains.dtype)
-        still = _Chain(none, none, none[0], none[0], none[0])
-        step = lambda chain, kicks: self._step(loop.controller, gains, decay, chain, kicks)
-        transposed = jax.linear_transpose(step, still, none)
+        grams = [kappa**2 * (J @ J.T) for kappa, J in zip(kappas, rows, strict=True)]
 
         def earlier(carry: PyTree, lag: Float[Array, ""]) -> tuple[PyTree, None]:
-            functional, before, held, C, D = carry
-            functional, R = jax.vmap(transposed, out_axes=(0, 1))(functional)
-            left = self.scheme.states - 1 - lag
-            C = C + left * decay ** jnp.maximum(lag - 1, 0) * R  # R[0] is zero
-            D = D + left * jnp.sum(held @ grams @ jnp.swapaxes(R, 1, 2), axis=0)
-            return (functional, R, self._seen(held, R, before), C, D), None
+            functional, held, C, D = carry
+            before, functional = functional.R, self._earlier(loop.controller, gains, decay, functional)
+            R, left = functional.R, self.scheme.states - 1 - lag
+            weight = left * decay ** jnp.maximum(lag - 1, 0)  # R[0] is zero
+            C = tuple(c + weight * r for c, r in zip(C, R, strict=True))
+            spread = jnp.concatenate([S @ gram for S, gram in zip(held, grams, strict=True)], axis=1)
+            D = D + left * spread @ jnp.concatenate(R, axis=1).T
+            held = tuple(self._seen(S, r, b) for S, r, b in zip(held, R, before, strict=True))
+            return (functional, held, C, D), None
 
-        zero = jnp.zeros_like(gains)
-        control = self._control_itself(gains)
-        lags = jnp.arange(self.scheme.states - 1, dtype=gains.dtype)
-        start = (control, zero, zero, zero, zero[0])
-        (_, _, _, C, D), _ = jax.lax.scan(earlier, start, lags)
-        moments = jacobians, variances * jnp.swapaxes(C, 1, 2), D
-        return jax.tree.map(lambda leaf: jnp.where(sample.finite, leaf, 0), zero_unless_finite(moments))
+        zero = jnp.zeros_like(grams[0])
+        zeros = (zero,) * len(rows)
+        control = _Functional(zeros, zeros, zero, jnp.eye(len(zero), dtype=zero.dtype), zero)
+        lags = jnp.arange(self.scheme.states - 1, dtype=zero.dtype)
+        (_, _, C, D), _ = jax.lax.scan(earlier, (control, zeros, zeros, zero), lags)
+        C = jnp.stack([kappa**2 * c.T for kappa, c in zip(kappas, C, strict=True)])
+        return jax.tree.map(
+            lambda leaf: jnp.where(sample.finite, leaf, 0), zero_unless_finite((jacobians, C, D))
+        )
 
     def _noise_steps(self, layers: int) -> tuple[Float[Array, ""], Float[Array, " layers"]]:
         """g and the kappa of each layer."""
         tau, dt = self.noise.tau if self.noise.filtered else self.tau_apical, self.scheme.dt
         return 1 - dt / tau, jnp.stack(self.noise.sigmas(layers)) * jnp.sqrt(dt) / tau
 
-    def _control_itself(self, gains: Float[Array, "layers out out"]) -> "_Chain":
-        """u as n_L functionals of the chain's state."""
-        layers, outputs, _ = gains.shape
-        none = jnp.zeros((outputs, layers, outputs), gains.dtype)
-        return _Chain(none, none, none[:, 0], jnp.eye(outputs, dtype=gains.dtype), none[:, 0])
-
     def _seen(
-        self,
-        held: Float[Array, "layers out out"],
-        R: Float[Array, "layers out out"],
-        before: Float[Array, "layers out out"],
-    ) -> Float[Array, "layers out out"]:
-        """S[k] from S[k-1], R[k] and R[k-1]: a step late unless proactive, low-passed in a compartment."""
-        drive = R if self.scheme.proactive else before
+        self, held: Float[Array, "..."], new: Float[Array, "..."], before: Float[Array, "..."]
+    ) -> Array:
+        """What compartments hold after `held`: the control, a step late unless proactive, low-passed."""
+        drive = new if self.scheme.proactive else before
         if self.tau_apical is None:
             return drive
         return held + self.scheme.dt / self.tau_apical * (drive - held)
 
-    def _step(
+    def _earlier(
         self,
         controller: AbstractController,
-        gains: Float[Array, "layers out out"],
+        gains: Float[Array, "all_out out"],
         decay: Float[Array, ""],
-        chain: "_Chain",
-        kicks: Float[Array, "layers out"],
-    ) -> "_Chain":
-        """One step of `PublishedEuler` in z: linear in the chain and in the kicks J_i kappa_i xi_i."""
-        scheme = self.scheme
-        error = -chain.z[-1]
-        rate = controller.integral_rate(chain.integral, chain.control, error)
-        integral = chain.integral + scheme.dt * rate
-        control = controller.control(integral, error)
-        seen = control if scheme.proactive else chain.control
-        if self.tau_apical is not None:
-            seen = chain.seen + scheme.dt / self.tau_apical * (seen - chain.seen)
-        noise = decay * chain.noise + kicks
-        arriving = gains @ seen + noise
-        z, follow = [], scheme.dt / self.tau_v
-        for i in range(len(gains)):
-            basal = (z if scheme.instant_transmission else chain.z)[i - 1] if i else jnp.zeros_like(error)
-            z.append(chain.z[i] + follow * (basal + arriving[i] - chain.z[i]))
-        return _Chain(jnp.stack(z), noise, integral, control, seen)
+        functional: "_Functional",
+    ) -> "_Functional":
+        """The same functionals of the state one step of `PublishedEuler` before: the step's transpose."""
+        follow = self.scheme.dt / self.tau_v
+        z, instant = list(functional.z), self.scheme.instant_transmission
+        for i in range(len(z) - 1, 0, -1) if instant else ():
+            z[i - 1] = z[i - 1] + follow * z[i]
+        R = tuple(decay * r + follow * z_i for r, z_i in zip(functional.R, z, strict=True))
+        seen = functional.seen + follow * jnp.concatenate(z, axis=1) @ gains
+        control = functional.integral, functional.control, seen
+        (integral, control, seen), error = jax.vmap(self._controller_transposed(controller, seen[0]))(control)
+        kept = [(1 - follow) * z_i for z_i in z]
+        for i in () if instant else range(len(z) - 1):
+            kept[i] = kept[i] + follow * z[i + 1]
+        kept[-1] = kept[-1] - error
+        return _Functional(tuple(kept), R, integral, control, seen)
+
+    def _controller_transposed(
+        self, controller: AbstractController, shape: Float[Array, " out"]
+    ) -> Callable[[PyTree], PyTree]:
+        """The transpose of a step of the controller and of what the apical compartments see of it."""
+        dt = self.scheme.dt
+
+        def step(state: PyTree, error: Float[Array, " out"]) -> PyTree:
+            integral, control, seen = state
+            integral = integral + dt * controller.integral_rate(integral, control, error)
+            control, before = controller.control(integral, error), control
+            return integral, control, self._seen(seen, control, before)
+
+        return jax.linear_transpose(step, (shape, shape, shape), shape)
 
 
-class _Chain(eqx.Module):
-    """The state of the linearised scheme, seen from the output; or n_L linear functions of it."""
+class _Functional(eqx.Module):
+    """n_L linear functionals of the scheme's state, one a row, by their coefficients."""
 
-    z: Float[Array, "... layers out"]  # J_i d_i
-    noise: Float[Array, "... layers out"]  # J_i N_i
-    integral: Float[Array, "... out"]
-    control: Float[Array, "... out"]
-    seen: Float[Array, "... out"]  # l
+    z: tuple[Float[Array, "out out"], ...]  # of J_i d_i
+    R: tuple[Float[Array, "out out"], ...]  # of the J_i N_i that enter the step
+    integral: Float[Array, "out out"]
+    control: Float[Array, "out out"]
+    seen: Float[Array, "out out"]  # of l
