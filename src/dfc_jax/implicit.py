@@ -77,11 +77,13 @@ class ImplicitAverage(AbstractAverage):
 
     - `duration`: the length T of the trajectory, in units of tau_u.
     - `segments`: (steps, part of T) pairs: how many equal steps cover which part of the trajectory. The
-      parts add up to 1. The default spends a third of its 24 steps on the first 4 % of the time.
+      parts add up to 1. The default spends a quarter of its 24 steps on the first 4 % of the time.
     """
 
     duration: Float[Array, ""] = eqx.field(converter=jnp.asarray, default=10.0)
-    segments: tuple[tuple[int, float], ...] = eqx.field(static=True, default=((8, 0.04), (8, 0.16), (8, 0.8)))
+    segments: tuple[tuple[int, float], ...] = eqx.field(
+        static=True, default=((6, 0.04), (8, 0.16), (10, 0.8))
+    )
 
     def __check_init__(self) -> None:
         check_number("duration", self.duration, above=0)
