@@ -107,14 +107,24 @@ class Feedback:
     """Learning rate of Adam for the feedback weights; by default what suits the data set."""
     weight_decay: float = 1e-2
     """Decay of the feedback weights, added to their update before Adam (beta in eq. 12)."""
+    beta1: float = 0.9
+    beta2: float = 0.999
+    eps: float = 1e-8
+    clip: float | None = None
+    """Largest L2 norm of all feedback weights' update together, before its decay; none by default."""
+    pretraining_lr: float | None = None
+    """Learning rate before the first wake epoch; by default the same."""
     pretraining_epochs: float | None = None
     """Sleep epochs before the first wake epoch, or a part of one; by default what suits the data set."""
-    sleep_epochs: float = 1
-    """Sleep epochs before every wake epoch, or a part of one: 0.2 sleeps on a fifth of the batches."""
+    sleep_epochs: float | None = None
+    """Sleep epochs before every wake epoch, or a part of one: 0.2 sleeps on a fifth of the batches. By
+    default 1; a preset's own."""
     freeze_output: bool = False
     """Keep Q_L = I."""
     sigma: float = 0.01
     """Size of the noise."""
+    sigma_output: float | None = None
+    """Its size in the output layer; by default the same."""
     k_p: float = 0.1
     alpha: float = 0.25
     tau_v: float = 0.01
@@ -139,8 +149,11 @@ class Config:
     feedback: Literal["learned", "fixed", "exact"] = "learned"
     """learned: in sleep phases, from random. fixed: the product of the initial forward weights.
     exact: the transposed Jacobian of every sample. bp has none; dfa always uses fixed random feedback."""
+    preset: Literal["paper", "paper-train-loss"] | None = None
+    """paper: the hyperparameters of the paper's Table 1 for data set, method and feedback (presets.py).
+    paper-train-loss: those of its last column, MNIST's train loss."""
     epochs: int | None = None
-    """Epochs of forward learning; by default what suits the data set."""
+    """Epochs of forward learning; by default what suits the data set, or the preset's."""
     seeds: tuple[int, ...] = (0,)
     """One or several; each seeds initialisation, order of samples and noise."""
     out: str | None = None
@@ -170,7 +183,9 @@ class Config:
             self.feedback_learning,
             lr=defaults.feedback_lr,
             pretraining_epochs=defaults.pretraining_epochs,
+            sleep_epochs=1,
         )
+        learning = _fill(learning, pretraining_lr=learning.lr)
         config = _fill(self, hidden=defaults.hidden, epochs=defaults.epochs)
         config = dataclasses.replace(config, optimiser=optimiser, feedback_learning=learning)
         for name in ("method", "seeds"):
@@ -181,7 +196,11 @@ class Config:
             raise ValueError(f"`seeds` is {self.seeds}; seeds must not be negative.")
         if config.epochs < 1:
             raise ValueError(f"`epochs` is {config.epochs}; it must be at least 1.")
-        for name, rate in (("lr", optimiser.lr), ("feedback_learning.lr", learning.lr)):
+        for name, rate in (
+            ("lr", optimiser.lr),
+            ("feedback_learning.lr", learning.lr),
+            ("feedback_learning.pretraining_lr", learning.pretraining_lr),
+        ):
             if not 0 < rate < float("inf"):
                 raise ValueError(f"`{name}` is {rate}; a learning rate must be a finite number above 0.")
         if config.batch_size < 1:
@@ -271,15 +290,23 @@ def make_feedback_learning(config: Feedback, loss: dfc.AbstractLoss) -> dfc.Feed
     phase_class = {"simulated": dfc.SleepPhase, "expected": dfc.ExpectedSleepPhase}
     phase = phase_class[config.update](
         dfc.PIController(config.k_p, config.alpha),
-        dfc.WhiteNoise(config.sigma),
+        dfc.WhiteNoise(config.sigma, config.sigma_output),
         config.tau_v,
         config.tau_apical,
         dfc.PublishedEuler(config.dt, config.steps, proactive=False),
         loss=loss,
     )
+
+    def optimiser(lr: float) -> optax.GradientTransformation:
+        decay = optax.add_decayed_weights(config.weight_decay)
+        adam = optax.adam(lr, config.beta1, config.beta2, config.eps)
+        clip = [] if config.clip is None else [optax.clip_by_global_norm(config.clip)]
+        return optax.chain(*clip, decay, adam)
+
     return dfc.FeedbackLearning(
-        optax.chain(optax.add_decayed_weights(config.weight_decay), optax.adam(config.lr)),
+        optimiser(config.lr),
         phase,
+        optimiser(config.pretraining_lr) if config.pretraining_lr != config.lr else None,
         pretraining_epochs=config.pretraining_epochs,
         epochs_per_wake_epoch=config.sleep_epochs,
         freeze_output=config.freeze_output,

@@ -16,8 +16,9 @@ from typing import Any
 import jax
 import tyro
 from compare import compare
-from config import Config, make_feedback_learning, make_method, make_model, make_optimiser
+from config import Config, make_feedback_learning, make_method, make_model, make_optimiser, Method
 from plots import plot_curves
+from presets import paper
 
 import dfc_jax as dfc
 
@@ -46,36 +47,47 @@ def train(config: Config, method: str, data: dfc.Dataset, folder: dfc.RunFolder)
     return summary
 
 
-def prepare(config: Config) -> tuple[Config, dfc.Dataset, dict[str, dfc.RunFolder]]:
+@dataclasses.dataclass(frozen=True)
+class Run:
+    """One method, all its options, and where it writes."""
+
+    method: Method
+    config: Config
+    folder: dfc.RunFolder
+
+
+def prepare(config: Config) -> tuple[list[Run], dfc.Dataset]:
     """Check every value, load the data and make the folders: all that can fail before any work."""
-    config = config.resolved()
+    configs = {}
     for method in config.method:
-        make_method(config, method, dfc.CrossEntropy())
-        make_model(config, method, (1, 1), 0)
-    make_optimiser(config.optimiser)
-    make_feedback_learning(config.feedback_learning, dfc.CrossEntropy())
+        chosen = configs[method] = (paper(config, method) if config.preset else config).resolved()
+        make_method(chosen, method, dfc.CrossEntropy())
+        make_model(chosen, method, (1, 1), 0)
+        make_optimiser(chosen.optimiser)
+        make_feedback_learning(chosen.feedback_learning, dfc.CrossEntropy())
+    config.resolved()  # what concerns several methods, or none
     data = dfc.load(config.dataset)
     if config.batch_size > len(data.train):
         raise ValueError(f"`batch_size` is {config.batch_size}; {data.name} has {len(data.train)} samples.")
     now = datetime.datetime.now().strftime("%Y%m%d-%H%M%S")
     out = pathlib.Path(config.out or f"runs/{config.dataset}-{now}")
-    alone = len(config.method) == 1
-    folders = {}
-    for method in config.method:
-        resolved = dataclasses.asdict(dataclasses.replace(config, method=(method,), out=str(out)))
-        folders[method] = dfc.RunFolder.create(out if alone else out / method, resolved)
-    return config, data, folders
+    runs = []
+    for method, chosen in configs.items():
+        chosen = dataclasses.replace(chosen, method=(method,), out=str(out))
+        folder = out if len(configs) == 1 else out / method
+        runs.append(Run(method, chosen, dfc.RunFolder.create(folder, dataclasses.asdict(chosen))))
+    return runs, data
 
 
 def main(config: Config) -> int:
     """Run everything; returns the exit status."""
     try:
-        config, data, folders = prepare(config)
+        runs, data = prepare(config)
     except (ValueError, OSError, ImportError, RuntimeError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
-    summaries = {method: train(config, method, data, folder) for method, folder in folders.items()}
-    paths = [folder.path for folder in folders.values()]
+    summaries = {run.method: train(run.config, run.method, data, run.folder) for run in runs}
+    paths = [run.folder.path for run in runs]
     compare(paths, paths[0] if len(paths) == 1 else paths[0].parent)
     stopped = {
         m: s["stopped"] for m, summary in summaries.items() for s in summary["seeds"].values() if s["stopped"]

@@ -61,10 +61,10 @@ class AbstractSleepPhase(eqx.Module):
         )
 
     def _normalised(self, model: Network, total: PerLayer, batch: int) -> Network:
-        """The update from the sum of v_fb u^T over steps and samples."""
+        """The update from the sum of v_fb u^T over steps and samples; zero for a layer without noise."""
         pairs = (self.scheme.states - 1) * batch
-        variances = (sigma**2 for sigma in self.noise.sigmas(len(total)))
-        update = tuple(Q / (v * pairs) for Q, v in zip(total, variances, strict=True))
+        scales = (jnp.where(s > 0, 1 / (s**2 * pairs), 0) for s in self.noise.sigmas(len(total)))
+        update = tuple(scale * Q for Q, scale in zip(total, scales, strict=True))
         return Network(jax.tree.map(jnp.zeros_like, model.layers), FeedbackWeights(update))
 
 
