@@ -1,0 +1,281 @@
+"""Table 1 of the NeurIPS 2021 paper, all of it or any cells: `python experiments/table1.py --help`.
+
+    python experiments/table1.py --tasks mnist --epochs-scale 0.4
+    python experiments/table1.py --tasks mnist mnist_autoencoder --rows "DFC-SS" BP --seeds 0 1
+
+Every cell trains all its seeds as one program with the published hyperparameters (`presets.py`) and writes a
+folder of its own. Cells that are finished are not run again, so the same command goes on after an
+interruption. The table is written after every cell: `table1.json`, `table1.md` and `table1.csv`.
+"""
+
+import csv
+import dataclasses
+import json
+import pathlib
+import shutil
+import sys
+from typing import Any, Literal
+
+import numpy as np
+import tyro
+from config import Config, Feedback, Solver
+from presets import Task
+from run import prepare, train
+from scipy import stats
+
+
+Row = Literal[
+    "BP", "DFC", "DFC-SSA", "DFC-SS", "DFC (fixed)", "DFC-SSA (fixed)", "DFC-SS (fixed)", "DFA"
+]  # fmt: skip
+TASKS: tuple[Task, ...] = ("mnist", "fashion_mnist", "mnist_autoencoder", "mnist_train_loss")
+ROWS: tuple[Row, ...] = Row.__args__
+
+
+@dataclasses.dataclass(frozen=True)
+class Column:
+    """What a task is judged by, and the paper's mean and standard deviation over 5 seeds for each of ROWS."""
+
+    title: str
+    metric: str  # of a summary's seeds
+    scale: float  # from the metric to the unit of the title
+    offset: float  # an error is 100 - accuracy
+    paper: tuple[tuple[float, float], ...]
+
+    def shown(self, values: np.ndarray) -> np.ndarray:
+        """Values of the metric in the unit of the title."""
+        return self.offset + self.scale * values
+
+
+COLUMNS: dict[Task, Column] = {
+    "mnist": Column(
+        "MNIST, test error (%)", "test_accuracy", -100, 100,
+        ((2.08, 0.15), (2.25, 0.094), (2.18, 0.16), (2.29, 0.097),
+         (2.47, 0.12), (2.46, 0.11), (2.39, 0.22), (2.69, 0.11)),
+    ),
+    "fashion_mnist": Column(
+        "Fashion-MNIST, test error (%)", "test_accuracy", -100, 100,
+        ((10.60, 0.34), (11.17, 0.27), (11.28, 0.27), (11.15, 0.32),
+         (11.62, 0.30), (11.44, 0.14), (11.55, 0.42), (11.38, 0.25)),
+    ),
+    "mnist_autoencoder": Column(
+        "MNIST autoencoder, test MSE (1e-2)", "test_loss", 100, 0,
+        ((9.42, 0.09), (11.28, 0.18), (11.27, 0.09), (11.21, 0.04),
+         (33.37, 0.60), (31.90, 0.77), (32.31, 0.37), (29.95, 0.36)),
+    ),
+    "mnist_train_loss": Column(
+        "MNIST, final train loss (1e-7)", "last_train_loss", 1e7, 0,
+        ((1.53, 0.19), (0.761, 0.065), (0.489, 0.126), (0.480, 0.070),
+         (13.0, 1.5), (17.3, 3.9), (16.7, 7.0), (7.09, 1.11)),
+    ),
+}  # fmt: skip
+
+
+@dataclasses.dataclass(frozen=True)
+class Options:
+    """Which cells, and how long."""
+
+    tasks: tuple[Task, ...] = TASKS
+    rows: tuple[Row, ...] = ROWS
+    seeds: tuple[int, ...] = (0, 1, 2)
+    epochs_scale: float = 1.0
+    """Part of the paper's epochs (100; the autoencoder's 25) that every cell runs."""
+    sleep: Literal["expected", "simulated"] = "expected"
+    """How the sleep phase is computed: its mean over all noise, or one draw as in the paper. That of the
+    autoencoder with its 784 outputs is always simulated."""
+    sleep_epochs: float | None = None
+    """Sleep epochs before every wake epoch; by default the paper's 3."""
+    pretraining_epochs: float | None = None
+    """Sleep epochs before the first wake epoch; by default the paper's (10 to 20)."""
+    out: pathlib.Path = pathlib.Path("runs/table1")
+    progress: bool = True
+
+
+def cell(options: Options, task: Task, row: Row) -> Config:
+    """The options of one cell."""
+    epochs = {"mnist_autoencoder": 25}.get(task, 100)
+    method = row.partition(" ")[0].lower()
+    update = "simulated" if task == "mnist_autoencoder" else options.sleep
+    return Config(
+        dataset="mnist" if task == "mnist_train_loss" else task,
+        method=(method,),
+        feedback="fixed" if "fixed" in row or method in ("bp", "dfa") else "learned",
+        preset="paper-train-loss" if task == "mnist_train_loss" else "paper",
+        epochs=max(1, round(options.epochs_scale * epochs)),
+        seeds=options.seeds,
+        out=str(options.out / task / row.replace(" (fixed)", "-fixed").lower()),
+        solver=Solver(trajectory="closed-form"),
+        feedback_learning=Feedback(
+            update=update, sleep_epochs=options.sleep_epochs, pretraining_epochs=options.pretraining_epochs
+        ),
+        progress=options.progress,
+    )
+
+
+def run_cell(config: Config) -> None:
+    """Train one cell unless its folder holds it already.
+
+    **Raises:** `ValueError` if the folder holds a cell with other options.
+    """
+    folder = pathlib.Path(config.out)
+    if (folder / "summary.json").exists():
+        held = json.loads((folder / "config.json").read_text())["config"]
+        for name in ("epochs", "seeds", "feedback_learning"):
+            wanted = json.loads(json.dumps(dataclasses.asdict(config)[name]))
+            differs = wanted != held[name]
+            if name == "feedback_learning":  # the preset fills in what is None
+                differs = any(v is not None and held[name][k] != v for k, v in _asked(config).items())
+            if differs:
+                raise ValueError(
+                    f"`out` holds {folder} with {name} = {held[name]}, not {wanted}; name a new folder."
+                )
+        return
+    if folder.exists():  # an interrupted one
+        shutil.rmtree(folder)
+    (run,), data = prepare(config)
+    train(run.config, run.method, data, run.folder)
+
+
+def _asked(config: Config) -> dict[str, Any]:
+    learning = config.feedback_learning
+    if config.feedback != "learned":
+        return {}
+    return {name: getattr(learning, name) for name in ("update", "sleep_epochs", "pretraining_epochs")}
+
+
+def collect(out: pathlib.Path) -> list[dict[str, Any]]:
+    """Every finished cell below `out`: its figures beside the paper's, in the paper's order."""
+    cells = []
+    for task, column in COLUMNS.items():
+        baseline = None
+        for row, paper in zip(ROWS, column.paper, strict=True):
+            folder = out / task / row.replace(" (fixed)", "-fixed").lower()
+            if not (folder / "summary.json").exists():
+                continue
+            found = _cell(folder, column)
+            baseline = found["values"] if row == "BP" else baseline
+            difference = None if row == "BP" else _paired(found["values"], baseline)
+            cells.append(
+                {"task": task, "row": row, "paper_mean": paper[0], "paper_std": paper[1], **found}
+                | {"minus_bp": difference}
+            )
+    return cells
+
+
+def _cell(folder: pathlib.Path, column: Column) -> dict[str, Any]:
+    summary = json.loads((folder / "summary.json").read_text())
+    held = json.loads((folder / "config.json").read_text())
+    config, environment = held["config"], held["environment"]
+    seeds = {int(seed): found for seed, found in summary["seeds"].items() if column.metric in found}
+    values = {seed: float(column.shown(np.asarray(found[column.metric]))) for seed, found in seeds.items()}
+    spread = np.std(list(values.values()), ddof=1) if len(values) > 1 else np.nan
+    return {
+        "mean": float(np.mean(list(values.values()))) if values else None,
+        "std": None if np.isnan(spread) else float(spread),
+        "values": values,
+        "epochs": config["epochs"],
+        "sleep_epochs": config["feedback_learning"]["sleep_epochs"] if config["feedback"] == "learned" else 0,
+        "converged": summary["mean"].get("fraction_converged"),
+        "seconds": sum(found["epochs"] * found["seconds_per_epoch"] for found in seeds.values()),
+        "device": f"{environment['processor']}, {environment['cores']} cores; JAX on {environment['device']}",
+        "revision": environment["git_revision"],
+        "stopped": [found["stopped"] for found in summary["seeds"].values() if found["stopped"]],
+    }
+
+
+def _paired(values: dict[int, float], baseline: dict[int, float] | None) -> dict[str, float] | None:
+    """Mean difference over the seeds that both have, its 95 % confidence interval and p (paired t-test)."""
+    common = sorted(set(values) & set(baseline or {}))
+    if len(common) < 2:
+        return None
+    differences = [values[seed] - baseline[seed] for seed in common]
+    if np.ptp(differences) == 0:  # no variance to test against
+        return None
+    test = stats.ttest_1samp(differences, 0)
+    low, high = test.confidence_interval(0.95)
+    return {
+        "mean": float(np.mean(differences)),
+        "low": float(low),
+        "high": float(high),
+        "p": float(test.pvalue),
+    }
+
+
+def write(cells: list[dict[str, Any]], out: pathlib.Path) -> None:
+    """`table1.json`, `table1.md` and `table1.csv` from the finished cells."""
+    (out / "table1.json").write_text(json.dumps(cells, indent=2) + "\n")
+    (out / "table1.md").write_text("\n".join(_markdown(cells)) + "\n")
+    names = ["task", "row", "mean", "std", "paper_mean", "paper_std", "minus_bp", "low", "high", "p"]
+    names += ["seeds", "epochs", "sleep_epochs", "seconds", "converged", "device", "revision"]
+    with open(out / "table1.csv", "w", newline="") as file:
+        writer = csv.DictWriter(file, names, extrasaction="ignore")
+        writer.writeheader()
+        for found in cells:
+            difference = found["minus_bp"] or {}
+            paired = {name: difference.get(name) for name in ("low", "high", "p")}
+            seeds = " ".join(map(str, found["values"]))
+            writer.writerow(found | paired | {"minus_bp": difference.get("mean"), "seeds": seeds})
+
+
+def _markdown(cells: list[dict[str, Any]]) -> list[str]:
+    by_place = {(c["task"], c["row"]): c for c in cells}
+    tasks = [task for task in TASKS if any(c["task"] == task for c in cells)]
+    lines = [
+        "# Table 1 of the NeurIPS 2021 paper",
+        "",
+        "Ours, then (the paper's); mean ± standard deviation.",
+        "",
+    ]
+    lines.append("| method | " + " | ".join(COLUMNS[task].title for task in tasks) + " |")
+    lines.append("|---|" + "---:|" * len(tasks))
+    for row in ROWS:
+        shown = [_shown(by_place.get((task, row))) for task in tasks]
+        lines.append(f"| {row} | " + " | ".join(shown) + " |")
+    lines += [
+        "",
+        "Test values are those of the epoch with the best validation score, train loss is the last epoch's.",
+        "Minus BP: mean difference over common seeds, its 95 % confidence interval and p (paired t-test).",
+        "Seconds are wall-clock of all seeds, feedback learning included, on a shared machine.",
+        "",
+        "| task | method | seeds | epochs | sleep epochs | minus BP | converged (%) | seconds | revision |",
+        "|---|---|---:|---:|---:|---|---:|---:|---|",
+    ]
+    for found in cells:
+        difference = found["minus_bp"]
+        compared = (
+            ""
+            if difference is None
+            else "{mean:+.3g} [{low:+.3g}, {high:+.3g}], p = {p:.2g}".format(**difference)
+        )
+        lines.append(
+            f"| {found['task']} | {found['row']} | {len(found['values'])} | {found['epochs']} | "
+            f"{found['sleep_epochs']:.3g} | {compared} | {100 * found['converged']:.2f} | "
+            f"{found['seconds']:.0f} | {found['revision']} |"
+        )
+    return [*lines, "", *sorted({f"- {found['device']}" for found in cells})]
+
+
+def _shown(found: dict[str, Any] | None) -> str:
+    if found is None:
+        return ""
+    if found["mean"] is None:
+        return "stopped"
+    spread = "" if found["std"] is None else f" ± {found['std']:.2g}"
+    return f"{found['mean']:.3g}{spread} ({found['paper_mean']:.3g} ± {found['paper_std']:.2g})"
+
+
+def main(options: Options) -> int:
+    """Run what is missing and write the table; returns the exit status."""
+    try:
+        for task in options.tasks:
+            for row in options.rows:
+                run_cell(cell(options, task, row))
+                write(collect(options.out), options.out)
+    except (ValueError, OSError, ImportError, RuntimeError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    print((options.out / "table1.md").read_text())
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(tyro.cli(Options)))
