@@ -81,3 +81,19 @@ def test_what_it_cannot_do_is_said() -> None:
         learn(dfc.DFC(target=dfc.Clamp(), average=dfc.ClosedFormAverage()), model, x, y)
     with pytest.raises(ValueError, match="`duration` is -1"):
         dfc.ClosedFormAverage(-1.0)
+
+
+@pytest.mark.slow
+def test_many_outputs_are_no_different(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Beyond some number of outputs the linear systems are solved by iteration; the average is the same."""
+    model, (x, y) = make_network(jr.key(0), (4, 6, 5, 3)), make_batch(jr.key(1), 3)
+    method = dfc.DFC(average=dfc.ClosedFormAverage())
+    own, _ = method(model, x, y)
+    monkeypatch.setattr("dfc_jax.broyden._DENSE_OUTPUTS", 2)
+    shared, report = method(model, x, y)
+    assert np.all(report.iterations > 1) and np.all(report.converged)
+    assert relative_error(shared.layers, own.layers) < 1e-4
+    wrong = jax.tree.map(jnp.negative, model.feedback)
+    nothing, report = method(dfc.Network(model.layers, wrong), x, y)
+    assert not np.any(report.converged) and not np.any(report.stable)
+    assert all(np.all(np.asarray(leaf) == 0) for leaf in jax.tree.leaves(nothing.layers))

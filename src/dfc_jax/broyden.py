@@ -1,9 +1,11 @@
 """Steady states by secants: the linearised one of DFC-SSA, and Broyden's method from there."""
 
+from collections.abc import Callable
+
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float
+from jaxtyping import Array, Bool, Float, Int
 
 from dfc_jax.balance import AbstractBalance
 from dfc_jax.closed_loop import ClosedLoop, Deviation, Sample
@@ -29,54 +31,68 @@ class Analytic(AbstractEquilibrium):
     """u = (E J Q + a I)^-1 e^-: linearised at the feedforward state, the DFC-SSA of the papers (Lemma 1).
 
     Exact for linear networks. `converged` says that the linear system is solved; `residual` is that of the
-    nonlinear equation, so it measures the linearisation. With more than 16 outputs the system is solved
-    by Broyden's method from the Jacobian of the zero input, to 1e-5 of |e^-|.
+    nonlinear equation, so it measures the linearisation. See `linear_solver` for how it is solved.
     """
 
     def __call__(self, loop: ClosedLoop, samples: Sample) -> Equilibrium:
-        if samples.error.shape[1] > _DENSE_OUTPUTS:
-            return self._iterated(loop, samples)
-        control, stable = jax.vmap(_linearised, in_axes=(None, 0))(loop, samples)
-        return self._result(loop, samples, control, True, jnp.ones(len(control), int), stable)
-
-    def _iterated(self, loop: ClosedLoop, samples: Sample) -> Equilibrium:
-        of_all = lambda f, *rest: jax.vmap(f, in_axes=(None, 0, *[0] * len(rest)))(loop, samples, *rest)
-        full = lambda control: of_all(residual, control, of_all(controlled, control))
-        _, linear = jax.linearize(full, jnp.zeros_like(samples.error))
-        scales = jax.vmap(lambda sample: sample.scale)(samples)
-
-        def evaluate(control: Float[Array, "batch out"]) -> Point:
-            remaining = samples.error + linear(control)
-            return Point(remaining, jnp.linalg.norm(remaining, axis=1) / scales, None)
-
-        rtol, most = 1e-5, 30
-        whole = lambda control, step: jnp.ones_like(scales)
-        start = Point(samples.error, jnp.ones_like(scales), None)
-        found = broyden(
-            evaluate, whole, start, _zero_input_inverse(loop, samples, loop_gain, most), rtol, most
-        )
-        solved = found.point.error <= rtol
-        return self._result(loop, samples, found.root, solved, found.iterations, found.positive)
-
-    def _result(
-        self,
-        loop: ClosedLoop,
-        samples: Sample,
-        control: Float[Array, "batch out"],
-        solved: Bool[Array, " batch"] | bool,
-        iterations: Array,
-        stable: Bool[Array, " batch"],
-    ) -> Equilibrium:
-        of_all = jax.vmap(controlled, in_axes=(None, 0, 0))
-        deviation = of_all(loop, samples, control)
-        error = jax.vmap(relative_residual, in_axes=(None, 0, 0, 0))(loop, samples, control, deviation)
-        finite = jnp.all(jnp.isfinite(control), axis=1) & jnp.isfinite(error)
-        return Equilibrium(control, deviation, finite & solved, error, iterations, stable)
+        solution = linear_solver(loop, samples)(samples.error)
+        deviation = jax.vmap(controlled, in_axes=(None, 0, 0))(loop, samples, solution.control)
+        return solution.as_equilibrium(loop, samples, deviation)
 
 
-def _linearised(loop: ClosedLoop, sample: Sample) -> tuple[Float[Array, " out"], Bool[Array, ""]]:
-    gain = loop_gain(loop, sample)
-    return linear_solution(gain, inverse(gain), sample.error), eigenvalues_right_of_zero(gain)
+class LinearSolution(eqx.Module):
+    """Solutions u of (E J Q + a I) u = b for a batch, linearised at the feedforward states."""
+
+    control: Float[Array, "batch out"]
+    solved: Bool[Array, " batch"]
+    iterations: Int[Array, " batch"]
+    stable: Bool[Array, " batch"]
+
+    def as_equilibrium(self, loop: ClosedLoop, samples: Sample, deviation: Deviation) -> Equilibrium:
+        """These controls as steady states, whose residual is that of the nonlinear equation."""
+        of_all = jax.vmap(relative_residual, in_axes=(None, 0, 0, 0))
+        error = of_all(loop, samples, self.control, deviation)
+        solved = self.solved & jnp.all(jnp.isfinite(self.control), axis=1) & jnp.isfinite(error)
+        return Equilibrium(self.control, deviation, solved, error, self.iterations, self.stable)
+
+
+def linear_solver(loop: ClosedLoop, samples: Sample) -> Callable[[Float[Array, "batch out"]], LinearSolution]:
+    """Solves (E J Q + a I) u = b for every sample and any b.
+
+    By each sample's own inverse; with more than 16 outputs by Broyden's method from the Jacobian of the zero
+    input, to 1e-5 of |b|, where `stable` says only that the matrix was positive along every step.
+    """
+    if samples.error.shape[1] > _DENSE_OUTPUTS:
+        return lambda right: _iterated(loop, samples, right)
+    gains = jax.vmap(loop_gain, in_axes=(None, 0))(loop, samples)
+    inverses = jax.vmap(inverse)(gains)
+
+    def solve(right: Float[Array, "batch out"]) -> LinearSolution:
+        control = jax.vmap(linear_solution)(gains, inverses, right)
+        stable = jax.vmap(eigenvalues_right_of_zero)(gains)
+        return LinearSolution(control, jnp.ones_like(stable), jnp.ones(len(stable), int), stable)
+
+    return solve
+
+
+def _iterated(loop: ClosedLoop, samples: Sample, right: Float[Array, "batch out"]) -> LinearSolution:
+    def full(control: Float[Array, "batch out"]) -> Float[Array, "batch out"]:
+        deviation = jax.vmap(controlled, in_axes=(None, 0, 0))(loop, samples, control)
+        return jax.vmap(residual, in_axes=(None, 0, 0, 0))(loop, samples, control, deviation)
+
+    _, linear = jax.linearize(full, jnp.zeros_like(right))
+    norms = jnp.linalg.norm(right, axis=1)
+    scales = jnp.where(norms > 0, norms, 1)
+
+    def evaluate(control: Float[Array, "batch out"]) -> Point:
+        remaining = right + linear(control)
+        return Point(remaining, jnp.linalg.norm(remaining, axis=1) / scales, None)
+
+    rtol, most = 1e-5, 30
+    whole = lambda control, step: jnp.ones_like(scales)
+    start = Point(right, jnp.ones_like(scales), None)
+    found = broyden(evaluate, whole, start, _zero_input_inverse(loop, samples, loop_gain, most), rtol, most)
+    return LinearSolution(found.root, found.point.error <= rtol, found.iterations, found.positive)
 
 
 def linear_solution(

@@ -1,20 +1,21 @@
 """The time average of a nudged trajectory without a trajectory."""
 
+from collections.abc import Callable
+
 import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float
+from jaxtyping import Array, Bool, Float, PyTree
 
 from dfc_jax._checks import check_number, require
 from dfc_jax.averaging import AbstractAverage
-from dfc_jax.broyden import linear_solution
+from dfc_jax.broyden import linear_solver
 from dfc_jax.closed_loop import ClosedLoop, Deviation, PerLayer, Sample
-from dfc_jax.equilibrium import controlled, Equilibrium, loop_gain, relative_residual
+from dfc_jax.equilibrium import controlled, Equilibrium
 from dfc_jax.linearised import distance_from_rest
 from dfc_jax.network import Layer
 from dfc_jax.plasticity import forward_rule, presynaptic_rates, teaching_signal
-from dfc_jax.small_matrices import eigenvalues_right_of_zero, inverse
 from dfc_jax.targets import Nudge
 
 
@@ -60,37 +61,32 @@ class ClosedFormAverage(AbstractAverage):
             isinstance(loop.target, Nudge),
             f"`target` is {type(loop.target).__name__}; ClosedFormAverage is for Nudge, use ImplicitAverage.",
         )
-        found, presynaptic, teaching = jax.vmap(self._one, in_axes=(None, 0))(loop, samples)
-        return forward_rule(loop.network.layers, presynaptic, teaching), found
-
-    def _one(self, loop: ClosedLoop, sample: Sample) -> tuple[Equilibrium, PerLayer, PerLayer]:
-        gain = loop_gain(loop, sample)
-        inverted = inverse(gain)
-        control = linear_solution(gain, inverted, sample.error)
-        rest = controlled(loop, sample, control)
-        passed_on = _passed_on(loop, sample, rest.voltage)
-        lag = loop.tau_v * passed_on - loop.controller.charge() * control
-        mean_control = linear_solution(gain, inverted, sample.error + lag / self.duration)
+        solve, of_all = linear_solver(loop, samples), lambda f, *more: _of_all(f, loop, samples, *more)
+        steady = solve(samples.error)
+        rest = of_all(controlled, steady.control)
+        lag = loop.tau_v * of_all(_passed_on, rest.voltage) - loop.controller.charge() * steady.control
+        average = solve(samples.error + lag / self.duration)
         late = loop.tau_v / self.duration
-        drive = loop.apical_input(sample, mean_control)
-        mean = loop.sweep(sample, tuple(q - late * d for q, d in zip(drive, rest.voltage, strict=True)))
-        found = self._steady_state(loop, sample, control, rest, gain)
-        signals = presynaptic_rates(sample, mean), teaching_signal(loop, sample, mean)
-        presynaptic, teaching = jax.tree.map(lambda leaf: jnp.where(found.converged, leaf, 0), signals)
-        return found, presynaptic, teaching
+        drive = zip(of_all(ClosedLoop.apical_input, average.control), rest.voltage, strict=True)
+        mean = of_all(ClosedLoop.sweep, tuple(q - late * d for q, d in drive))
+        found = steady.as_equilibrium(loop, samples, rest)
+        finite = jax.vmap(lambda sample: sample.finite)(samples)
+        used = found.converged & average.solved & found.stable & finite
+        presynaptic, teaching = of_all(_signals, mean, used)
+        update = forward_rule(loop.network.layers, presynaptic, teaching)
+        return update, eqx.tree_at(lambda f: f.converged, found, used)
 
-    def _steady_state(
-        self,
-        loop: ClosedLoop,
-        sample: Sample,
-        control: Float[Array, " out"],
-        deviation: Deviation,
-        gain: Float[Array, "out out"],
-    ) -> Equilibrium:
-        error = relative_residual(loop, sample, control, deviation)
-        stable = eigenvalues_right_of_zero(gain)
-        reached = stable & sample.finite & jnp.isfinite(error)
-        return Equilibrium(control, deviation, reached, error, jnp.asarray(1), stable)
+
+def _of_all(function: Callable, loop: ClosedLoop, samples: Sample, *more: PyTree) -> PyTree:
+    return jax.vmap(function, in_axes=(None, *[0] * (1 + len(more))))(loop, samples, *more)
+
+
+def _signals(
+    loop: ClosedLoop, sample: Sample, mean: Deviation, used: Bool[Array, ""]
+) -> tuple[PerLayer, PerLayer]:
+    """Presynaptic rates and teaching signals of one sample, zeros if it is not used."""
+    signals = presynaptic_rates(sample, mean), teaching_signal(loop, sample, mean)
+    return jax.tree.map(lambda leaf: jnp.where(used, leaf, 0), signals)
 
 
 def _passed_on(loop: ClosedLoop, sample: Sample, voltage: PerLayer) -> Float[Array, " out"]:
