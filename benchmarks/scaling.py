@@ -33,7 +33,7 @@ METHODS = {
     "Sleep, expected": dfc.ExpectedSleepPhase(),
 }
 # These work with a matrix for every sample.
-UP_TO_32_OUTPUTS = ("DFC, closed form", "DFC, implicit, 10 steps", "Sleep, expected")
+UP_TO_32_OUTPUTS = ("DFC, implicit, 10 steps", "Sleep, expected")
 AXES = {
     "width": (128, 256, 512, 1024),
     "depth": (1, 2, 4, 8, 16),

@@ -82,6 +82,7 @@ def test_long_steps_follow_the_dynamics_of_strong_feedback() -> None:
     assert last.iterations[0] < reference.iterations[0] / 5
 
 
+@pytest.mark.slow
 def test_a_step_that_is_not_solved_is_no_success() -> None:
     loop, samples = make_loop(STRONG, dfc.PIController(1.0, 0.01))
     for iterations, enough in ((1, False), (60, True)):

@@ -240,6 +240,7 @@ def test_dfa_is_the_limit_of_a_large_leak(getkey):
     )
 
 
+@pytest.mark.slow
 def test_the_proportional_gain_does_not_move_the_steady_state(getkey):
     model, (x, y) = make_network(getkey()), make_batch(getkey(), 3)
 

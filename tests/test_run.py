@@ -31,6 +31,7 @@ def records(folder: pathlib.Path) -> list[dict]:
     return [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
 
 
+@pytest.mark.slow
 def test_several_methods_and_seeds_leave_tables_pictures_and_summaries(tmp_path):
     out = tmp_path / "both"
     done = run(*SMALL, "--method", "dfc-ss", "bp", "--seeds", "3", "5", "--out", str(out))
@@ -82,7 +83,10 @@ def as_users_run():
             },
             marks=pytest.mark.slow,
         ),
-        {"method": ("dfc-ss",), "dataset": "student_teacher", "optimiser": Optimiser(lr=1e-3, clip=1.0)},
+        pytest.param(
+            {"method": ("dfc-ss",), "dataset": "student_teacher", "optimiser": Optimiser(lr=1e-3, clip=1.0)},
+            marks=pytest.mark.slow,
+        ),
     ],
     ids=lambda options: " ".join(options["method"]),
 )

@@ -317,7 +317,7 @@ def fit_many(models, data, *, method=BACKPROP, optimiser=ADAM, epochs=3, **optio
     return dfc.fit_many(models, method, data, optimiser, epochs=epochs, keys=keys, **options)
 
 
-@pytest.mark.parametrize("learned", [False, True])
+@pytest.mark.parametrize("learned", [pytest.param(False, marks=pytest.mark.slow), True])
 def test_models_trained_together_are_those_trained_alone(learned):
     """Equal but for the rounding of matrix products, which a few epochs amplify a hundred times."""
     feedback = dfc.RandomFeedback() if learned else dfc.ProductOfWeights()
@@ -337,6 +337,7 @@ def test_models_trained_together_are_those_trained_alone(learned):
         assert [record for i, record in seen if i == k] == history.records
 
 
+@pytest.mark.slow
 def test_one_model_of_several_stops_alone():
     data, models = regression(), [small_network(k, (6, 8, 3)) for k in (1, 2)]
     models[0] = jax.tree.map(lambda leaf: 1e30 * leaf, models[0])

@@ -1,0 +1,98 @@
+"""What a whole training epoch of every method costs, as a ratio to backpropagation's: batches drawn, weights
+updated by Adam, validation and test samples evaluated.
+
+    python benchmarks/epoch.py                    # MNIST; needs TFDS_DATA_DIR
+    python benchmarks/epoch.py --dataset digits   # no download, seconds; small batches of overhead
+
+Feedback is fixed. Every round trains each method for some epochs from the initial weights, in one order and
+the next time in the other; a round's figure is its median epoch, and the median over rounds is reported.
+"""
+
+import dataclasses
+import pathlib
+import statistics
+from typing import Any, Literal
+
+import jax
+import matplotlib.pyplot as plt
+import optax
+import tyro
+from reporting import COLOURS, finish, heading, machine, save, table
+from training_step import environment
+
+import dfc_jax as dfc
+
+
+METHODS = {
+    "Backprop": dfc.Backprop(),
+    "DFA": dfc.DFA(),
+    "DFC-SSA": dfc.DFCSSA(),
+    "DFC-SS": dfc.DFCSS(),
+    "DFC, closed form": dfc.DFC(average=dfc.ClosedFormAverage()),
+}
+LEGEND = (
+    "ratio: seconds of an epoch over backprop's in the same round, the median of the rounds and, in brackets, "
+    "the smallest and the largest; per second: training samples."
+)
+
+
+@dataclasses.dataclass(frozen=True)
+class Options:
+    """How long to measure."""
+
+    dataset: Literal["digits", "mnist", "fashion_mnist"] = "mnist"
+    rounds: int = 5
+    epochs: int = 4
+    """Epochs of a round, after one that compiles."""
+    seed: int = 0
+    out: pathlib.Path = pathlib.Path(__file__).parent / "results"
+
+
+def main(options: Options) -> None:
+    """Measure, print and write."""
+    data, optimiser = dfc.load(options.dataset), optax.adam(1e-3)
+    model_key, key = jax.random.split(jax.random.key(options.seed))
+    model = dfc.mlp((data.input_size, 256, 256, 256, data.output_size), key=model_key)
+
+    def seconds(method: dfc.AbstractMethod, epochs: int) -> float:
+        _, history = dfc.fit(model, method, data, optimiser, epochs=epochs, key=key, progress=False)
+        return statistics.median(record["seconds"] for record in history.records)
+
+    for method in METHODS.values():
+        seconds(method, 1)
+    rounds = []
+    for i in range(options.rounds):
+        names = list(METHODS) if i % 2 == 0 else list(METHODS)[::-1]
+        times = {name: seconds(METHODS[name], options.epochs) for name in names}
+        rounds.append({name: times[name] for name in METHODS})
+    ratios = {name: [times[name] / times["Backprop"] for times in rounds] for name in METHODS}
+    speed = {name: len(data.train) / statistics.median(times[name] for times in rounds) for name in METHODS}
+    settings = dataclasses.asdict(options) | {"out": str(options.out.name)}
+    result = {
+        "environment": environment("benchmarks/epoch.py"),
+        "settings": settings,
+        "ratios": ratios,
+        "speed": speed,
+    }
+    _write(result, options)
+
+
+def _write(result: dict[str, Any], options: Options) -> None:
+    where, ratios = result["environment"], result["ratios"]
+    caption = f"{options.dataset}, 3 x 256 tanh, batch 128, float32, {machine(where)}"
+    spread = {n: f"{statistics.median(r):.2f} [{min(r):.2f}, {max(r):.2f}]" for n, r in ratios.items()}
+    rows = [[name, spread[name], f"{result['speed'][name]:.3g}"] for name in METHODS]
+    lines = [*heading(where, caption, LEGEND), "", *table(["method", "ratio", "per second"], rows)]
+    save(result, lines, options.out, "epoch")
+    figure, axes = plt.subplots(figsize=(7, 3), layout="constrained")
+    names = list(METHODS)[::-1]
+    axes.barh(names, [statistics.median(ratios[name]) for name in names], color=COLOURS[0])
+    for position, name in enumerate(names):
+        axes.plot([min(ratios[name]), max(ratios[name])], [position] * 2, color="black", linewidth=1.5)
+    axes.set(xlabel="time of an epoch relative to backpropagation (line: smallest to largest)")
+    axes.set_title(caption, fontsize=9)
+    finish(figure, options.out / "epoch.png")
+
+
+if __name__ == "__main__":
+    main(tyro.cli(Options, description=__doc__))
