@@ -31,8 +31,8 @@ METHODS = {
     "DFC, closed form": dfc.DFC(average=dfc.ClosedFormAverage()),
 }
 LEGEND = (
-    "ratio: seconds of an epoch over backprop's in the same round, the median of the rounds and, in brackets, "
-    "the smallest and the largest; per second: training samples."
+    "ratio: seconds of an epoch over backprop's in the same round, the median of the rounds and, in "
+    "brackets, their range; per second: training samples."
 )
 
 

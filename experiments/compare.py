@@ -51,7 +51,10 @@ def _table(runs: list[dict[str, Any]]) -> tuple[str, list[str], list[list[str]]]
     for run in runs:
         config, mean = run["config"], run["summary"]["mean"]
         method = config["method"][0]
-        row = [method, {"bp": "none", "dfa": "random"}.get(method, config["feedback"])]
+        row = [
+            method,
+            {"bp": "none", "mn": "none", "gn": "none", "dfa": "random"}.get(method, config["feedback"]),
+        ]
         if metric in mean:
             row.append(_score(run["summary"], metric, percent))
             row.append(f"{mean['last_train_loss']:.3g}")

@@ -1,18 +1,13 @@
-"""The options of `run.py`, and the objects they stand for."""
+"""The options of `run.py`."""
 
 import dataclasses
 from typing import Any, Literal
-
-import diffrax
-import jax
-import optax
-import optimistix as optx
 
 import dfc_jax as dfc
 
 
 Dataset = Literal["digits", "student_teacher", "mnist", "fashion_mnist", "mnist_autoencoder", "cifar10"]
-Method = Literal["bp", "dfa", "dfc", "dfc-ss", "dfc-ssa"]
+Method = Literal["bp", "dfa", "dfc", "dfc-ss", "dfc-ssa", "mn", "gn"]
 Activation = Literal["tanh", "relu", "leaky-relu", "sigmoid", "linear"]
 
 ACTIVATIONS = {
@@ -23,6 +18,7 @@ ACTIVATIONS = {
     "linear": dfc.Linear(),
 }
 
+WITH_CONTROLLER = ("dfc", "dfc-ss", "dfc-ssa")
 IMPLICIT = ("ImplicitEuler", "Kvaerno3", "Kvaerno5")
 
 
@@ -145,10 +141,11 @@ class Config:
     """digits and student_teacher need no download; the others are read by TensorFlow Datasets."""
     method: tuple[Method, ...] = ("dfc-ss", "bp")
     """One or several. bp: backpropagation. dfa: direct feedback alignment. dfc: average over the controlled
-    trajectory. dfc-ss: its steady state. dfc-ssa: the linearised steady state."""
+    trajectory. dfc-ss: its steady state. dfc-ssa: the linearised steady state. mn, gn: damped minimum-norm
+    and Gauss-Newton updates, to compare with."""
     feedback: Literal["learned", "fixed", "exact"] = "learned"
     """learned: in sleep phases, from random. fixed: the product of the initial forward weights.
-    exact: the transposed Jacobian of every sample. bp has none; dfa always uses fixed random feedback."""
+    exact: the transposed Jacobian of every sample. bp, mn and gn have none; dfa's is fixed and random."""
     preset: Literal["paper", "paper-train-loss"] | None = None
     """paper: the hyperparameters of the paper's Table 1 for data set, method and feedback (presets.py).
     paper-train-loss: those of its last column, MNIST's train loss."""
@@ -165,6 +162,10 @@ class Config:
     batch_size: int = 128
     nudge: float = 0.1
     """Step of the output target along the loss gradient (lambda)."""
+    damping: float = 1e-3
+    """mn, gn and the diagnostics: Tikhonov damping."""
+    diagnostics: int | None = None
+    """Measure alignment, stability and the papers' conditions every so many epochs; none by default."""
     controller: Controller = Controller()
     solver: Solver = Solver()
     optimiser: Optimiser = Optimiser()
@@ -203,6 +204,10 @@ class Config:
         ):
             if not 0 < rate < float("inf"):
                 raise ValueError(f"`{name}` is {rate}; a learning rate must be a finite number above 0.")
+        if config.diagnostics is not None and config.diagnostics < 1:
+            raise ValueError(f"`diagnostics` is {config.diagnostics}; it must be at least 1.")
+        if not 0 <= config.damping < float("inf"):
+            raise ValueError(f"`damping` is {config.damping}; it must be a finite number of at least 0.")
         if config.batch_size < 1:
             raise ValueError(f"`batch_size` is {config.batch_size}; it must be at least 1.")
         name = self.solver.diffrax_solver
@@ -228,101 +233,3 @@ def _fill(options: Any, **defaults: Any) -> Any:
     """The same options, with a default wherever none was given."""
     missing = {name: value for name, value in defaults.items() if getattr(options, name) is None}
     return dataclasses.replace(options, **missing)
-
-
-def make_method(config: Config, name: Method, loss: dfc.AbstractLoss) -> dfc.AbstractMethod:
-    """The method object of one name."""
-    controller_class = {"control": dfc.PIController, "integrator": dfc.LeakyIntegratorController}
-    controller = controller_class[config.controller.leak_on](config.controller.k_p, config.controller.alpha)
-    target, solver = dfc.Nudge(config.nudge), config.solver
-    match name:
-        case "bp":
-            return dfc.Backprop(loss)
-        case "dfa":
-            return dfc.DFA(loss)
-        case "dfc-ssa":
-            return dfc.DFCSSA(controller, target, loss)
-        case "dfc-ss":
-            # What the dynamics do not reach, no other scheme should.
-            fallback = None if solver.steady_state == "simulated" else dfc.PseudoTransient(solver.rtol)
-            return dfc.DFCSS(controller, target, loss, _equilibrium(solver), fallback)
-        case "dfc":
-            return dfc.DFC(controller, target, loss, solver.tau_v, _average(solver))
-
-
-def _equilibrium(solver: Solver) -> dfc.AbstractEquilibrium:
-    match solver.steady_state:
-        case "broyden":
-            return dfc.Broyden(solver.rtol)
-        case "newton":
-            return dfc.RootFind(optx.Newton(rtol=solver.rtol, atol=solver.rtol))
-        case "simulated":
-            return dfc.Simulated(getattr(diffrax, solver.diffrax_solver)(), solver.rtol)
-
-
-def _average(solver: Solver) -> dfc.AbstractAverage:
-    match solver.trajectory:
-        case "implicit":
-            # Half the default's steps: within 0.05 degrees of the exact average on MNIST.
-            return dfc.ImplicitAverage(solver.duration, ((4, 0.04), (4, 0.16), (4, 0.8)))
-        case "closed-form":
-            return dfc.ClosedFormAverage(solver.duration)
-        case "published":
-            return dfc.PublishedAverage(dfc.PublishedEuler(solver.dt, round(solver.duration / solver.dt)))
-        case "diffrax":
-            name = solver.diffrax_solver
-            finder = {"root_finder": dfc.ControlRootFinder()} if name in IMPLICIT else {}
-            # Implicit solvers are then within hundredths of a degree; explicit ones are not.
-            tolerance = 0.1 if name in IMPLICIT else 1e-4
-            adaptive = diffrax.PIDController(rtol=tolerance, atol=tolerance)
-            step = diffrax.ConstantStepSize() if name == "Euler" else adaptive
-            return dfc.DiffraxAverage(getattr(diffrax, name)(**finder), step, solver.duration, solver.dt)
-
-
-def make_optimiser(config: Optimiser) -> optax.GradientTransformation:
-    """Adam, behind a clip of each tensor where one is asked for."""
-    adam = optax.adam(config.lr, config.beta1, config.beta2, config.eps)
-    return adam if config.clip is None else optax.chain(dfc.clip_by_tensor_norm(config.clip), adam)
-
-
-def make_feedback_learning(config: Feedback, loss: dfc.AbstractLoss) -> dfc.FeedbackLearning:
-    """The sleep phase and its optimiser."""
-    phase_class = {"simulated": dfc.SleepPhase, "expected": dfc.ExpectedSleepPhase}
-    phase = phase_class[config.update](
-        dfc.PIController(config.k_p, config.alpha),
-        dfc.WhiteNoise(config.sigma, config.sigma_output),
-        config.tau_v,
-        config.tau_apical,
-        dfc.PublishedEuler(config.dt, config.steps, proactive=False),
-        loss=loss,
-    )
-
-    def optimiser(lr: float) -> optax.GradientTransformation:
-        decay = optax.add_decayed_weights(config.weight_decay)
-        adam = optax.adam(lr, config.beta1, config.beta2, config.eps)
-        clip = [] if config.clip is None else [optax.clip_by_global_norm(config.clip)]
-        return optax.chain(*clip, decay, adam)
-
-    return dfc.FeedbackLearning(
-        optimiser(config.lr),
-        phase,
-        optimiser(config.pretraining_lr) if config.pretraining_lr != config.lr else None,
-        pretraining_epochs=config.pretraining_epochs,
-        epochs_per_wake_epoch=config.sleep_epochs,
-        freeze_output=config.freeze_output,
-    )
-
-
-def make_model(config: Config, method: Method, sizes: tuple[int, int], seed: int) -> dfc.Network:
-    """A new network between the data set's input and output `sizes`."""
-    feedback = dfc.ProductOfWeights()
-    if method == "dfa" or (method != "bp" and config.feedback == "learned"):
-        feedback = dfc.RandomFeedback()
-    elif config.feedback == "exact":
-        feedback = dfc.ExactFeedback()
-    return dfc.mlp(
-        (sizes[0], *config.hidden, sizes[1]),
-        key=jax.random.fold_in(jax.random.key(seed), 0),
-        activation=config.activations(),
-        feedback=feedback,
-    )

@@ -13,8 +13,17 @@ from matplotlib.lines import Line2D
 
 
 # Okabe and Ito's colours, which colour-blind readers can tell apart; a method has the same one everywhere.
-COLOURS = {"bp": "#000000", "dfa": "#D55E00", "dfc": "#0072B2", "dfc-ss": "#009E73", "dfc-ssa": "#CC79A7"}
+COLOURS = {
+    "bp": "#000000",
+    "dfa": "#D55E00",
+    "dfc": "#0072B2",
+    "dfc-ss": "#009E73",
+    "dfc-ssa": "#CC79A7",
+    "mn": "#E69F00",
+    "gn": "#56B4E9",
+}
 NAMES = {"bp": "backprop", "dfa": "DFA", "dfc": "DFC", "dfc-ss": "DFC-SS", "dfc-ssa": "DFC-SSA"}
+NAMES |= {"mn": "minimum norm", "gn": "Gauss-Newton"}
 STYLES = {"train": "-", "validation": "--", "test": ":"}
 
 

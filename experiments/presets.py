@@ -14,7 +14,7 @@
 import dataclasses
 from typing import Literal
 
-from config import Config, Controller, Feedback, Method, Optimiser, Solver
+from config import Config, Controller, Feedback, Method, Optimiser, Solver, WITH_CONTROLLER
 
 
 Task = Literal["mnist", "fashion_mnist", "mnist_autoencoder", "mnist_train_loss"]
@@ -204,6 +204,8 @@ def paper(config: Config, method: Method) -> Config:
             "mnist" if config.preset == "paper-train-loss" else "mnist, fashion_mnist, mnist_autoencoder"
         )
         raise ValueError(f"`preset` is {config.preset}, which exists for {available}, not {config.dataset}.")
+    if method not in ("bp", "dfa", *WITH_CONTROLLER):
+        raise ValueError(f"`method` is {method}, which the preset {config.preset} does not have.")
     if config.feedback == "exact":
         raise ValueError(f"`feedback` is exact; the preset {config.preset} exists for learned and fixed.")
     _refuse_beside(config)

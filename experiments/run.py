@@ -16,7 +16,8 @@ from typing import Any
 import jax
 import tyro
 from compare import compare
-from config import Config, make_feedback_learning, make_method, make_model, make_optimiser, Method
+from config import Config, Method, WITH_CONTROLLER
+from objects import make_feedback_learning, make_method, make_model, make_optimiser
 from plots import plot_curves
 from presets import paper
 
@@ -26,7 +27,7 @@ import dfc_jax as dfc
 def train(config: Config, method: str, data: dfc.Dataset, folder: dfc.RunFolder) -> dict[str, Any]:
     """One run: `method` with every seed, all seeds as one program. Returns its summary."""
     loss = dfc.CrossEntropy() if data.classification else dfc.MeanSquaredError()
-    learns = config.feedback == "learned" and method in ("dfc", "dfc-ss", "dfc-ssa")
+    learns = config.feedback == "learned" and method in WITH_CONTROLLER
     sizes = data.input_size, data.output_size
     found = dfc.fit_many(
         [make_model(config, method, sizes, seed) for seed in config.seeds],
@@ -37,6 +38,7 @@ def train(config: Config, method: str, data: dfc.Dataset, folder: dfc.RunFolder)
         keys=[jax.random.fold_in(jax.random.key(seed), 1) for seed in config.seeds],
         batch_size=config.batch_size,
         feedback_learning=make_feedback_learning(config.feedback_learning, loss) if learns else None,
+        diagnostics=config.diagnostics and dfc.Diagnostics(config.diagnostics, damping=config.damping),
         on_epoch=lambda position, record: folder.append(config.seeds[position], record),
         progress=config.progress,
     )

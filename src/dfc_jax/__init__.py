@@ -34,7 +34,16 @@ from dfc_jax.data import (
     Split as Split,
     student_teacher as student_teacher,
 )
-from dfc_jax.diagnostics import condition_two as condition_two
+from dfc_jax.diagnostics import (
+    condition_one as condition_one,
+    condition_two as condition_two,
+    feedback_angles as feedback_angles,
+    feedback_ratio as feedback_ratio,
+    null_space_fraction as null_space_fraction,
+    published_condition_one as published_condition_one,
+    update_angles as update_angles,
+    UpdateAngles as UpdateAngles,
+)
 from dfc_jax.diffrax_average import (
     ControlRootFinder as ControlRootFinder,
     DiffraxAverage as DiffraxAverage,
@@ -75,6 +84,7 @@ from dfc_jax.methods import (
     DFCSSA as DFCSSA,
     Report as Report,
 )
+from dfc_jax.monitoring import Diagnostics as Diagnostics
 from dfc_jax.network import (
     Dense as Dense,
     Feedforward as Feedforward,
@@ -91,6 +101,7 @@ from dfc_jax.plasticity import (
 )
 from dfc_jax.published import PublishedEuler as PublishedEuler, PublishedState as PublishedState
 from dfc_jax.runs import environment as environment, RunFolder as RunFolder
+from dfc_jax.second_order import GaussNewton as GaussNewton, MinimumNorm as MinimumNorm
 from dfc_jax.simulated import Simulated as Simulated
 from dfc_jax.sleep import AbstractSleepPhase as AbstractSleepPhase, SleepPhase as SleepPhase
 from dfc_jax.targets import AbstractTarget as AbstractTarget, Clamp as Clamp, Nudge as Nudge, Rest as Rest

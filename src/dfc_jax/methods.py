@@ -54,6 +54,11 @@ class AbstractMethod(eqx.Module):
     ) -> tuple[Network, Report]:
         """The update, shaped like `model` and zero in its feedback weights, and a report."""
 
+    def loop(self, model: Network) -> ClosedLoop | None:
+        """The closed loop of network and controller; None for methods that have none."""
+        del model
+        return None
+
     def doubts(self, model: Network, x: Float[Array, "batch ..."], y: Float[Array, "batch out"]) -> list[str]:
         """What is known to go wrong with this model and these samples (a handful is enough), in a sentence
         each. `fit` warns of it. Not for use under jit."""
@@ -82,7 +87,7 @@ class Backprop(AbstractMethod):
 
         output, pull = jax.vjp(outputs, layers)
         (gradient,) = pull(jax.vmap(self.loss.gradient)(output, y) / len(y))
-        return _shaped_like(model, eqx.combine(gradient, rest)), _instant_report(self.loss, output, y)
+        return shaped_like(model, eqx.combine(gradient, rest)), instant_report(self.loss, output, y)
 
 
 class DFA(AbstractMethod):
@@ -111,7 +116,7 @@ class DFA(AbstractMethod):
         arriving = (jnp.tensordot(gradient, Q, axes=(1, -1)) for Q in model.feedback.matrices(None))
         teaching = tuple(s * a for s, a in zip(model.slopes(state.voltages), arriving, strict=True))
         update = forward_rule(model.layers, state.inputs, teaching)
-        return _shaped_like(model, update), _instant_report(self.loss, state.output, y)
+        return shaped_like(model, update), instant_report(self.loss, state.output, y)
 
 
 class _SteadyStateMethod(AbstractMethod):
@@ -119,6 +124,9 @@ class _SteadyStateMethod(AbstractMethod):
 
     controller: eqx.AbstractVar[AbstractController]
     target: eqx.AbstractVar[AbstractTarget]
+
+    def loop(self, model: Network) -> ClosedLoop:
+        return ClosedLoop(model, self.controller, self.target, self.loss)
 
     @abc.abstractmethod
     def _equilibrium(
@@ -138,7 +146,7 @@ class _SteadyStateMethod(AbstractMethod):
         key: PRNGKeyArray | None = None,
     ) -> tuple[Network, Report]:
         del key
-        loop = ClosedLoop(model, self.controller, self.target, self.loss)
+        loop = self.loop(model)
         samples = jax.vmap(loop.sample)(x, y)
         found, rescued = self._equilibrium(loop, samples)
         finite = jax.vmap(lambda sample: sample.finite)(samples)
@@ -147,7 +155,7 @@ class _SteadyStateMethod(AbstractMethod):
         signals = jax.vmap(_signals, in_axes=(None, 0, 0, 0))
         presynaptic, teaching = signals(loop, samples, found.deviation, weight)
         update = forward_rule(model.layers, presynaptic, teaching)
-        return _shaped_like(model, update), _report(self.loss, samples, y, found, rescued)
+        return shaped_like(model, update), _report(self.loss, samples, y, found, rescued)
 
 
 class DFCSS(_SteadyStateMethod):
@@ -176,7 +184,7 @@ class DFCSS(_SteadyStateMethod):
         return (found, None) if self.fallback is None else rescue(loop, samples, found, self.fallback)
 
     def doubts(self, model: Network, x: Float[Array, "batch ..."], y: Float[Array, "batch out"]) -> list[str]:
-        loop = ClosedLoop(model, self.controller, self.target, self.loss)
+        loop = self.loop(model)
         return self.equilibrium.doubts(loop, jax.vmap(loop.sample)(x, y))
 
     def _contributes(self, equilibrium: Equilibrium) -> Bool[Array, " batch"]:
@@ -216,6 +224,9 @@ class DFC(AbstractMethod):
     def __check_init__(self) -> None:
         check_number("tau_v", self.tau_v, above=0)
 
+    def loop(self, model: Network) -> ClosedLoop:
+        return ClosedLoop(model, self.controller, self.target, self.loss, self.tau_v)
+
     def __call__(
         self,
         model: Network,
@@ -225,14 +236,14 @@ class DFC(AbstractMethod):
         key: PRNGKeyArray | None = None,
     ) -> tuple[Network, Report]:
         del key
-        loop = ClosedLoop(model, self.controller, self.target, self.loss, self.tau_v)
+        loop = self.loop(model)
         samples = jax.vmap(loop.sample)(x, y)
         change, final = self.average(loop, samples)
         update = jax.tree.map(lambda w: -w / (len(y) * self.target.step()), change)
-        return _shaped_like(model, update), _report(self.loss, samples, y, final)
+        return shaped_like(model, update), _report(self.loss, samples, y, final)
 
     def doubts(self, model: Network, x: Float[Array, "batch ..."], y: Float[Array, "batch out"]) -> list[str]:
-        loop = ClosedLoop(model, self.controller, self.target, self.loss, self.tau_v)
+        loop = self.loop(model)
         return self.average.doubts(loop, jax.vmap(loop.sample)(x, y))
 
 
@@ -245,7 +256,7 @@ def _signals(
     return jax.tree.map(lambda leaf: jnp.where(weight == 0, 0, leaf), (presynaptic, teaching))
 
 
-def _shaped_like(model: Network, layers: tuple[Layer, ...]) -> Network:
+def shaped_like(model: Network, layers: tuple[Layer, ...]) -> Network:
     return Network(layers, jax.tree.map(jnp.zeros_like, model.feedback))
 
 
@@ -268,7 +279,7 @@ def _report(
     )
 
 
-def _instant_report(
+def instant_report(
     loss: AbstractLoss, output: Float[Array, "batch out"], y: Float[Array, "batch out"]
 ) -> Report:
     batch = len(y)

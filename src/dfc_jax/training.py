@@ -12,16 +12,18 @@ import jax
 import jax.numpy as jnp
 import jax.random as jr
 import optax
-from jaxtyping import Array, Float, Key, PRNGKeyArray, PyTree
+from jaxtyping import Array, Key, PRNGKeyArray, PyTree
 from tqdm import tqdm
 
 from dfc_jax._checks import all_finite, check_number, require
-from dfc_jax._epochs import fold_in, shuffled_batches
-from dfc_jax.data import Dataset, Split
+from dfc_jax._epochs import fold_in
+from dfc_jax._wake import wake_epoch, wake_epochs
+from dfc_jax.data import Dataset
 from dfc_jax.evaluation import evaluate_all
 from dfc_jax.feedback import FeedbackWeights
 from dfc_jax.feedback_learning import FeedbackLearning, initial_state, pretrain, sleep
 from dfc_jax.methods import AbstractMethod
+from dfc_jax.monitoring import Diagnostics
 from dfc_jax.network import Network
 
 
@@ -63,6 +65,7 @@ def fit(
     key: PRNGKeyArray,
     batch_size: int = 128,
     feedback_learning: FeedbackLearning | None = None,
+    diagnostics: Diagnostics | None = None,
     on_epoch: Callable[[Record], None] | None = None,
     progress: bool = True,
 ) -> tuple[Network, History]:
@@ -76,6 +79,7 @@ def fit(
 
     - `optimiser`: of the forward weights.
     - `feedback_learning`: None keeps the feedback as it is.
+    - `diagnostics`: what else the records hold, of the first validation samples.
     - `on_epoch`: called with every epoch's record as soon as it is there.
     - `progress`: whether to show a progress bar.
 
@@ -83,7 +87,7 @@ def fit(
     """
     _check_fit(model, data, epochs, batch_size, feedback_learning)
     heard = None if on_epoch is None else lambda _, record: on_epoch(record)
-    options = (method, data, optimiser, epochs, batch_size, feedback_learning, heard, progress)
+    options = (method, data, optimiser, epochs, batch_size, feedback_learning, diagnostics, heard, progress)
     return _train(model, _typed(key), [model], *options)[0]
 
 
@@ -97,6 +101,7 @@ def fit_many(
     keys: Sequence[PRNGKeyArray],
     batch_size: int = 128,
     feedback_learning: FeedbackLearning | None = None,
+    diagnostics: Diagnostics | None = None,
     on_epoch: Callable[[int, Record], None] | None = None,
     progress: bool = True,
 ) -> list[tuple[Network, History]]:
@@ -122,7 +127,17 @@ def fit_many(
         all(eqx.tree_equal(shapes[0], shape) is True for shape in shapes),
         "`models` are of several architectures; those of one call must differ in their weights only.",
     )
-    options = (method, data, optimiser, epochs, batch_size, feedback_learning, on_epoch, progress)
+    options = (
+        method,
+        data,
+        optimiser,
+        epochs,
+        batch_size,
+        feedback_learning,
+        diagnostics,
+        on_epoch,
+        progress,
+    )
     if len(models) == 1:
         return _train(models[0], _typed(keys[0]), list(models), *options)
     arrays, rest = zip(*(eqx.partition(model, eqx.is_array) for model in models), strict=True)
@@ -164,6 +179,7 @@ def _train(
     epochs: int,
     batch_size: int,
     learning: FeedbackLearning | None,
+    diagnostics: Diagnostics | None,
     on_epoch: Callable[[int, Record], None] | None,
     progress: bool,
 ) -> list[tuple[Network, History]]:
@@ -188,7 +204,7 @@ def _train(
                 run.stopped += "or its step `dt`."
 
     bar = tqdm(range(1, epochs + 1), desc=type(method).__name__, unit="epoch", disable=not progress)
-    wake = _wake_epoch if alone else _wake_epochs
+    wake = wake_epoch if alone else wake_epochs
     for epoch in bar:
         if all(run.stopped for run in runs):
             break
@@ -211,6 +227,8 @@ def _train(
                 )
                 continue
             numbers = {name: float(value) for name, value in values.items()}
+            if diagnostics is not None and epoch % diagnostics.every == 0:
+                numbers |= diagnostics(candidate, method, data.validation)
             run.add({"epoch": epoch} | numbers | {"seconds": seconds}, candidate)
             if on_epoch is not None:
                 on_epoch(i, run.records[-1])
@@ -224,45 +242,6 @@ def _each(tree: PyTree, key: Key[Array, "*runs"]) -> list[PyTree]:
         return [tree]
     arrays, rest = eqx.partition(tree, eqx.is_array)
     return [eqx.combine(jax.tree.map(lambda leaf, i=i: leaf[i], arrays), rest) for i in range(len(key))]
-
-
-@eqx.filter_jit
-def _wake_epoch(
-    model: Network,
-    state: PyTree,
-    method: AbstractMethod,
-    optimiser: optax.GradientTransformation,
-    train: Split,
-    key: PRNGKeyArray,
-    batch_size: int,
-) -> tuple[Network, PyTree, dict[str, Float[Array, ""]]]:
-    """One epoch of forward learning: the model, the optimiser's state and mean metrics."""
-
-    def step(carry: PyTree, batch: tuple[Array, PRNGKeyArray]) -> tuple[PyTree, dict[str, Array]]:
-        model, state = carry
-        indices, step_key = batch
-        update, report = method(model, train.x[indices], train.y[indices], key=step_key)
-        change, state = optimiser.update(update.layers, state, model.layers)
-        model = Network(optax.apply_updates(model.layers, change), model.feedback)
-        metrics = {
-            "train_loss": jnp.mean(report.loss),
-            "converged": jnp.mean(report.converged.astype(report.loss.dtype)),
-            "stable": jnp.mean(report.stable.astype(report.loss.dtype)),
-            "fallback": jnp.mean(report.fallback.astype(report.loss.dtype)),
-            "iterations": jnp.mean(report.iterations.astype(report.loss.dtype)),
-        }
-        return (model, state), metrics
-
-    (model, state), metrics = jax.lax.scan(
-        step, (model, state), shuffled_batches(key, len(train), batch_size)
-    )
-    return model, state, jax.tree.map(jnp.mean, metrics)
-
-
-_of_runs = eqx.if_array(0)
-_wake_epochs = eqx.filter_jit(
-    eqx.filter_vmap(_wake_epoch, in_axes=(_of_runs, _of_runs, None, None, None, 0, None))
-)
 
 
 def _score(record: Record) -> float:

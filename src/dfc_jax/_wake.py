@@ -1,0 +1,51 @@
+"""The wake phase: an epoch of forward learning as one compiled scan."""
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import optax
+from jaxtyping import Array, Float, PRNGKeyArray, PyTree
+
+from dfc_jax._epochs import shuffled_batches
+from dfc_jax.data import Split
+from dfc_jax.methods import AbstractMethod
+from dfc_jax.network import Network
+
+
+@eqx.filter_jit
+def wake_epoch(
+    model: Network,
+    state: PyTree,
+    method: AbstractMethod,
+    optimiser: optax.GradientTransformation,
+    train: Split,
+    key: PRNGKeyArray,
+    batch_size: int,
+) -> tuple[Network, PyTree, dict[str, Float[Array, ""]]]:
+    """One epoch of forward learning: the model, the optimiser's state and mean metrics."""
+
+    def step(carry: PyTree, batch: tuple[Array, PRNGKeyArray]) -> tuple[PyTree, dict[str, Array]]:
+        model, state = carry
+        indices, step_key = batch
+        update, report = method(model, train.x[indices], train.y[indices], key=step_key)
+        change, state = optimiser.update(update.layers, state, model.layers)
+        model = Network(optax.apply_updates(model.layers, change), model.feedback)
+        metrics = {
+            "train_loss": jnp.mean(report.loss),
+            "converged": jnp.mean(report.converged.astype(report.loss.dtype)),
+            "stable": jnp.mean(report.stable.astype(report.loss.dtype)),
+            "fallback": jnp.mean(report.fallback.astype(report.loss.dtype)),
+            "iterations": jnp.mean(report.iterations.astype(report.loss.dtype)),
+        }
+        return (model, state), metrics
+
+    (model, state), metrics = jax.lax.scan(
+        step, (model, state), shuffled_batches(key, len(train), batch_size)
+    )
+    return model, state, jax.tree.map(jnp.mean, metrics)
+
+
+_of_runs = eqx.if_array(0)
+wake_epochs = eqx.filter_jit(
+    eqx.filter_vmap(wake_epoch, in_axes=(_of_runs, _of_runs, None, None, None, 0, None))
+)

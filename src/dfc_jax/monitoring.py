@@ -1,0 +1,115 @@
+"""The diagnostics of a training run, epoch by epoch."""
+
+from typing import Any
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float
+
+from dfc_jax._checks import check_number, require
+from dfc_jax.broyden import Analytic
+from dfc_jax.closed_loop import ClosedLoop
+from dfc_jax.data import Split
+from dfc_jax.diagnostics import (
+    condition_one,
+    condition_two,
+    feedback_angles,
+    feedback_ratio,
+    null_space_fraction,
+    update_angles,
+)
+from dfc_jax.linearised import loop_eigenvalues
+from dfc_jax.methods import AbstractMethod, Backprop, DFCSSA
+from dfc_jax.network import Dense, Network
+from dfc_jax.second_order import GaussNewton, MinimumNorm
+
+
+class Diagnostics(eqx.Module):
+    """What `fit` adds to the record of every `every`-th epoch, measured on the first validation samples.
+
+    Of every method: `angle_to_...` its reference updates in degrees, over the whole network and as a list
+    with an entry for each layer. Of methods with a controller also `condition_one`, `condition_two`,
+    the angles of Q to J^T and to the damped pseudo-inverse, `largest_real_part` of the loop's eigenvalues
+    (per tau_u; the largest over the samples), `null_space_fraction` and, a list, `feedback_ratio`.
+    Everything but `largest_real_part` is a mean over the samples.
+
+    **Arguments:**
+
+    - `every`: epochs from one measurement to the next.
+    - `samples`: how many samples; angles are those of their common update.
+    - `damping`: of the minimum-norm and Gauss-Newton updates and of the pseudo-inverse.
+    """
+
+    every: int = eqx.field(static=True, default=1)
+    samples: int = eqx.field(static=True, default=128)
+    damping: Float[Array, ""] = eqx.field(converter=jnp.asarray, default=1e-3)
+
+    def __check_init__(self) -> None:
+        for name in ("every", "samples"):
+            value = getattr(self, name)
+            whole = isinstance(value, int) and value >= 1
+            require(whole, f"`{name}` is {value!r}; it must be a whole number of at least 1.")
+        check_number("damping", self.damping, minimum=0)
+
+    def __call__(self, model: Network, method: AbstractMethod, validation: Split) -> dict[str, Any]:
+        """The measurements, as plain numbers."""
+        x, y = (jnp.asarray(array[: self.samples]) for array in (validation.x, validation.y))
+        found = _measure(method, model, x, y, self.damping)
+        numbers = {name: np.asarray(value).tolist() for name, value in found.items()}
+        loop = method.loop(model)
+        if loop is not None and _is_small(loop, y):
+            eigenvalues = loop_eigenvalues(loop, jax.vmap(loop.sample)(x, y))
+            numbers["largest_real_part"] = float(np.max(eigenvalues.real))
+        return numbers
+
+
+def _is_small(loop: ClosedLoop, y: Float[Array, "batch out"]) -> bool:
+    """Whether the eigenvalues of all samples take no longer than an epoch."""
+    return y.shape[1] * (len(loop.network.layers) + 1) <= 500
+
+
+@eqx.filter_jit
+def _measure(
+    method: AbstractMethod,
+    model: Network,
+    x: Float[Array, "batch ..."],
+    y: Float[Array, "batch out"],
+    damping: Float[Array, ""],
+) -> dict[str, Array]:
+    found = {}
+    update, _ = method(model, x, y)
+    for name, reference in _references(method, model, damping).items():
+        angles = update_angles(update, reference(model, x, y)[0])
+        found[f"angle_to_{name}"] = angles.network
+        found[f"angle_to_{name}_by_layer"] = jnp.stack(angles.layers)
+    loop = method.loop(model)
+    if loop is None:
+        return found
+    samples = jax.vmap(loop.sample)(x, y)
+    found["condition_one"] = jnp.mean(condition_one(model, x))
+    found["condition_two"] = jnp.mean(condition_two(model, x))
+    found["angle_of_feedback_to_transposed_jacobian"] = jnp.mean(feedback_angles(model, x))
+    found["angle_of_feedback_to_pseudo_inverse"] = jnp.mean(feedback_angles(model, x, damping))
+    ratios = feedback_ratio(loop, samples, Analytic()(loop, samples))
+    found["feedback_ratio"] = jnp.stack([jnp.mean(ratio) for ratio in ratios])
+    if _all_dense(model):
+        found["null_space_fraction"] = jnp.mean(null_space_fraction(method, model, x, y))
+    return found
+
+
+def _references(
+    method: AbstractMethod, model: Network, damping: Float[Array, ""]
+) -> dict[str, AbstractMethod]:
+    loss, loop = method.loss, method.loop(model)
+    references = {"backprop": Backprop(loss), "minimum_norm": MinimumNorm(loss, damping)}
+    if _all_dense(model):
+        references["gauss_newton"] = GaussNewton(loss, damping)
+    if loop is not None:
+        references["dfc_ssa"] = DFCSSA(loop.controller, loop.target, loss)
+    return references
+
+
+def _all_dense(model: Network) -> bool:
+    return all(isinstance(layer.transform, Dense) for layer in model.layers)

@@ -1,0 +1,203 @@
+"""What is measured of a network, against NumPy, autodiff and settings in which the answer is known."""
+
+import equinox as eqx
+import jax
+import jax.flatten_util
+import jax.numpy as jnp
+import jax.random as jr
+import numpy as np
+import optax
+import pytest
+from helpers import make_batch, make_network, Plain, relative_error, softmax, take_samples
+from jaxtyping import Array
+
+import dfc_jax as dfc
+
+
+LOOSE = dfc.RandomFeedback()
+
+
+def setting(batch: int = 5, **options) -> tuple[dfc.Network, Array, Array]:
+    model = make_network(jr.key(71), feedback=options.pop("feedback", LOOSE), **options)
+    return model, *make_batch(jr.key(72), batch)
+
+
+def states(model: dfc.Network, x: Array) -> list[tuple[list, list, np.ndarray]]:
+    """Voltages, rates with the input in front, and J over all neurons, of each sample in NumPy."""
+    plain, found = Plain(model), []
+    for sample in np.asarray(x):
+        voltages, rates = plain.settle(sample)
+        found.append((voltages, [sample, *rates], np.concatenate(plain.jacobian(voltages), axis=1)))
+    return found
+
+
+def parameter_jacobian(model: dfc.Network, x: Array) -> np.ndarray:
+    """dr_L/dtheta over the weights and biases of all layers, by autodiff."""
+    arrays, rest = eqx.partition(model.layers, eqx.is_inexact_array)
+    flat, unravel = jax.flatten_util.ravel_pytree(arrays)
+    run = lambda theta: dfc.Network(eqx.combine(unravel(theta), rest), model.feedback)(x)
+    return np.asarray(jax.jit(jax.jacrev(run))(flat))
+
+
+def ravel(update: dfc.Network) -> np.ndarray:
+    return np.asarray(
+        jax.flatten_util.ravel_pytree(eqx.filter(update.layers, eqx.is_inexact_array))[0], np.float64
+    )
+
+
+def test_condition_one_by_both_definitions() -> None:
+    model, x, _ = setting()
+    norms = np.array([[np.linalg.norm(r) for r in rates[:-1]] for _, rates, _ in states(model, x)])
+    spread, mean = norms.std(axis=1), norms.mean(axis=1)
+    assert relative_error(dfc.condition_one(model, x), spread / mean) < 1e-12
+    assert relative_error(dfc.published_condition_one(model, x), spread / np.sqrt(mean)) < 1e-12
+
+
+def test_condition_two_is_the_part_of_the_feedback_in_the_row_space() -> None:
+    model, x, _ = setting()
+    Q = np.concatenate([np.asarray(q) for q in model.feedback.weights])
+    wanted = [np.linalg.norm(np.linalg.pinv(J) @ J @ Q) / np.linalg.norm(Q) for _, _, J in states(model, x)]
+    assert relative_error(dfc.condition_two(model, x), np.array(wanted)) < 1e-10
+    exact = dfc.Network(model.layers, dfc.ExactFeedback())
+    assert np.allclose(dfc.condition_two(exact, x), 1)
+
+
+def test_feedback_angles() -> None:
+    model, x, _ = setting()
+    Q = np.concatenate([np.asarray(q) for q in model.feedback.weights])
+    degrees = lambda a, b: np.degrees(np.arccos(np.sum(a * b) / np.linalg.norm(a) / np.linalg.norm(b)))
+    found = states(model, x)
+    assert np.allclose(dfc.feedback_angles(model, x), [degrees(Q, J.T) for _, _, J in found])
+    damped = [degrees(Q, J.T @ np.linalg.inv(J @ J.T + 0.3 * np.eye(3))) for _, _, J in found]
+    assert np.allclose(dfc.feedback_angles(model, x, 0.3), damped)
+    exact = dfc.Network(model.layers, dfc.ExactFeedback())
+    assert np.all(dfc.feedback_angles(exact, x) < 1e-10)
+    assert np.all(dfc.feedback_angles(exact, x, 1e12) < 1e-5)  # the damped inverse tends to J^T
+    with pytest.raises(ValueError, match="`damping` is -1"):
+        dfc.feedback_angles(model, x, -1.0)
+
+
+def test_update_angles() -> None:
+    model, x, y = setting()
+    update, _ = dfc.Backprop()(model, x, y)
+    scaled = jax.tree.map(lambda leaf: -3 * leaf, update)
+    assert float(dfc.update_angles(update, update).network) == 0
+    opposite = dfc.update_angles(update, scaled)
+    assert np.allclose([*opposite.layers, opposite.network], 180)
+    # Turned by 60 degrees in the first layer alone.
+    layer = lambda u: (u.layers[0].transform.weight, u.layers[0].transform.bias)
+    parts = layer(update)
+    size = np.sqrt(sum(float(jnp.sum(p**2)) for p in parts))
+    across = jr.normal(jr.key(0), parts[0].shape)
+    across -= parts[0] * jnp.sum(across * parts[0]) / jnp.sum(parts[0] ** 2)
+    across *= size * np.tan(np.pi / 3) / jnp.linalg.norm(across)
+    turned = eqx.tree_at(layer, update, (parts[0] + across, parts[1]))
+    found = dfc.update_angles(turned, update)
+    assert np.allclose(found.layers, [60, 0, 0])
+    a, b = ravel(turned), ravel(update)
+    assert np.isclose(found.network, np.degrees(np.arccos(a @ b / np.linalg.norm(a) / np.linalg.norm(b))))
+    nothing = jax.tree.map(jnp.zeros_like, update)
+    assert np.isnan(dfc.update_angles(nothing, update).network)
+
+
+@pytest.mark.parametrize("damping", [0.0, 0.2])
+def test_gauss_newton_by_autodiff(damping: float) -> None:
+    model, x, y = setting(3)
+    update, report = dfc.GaussNewton(damping=jnp.asarray(damping))(model, x, y)
+    wanted = []
+    for sample, label, (_, rates, _) in zip(x, y, states(model, x), strict=True):
+        G, gradient = parameter_jacobian(model, sample), softmax(rates[-1]) - np.asarray(label)
+        wanted.append(G.T @ np.linalg.solve(G @ G.T + damping * np.eye(3), gradient))
+    assert relative_error(ravel(update), np.mean(wanted, axis=0)) < 1e-10
+    assert np.all(report.converged) and report.loss.shape == (3,)
+    assert all(not np.any(q) for q in update.feedback.weights)
+
+
+@pytest.mark.parametrize("damping", [0.0, 0.2])
+def test_minimum_norm_in_numpy(damping: float) -> None:
+    model, x, y = setting(3)
+    update, _ = dfc.MinimumNorm(damping=jnp.asarray(damping))(model, x, y)
+    for i, layer in enumerate(update.layers):
+        weight, bias = 0, 0
+        for label, (_, rates, J) in zip(np.asarray(y), states(model, x), strict=True):
+            z = np.linalg.solve(J @ J.T + damping * np.eye(3), softmax(rates[-1]) - label)
+            dv = np.split(J.T @ z, [6, 11])[i] / 3
+            weight, bias = weight + np.outer(dv, rates[i]), bias + dv
+        assert relative_error(layer.transform.weight, weight) < 1e-10
+        assert relative_error(layer.transform.bias, bias) < 1e-10
+
+
+def test_null_space_fraction() -> None:
+    model, x, y = setting(3)
+    method = dfc.DFCSSA()
+    found = eqx.filter_jit(dfc.null_space_fraction)(method, model, x, y)
+    for i in range(3):
+        G = parameter_jacobian(model, x[i])
+        update = ravel(method(model, x[i : i + 1], y[i : i + 1])[0])
+        wanted = np.linalg.norm(update - np.linalg.pinv(G) @ (G @ update)) / np.linalg.norm(update)
+        assert 0.1 < wanted < 1 and np.isclose(found[i], wanted, rtol=1e-6)
+    exact = dfc.GaussNewton(damping=jnp.asarray(0.0))
+    assert np.all(dfc.null_space_fraction(exact, model, x, y) < 1e-6)
+
+
+def test_feedback_ratio() -> None:
+    model, x, y = setting()
+    loop = dfc.ClosedLoop(model, dfc.PIController(), dfc.Nudge(0.5))
+    found = eqx.filter_jit(dfc.Broyden())(loop, take_samples(loop, x, y))
+    ratios = dfc.feedback_ratio(loop, take_samples(loop, x, y), found)
+    plain = Plain(model)
+    for k, (sample, u) in enumerate(zip(np.asarray(x), np.asarray(found.control), strict=True)):
+        basal = plain.basal(sample, plain.settle(sample, u)[1])
+        wanted = [np.linalg.norm(Q @ u) / np.linalg.norm(v) for Q, v in zip(plain.Q, basal, strict=True)]
+        assert np.allclose([ratio[k] for ratio in ratios], wanted)
+
+
+def test_second_order_methods_say_what_is_wrong() -> None:
+    for method in (dfc.MinimumNorm, dfc.GaussNewton):
+        with pytest.raises(ValueError, match="`damping` is -1"):
+            method(damping=-1.0)
+
+
+def test_a_run_records_what_was_asked_for(digits_run) -> None:
+    model, history, data = digits_run
+    first, second, third = history.records
+    assert "condition_two" not in first and "condition_two" not in third
+    x, y = jnp.asarray(data.validation.x[:16]), jnp.asarray(data.validation.y[:16])
+    assert len(second["angle_to_backprop_by_layer"]) == len(model.layers) == len(second["feedback_ratio"])
+    for name in ("backprop", "minimum_norm", "gauss_newton", "dfc_ssa"):
+        assert 0 <= second[f"angle_to_{name}"] < 90
+    # The diagnostics of the model that the third epoch would have begun with.
+    method = dfc.DFCSS()
+    again = dfc.Diagnostics(samples=16)(history.best_model, method, data.validation)
+    assert again["condition_two"] == pytest.approx(float(jnp.mean(dfc.condition_two(history.best_model, x))))
+    loop = method.loop(history.best_model)
+    eigenvalues = dfc.loop_eigenvalues(loop, take_samples(loop, x, y))
+    assert again["largest_real_part"] == pytest.approx(eigenvalues.real.max(), rel=1e-6) and not np.isnan(
+        again["null_space_fraction"]
+    )
+
+
+@pytest.fixture(scope="module")
+def digits_run() -> tuple[dfc.Network, dfc.History, dfc.Dataset]:
+    data = dfc.load("digits")
+    model = dfc.mlp((64, 12, 10), key=jr.key(0))
+    options = dict(epochs=3, key=jr.key(1), progress=False)
+    model, history = dfc.fit(
+        model, dfc.DFCSS(), data, optax.adam(1e-3), diagnostics=dfc.Diagnostics(2, 16), **options
+    )
+    return model, history, data
+
+
+def test_methods_without_a_controller_have_angles_only() -> None:
+    data = dfc.load("digits")
+    model = dfc.mlp((64, 12, 10), key=jr.key(0))
+    found = dfc.Diagnostics(samples=16)(model, dfc.GaussNewton(), data.validation)
+    assert found["angle_to_gauss_newton"] < 1e-3 and found["angle_to_backprop"] > 1
+    assert not {"condition_two", "largest_real_part", "angle_to_dfc_ssa"} & found.keys()
+
+
+def test_diagnostics_say_what_is_wrong() -> None:
+    with pytest.raises(ValueError, match="`every` is 0"):
+        dfc.Diagnostics(0)
+    with pytest.raises(ValueError, match="`samples` is 0"):
+        dfc.Diagnostics(samples=0)
