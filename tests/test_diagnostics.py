@@ -8,7 +8,7 @@ import jax.random as jr
 import numpy as np
 import optax
 import pytest
-from helpers import make_batch, make_network, Plain, relative_error, softmax, take_samples
+from helpers import cast, make_batch, make_network, Plain, relative_error, softmax, take_samples
 from jaxtyping import Array
 
 import dfc_jax as dfc
@@ -166,9 +166,8 @@ def test_a_run_records_what_was_asked_for(digits_run) -> None:
     assert len(second["angle_to_backprop_by_layer"]) == len(model.layers) == len(second["feedback_ratio"])
     for name in ("backprop", "minimum_norm", "gauss_newton", "dfc_ssa"):
         assert 0 <= second[f"angle_to_{name}"] < 90
-    # The diagnostics of the model that the third epoch would have begun with.
-    method = dfc.DFCSS()
-    again = dfc.Diagnostics(samples=16)(history.best_model, method, data.validation)
+    method = cast(dfc.DFCSS(), jnp.float32)
+    again = cast(dfc.Diagnostics(samples=16), jnp.float32)(history.best_model, method, data.validation)
     assert again["condition_two"] == pytest.approx(float(jnp.mean(dfc.condition_two(history.best_model, x))))
     loop = method.loop(history.best_model)
     eigenvalues = dfc.loop_eigenvalues(loop, take_samples(loop, x, y))
@@ -180,18 +179,18 @@ def test_a_run_records_what_was_asked_for(digits_run) -> None:
 @pytest.fixture(scope="module")
 def digits_run() -> tuple[dfc.Network, dfc.History, dfc.Dataset]:
     data = dfc.load("digits")
-    model = dfc.mlp((64, 12, 10), key=jr.key(0))
+    model = cast(dfc.mlp((64, 12, 10), key=jr.key(0)), jnp.float32)
     options = dict(epochs=3, key=jr.key(1), progress=False)
-    model, history = dfc.fit(
-        model, dfc.DFCSS(), data, optax.adam(1e-3), diagnostics=dfc.Diagnostics(2, 16), **options
-    )
+    diagnostics, method = cast((dfc.Diagnostics(2, 16), dfc.DFCSS()), jnp.float32)
+    model, history = dfc.fit(model, method, data, optax.adam(1e-3), diagnostics=diagnostics, **options)
     return model, history, data
 
 
 def test_methods_without_a_controller_have_angles_only() -> None:
     data = dfc.load("digits")
-    model = dfc.mlp((64, 12, 10), key=jr.key(0))
-    found = dfc.Diagnostics(samples=16)(model, dfc.GaussNewton(), data.validation)
+    model = cast(dfc.mlp((64, 12, 10), key=jr.key(0)), jnp.float32)
+    diagnostics, method = cast((dfc.Diagnostics(samples=16), dfc.GaussNewton()), jnp.float32)
+    found = diagnostics(model, method, data.validation)
     assert found["angle_to_gauss_newton"] < 1e-3 and found["angle_to_backprop"] > 1
     assert not {"condition_two", "largest_real_part", "angle_to_dfc_ssa"} & found.keys()
 

@@ -1,7 +1,7 @@
 """The theorems of the NeurIPS paper, and the locality of its plasticity rules.
 
-The theorems are about voltages: their updates are (v_i - v_ff_i) r_{i-1}^T. The rule that DFC uses takes rates
-for voltages, to first order a factor phi'(v_i), by which the tests divide.
+The theorems are about voltages: their updates are (v_i - v_ff_i) r_{i-1}^T. The rule that DFC uses takes
+rates for voltages, to first order a factor phi'(v_i), by which the tests divide.
 """
 
 import equinox as eqx
@@ -206,14 +206,17 @@ def test_a_feedback_weight_sees_its_compartment_and_its_control_only() -> None:
 
 
 def test_expected_feedback_learning_turns_to_the_damped_pseudoinverse() -> None:
-    """Theorem 6, without its noise: for a fixed sample Q settles along J^T (J J^T + gamma I)^-1."""
+    """Theorem 6, without its noise: for a fixed sample Q settles along J^T (J J^T + gamma I)^-1.
+
+    Nearly, since the time scales are apart by factors of 20 and 50 where the theorem has limits.
+    """
     model = make_network(jr.key(33), (3, 8, 2), dfc.Linear(), dfc.RandomFeedback())
     J = whole_jacobian(model, jnp.ones(3))
     model = with_feedback(model, np.asarray(jr.normal(jr.key(34), (10, 2))))
     x, y = jnp.ones((1, 3)), jnp.ones((1, 2)) / 2
-    scheme = dfc.PublishedEuler(0.002, 1000, proactive=False)
+    scheme = dfc.PublishedEuler(0.0005, 10_000, proactive=False)
     phase = dfc.ExpectedSleepPhase(
-        dfc.PIController(0.0, 1.0), dfc.WhiteNoise(0.05), tau_v=0.01, tau_apical=0.02, scheme=scheme
+        dfc.PIController(0.0, 1.0), dfc.WhiteNoise(0.05), tau_v=0.001, tau_apical=0.02, scheme=scheme
     )
     rate, decay = 0.05, 0.5
 
@@ -229,4 +232,4 @@ def test_expected_feedback_learning_turns_to_the_damped_pseudoinverse() -> None:
     gammas = 10.0 ** np.arange(-3, 3, 0.25)
     to = lambda Q: min(angle(np.concatenate(Q), J.T @ np.linalg.inv(J @ J.T + g * np.eye(2))) for g in gammas)
     before, after = to(model.feedback.weights), to(learn(model.feedback.weights))
-    assert before > 60 and after < 3, (before, after)
+    assert before > 60 and after < 1.5
