@@ -182,7 +182,7 @@ def digits_run() -> tuple[dfc.Network, dfc.History, dfc.Dataset]:
     model = cast(dfc.mlp((64, 12, 10), key=jr.key(0)), jnp.float32)
     options = dict(epochs=3, key=jr.key(1), progress=False)
     diagnostics, method = cast((dfc.Diagnostics(2, 16), dfc.DFCSS()), jnp.float32)
-    model, history = dfc.fit(model, method, data, optax.adam(1e-3), diagnostics=diagnostics, **options)
+    model, history = dfc.fit(model, method, data, optax.sgd(0.1), diagnostics=diagnostics, **options)
     return model, history, data
 
 
