@@ -20,6 +20,7 @@ from dfc_jax.equilibrium import (
 )
 from dfc_jax.secant import AbstractInverse, broyden, OwnInverses, Point, SecantSolution, SharedInverse
 from dfc_jax.small_matrices import eigenvalues_right_of_zero, inverse
+from dfc_jax.wide_outputs import HiddenSystem
 
 
 # Beyond so many outputs a Jacobian for each sample costs more than the iterations it saves: the two cost the
@@ -63,7 +64,8 @@ def linear_solver(loop: ClosedLoop, samples: Sample) -> Callable[[Float[Array, "
     input, to 1e-5 of |b|, where `stable` says only that the matrix was positive along every step.
     """
     if samples.error.shape[1] > _DENSE_OUTPUTS:
-        return lambda right: _iterated(loop, samples, right)
+        iterated = _iterated_in_hidden if HiddenSystem.fits(loop, samples) else _iterated
+        return lambda right: iterated(loop, samples, right)
     gains = jax.vmap(loop_gain, in_axes=(None, 0))(loop, samples)
     inverses = jax.vmap(inverse)(gains)
 
@@ -73,6 +75,19 @@ def linear_solver(loop: ClosedLoop, samples: Sample) -> Callable[[Float[Array, "
         return LinearSolution(control, jnp.ones_like(stable), jnp.ones(len(stable), int), stable)
 
     return solve
+
+
+# Of the iterated linear systems.
+_LINEAR_RTOL, _LINEAR_ITERATIONS = 1e-5, 30
+
+
+def _iterated_in_hidden(
+    loop: ClosedLoop, samples: Sample, right: Float[Array, "batch out"]
+) -> LinearSolution:
+    system = HiddenSystem.create(loop, samples, right)
+    found = system.solve(system.linearised(), _LINEAR_RTOL, _LINEAR_ITERATIONS)
+    solved = found.point.error <= _LINEAR_RTOL
+    return LinearSolution(system.control(found.root), solved, found.iterations, found.positive)
 
 
 def _iterated(loop: ClosedLoop, samples: Sample, right: Float[Array, "batch out"]) -> LinearSolution:
@@ -88,11 +103,11 @@ def _iterated(loop: ClosedLoop, samples: Sample, right: Float[Array, "batch out"
         remaining = right + linear(control)
         return Point(remaining, jnp.linalg.norm(remaining, axis=1) / scales, None)
 
-    rtol, most = 1e-5, 30
     whole = lambda control, step: jnp.ones_like(scales)
     start = Point(right, jnp.ones_like(scales), None)
-    found = broyden(evaluate, whole, start, _zero_input_inverse(loop, samples, loop_gain, most), rtol, most)
-    return LinearSolution(found.root, found.point.error <= rtol, found.iterations, found.positive)
+    inverses = _zero_input_inverse(loop, samples, loop_gain, _LINEAR_ITERATIONS)
+    found = broyden(evaluate, whole, start, inverses, _LINEAR_RTOL, _LINEAR_ITERATIONS)
+    return LinearSolution(found.root, found.point.error <= _LINEAR_RTOL, found.iterations, found.positive)
 
 
 def linear_solution(
@@ -127,6 +142,8 @@ class Broyden(AbstractEquilibrium):
         check_tolerance(self.rtol, self.max_iterations)
 
     def __call__(self, loop: ClosedLoop, samples: Sample) -> Equilibrium:
+        if samples.error.shape[1] > _DENSE_OUTPUTS and HiddenSystem.fits(loop, samples):
+            return self._in_hidden(loop, samples)
         balance = loop.target.balance(loop.loss)
         leak = loop.controller.steady_state_leak()
 
@@ -149,6 +166,15 @@ class Broyden(AbstractEquilibrium):
         error, deviation = found.point.error, found.point.payload
         stable = _stable(balance, loop, samples, found)
         return Equilibrium(found.root, deviation, error <= self.rtol, error, found.iterations, stable)
+
+    def _in_hidden(self, loop: ClosedLoop, samples: Sample) -> Equilibrium:
+        """With the output layer eliminated."""
+        system = HiddenSystem.create(loop, samples, samples.error)
+        found = system.solve(system.nonlinear, self.rtol, self.max_iterations)
+        control = system.control(found.root)
+        deviation = jax.vmap(controlled, in_axes=(None, 0, 0))(loop, samples, control)
+        error = jax.vmap(relative_residual, in_axes=(None, 0, 0, 0))(loop, samples, control, deviation)
+        return Equilibrium(control, deviation, error <= self.rtol, error, found.iterations, found.positive)
 
 
 def _balance(

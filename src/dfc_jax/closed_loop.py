@@ -11,6 +11,8 @@ The equations are those of the NeurIPS paper (eqs. 1-5) with the feedforward ter
 Time is in units of the controller's time constant, tau_u = 1.
 """
 
+from collections.abc import Sequence
+
 import equinox as eqx
 import jax
 import jax.numpy as jnp
@@ -21,7 +23,7 @@ from jaxtyping import Array, Bool, Float
 from dfc_jax._checks import check_number, require
 from dfc_jax.controller import AbstractController, PIController
 from dfc_jax.losses import AbstractLoss, CrossEntropy
-from dfc_jax.network import Feedforward, Network
+from dfc_jax.network import Feedforward, Layer, Network
 from dfc_jax.noise import AbstractNoise
 from dfc_jax.targets import AbstractTarget, Nudge
 
@@ -54,6 +56,16 @@ class Deviation(eqx.Module):
     voltage: PerLayer  # d_i = v_i - v_i^-
     basal: PerLayer  # c_i = v_ff_i - v_ff_i^-
     rate: PerLayer  # rho_i = r_i - r_i^-
+
+
+def at_rest(layers: Sequence[Layer], voltages: PerLayer, apical: PerLayer) -> Deviation:
+    """Layers at rest under apical input a_i: d_i = c_i + a_i. `voltages` are those without it."""
+    voltage, basal, rate = [], [], []
+    for layer, base, a in zip(layers, voltages, apical, strict=True):
+        basal.append(layer.linear(rate[-1]) if rate else jnp.zeros_like(a))
+        voltage.append(basal[-1] + a)
+        rate.append(layer.activation.difference(base, voltage[-1]))
+    return Deviation(tuple(voltage), tuple(basal), tuple(rate))
 
 
 class LoopState(eqx.Module):
@@ -185,13 +197,8 @@ class ClosedLoop(eqx.Module):
         return Deviation(state.voltage, self.basal(rate), rate)
 
     def sweep(self, sample: Sample, apical: PerLayer) -> Deviation:
-        """The network at rest under apical input a_i: d_i = c_i + a_i, layer by layer."""
-        voltage, basal, rate = [], [], []
-        for layer, base, a in zip(self.network.layers, sample.feedforward.voltages, apical, strict=True):
-            basal.append(layer.linear(rate[-1]) if rate else jnp.zeros_like(a))
-            voltage.append(basal[-1] + a)
-            rate.append(layer.activation.difference(base, voltage[-1]))
-        return Deviation(tuple(voltage), tuple(basal), tuple(rate))
+        """The network at rest under apical input a_i."""
+        return at_rest(self.network.layers, sample.feedforward.voltages, apical)
 
     def output_gain(self, sample: Sample, voltage: PerLayer | None = None) -> Float[Array, "out out"]:
         """J Q: how the output moves with the control, to first order, in the feedforward state.
