@@ -3,15 +3,15 @@
     python benchmarks/solvers.py            # minutes; writes to benchmarks/results
     python benchmarks/solvers.py --small    # a small network and few solvers, for a first look
 
-Updates are computed in float32. Angles are to a float64 reference of the same method, itself checked by a
-second scheme that shares nothing with the first: steady states by pseudo-transient continuation and by
-Broyden's method, averages by implicit Euler in 1600 steps and by Tsit5. Times are medians over rounds of the
-ratio to backprop's gradient in the same round.
+Updates are computed in float32 and in float64. Angles and errors are to a float64 reference of the same
+method, itself checked by a second scheme that shares nothing with the first: steady states by
+pseudo-transient continuation and by Broyden's method, averages by implicit Euler in 1600 steps and by Tsit5.
+Times are medians over rounds of the ratio to backprop's gradient in the same round and precision.
 """
 
 import dataclasses
-import json
 import pathlib
+from collections.abc import Callable
 from typing import Any
 
 import diffrax
@@ -19,12 +19,13 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import jax.random as jr
-import matplotlib
 import numpy as np
 import rich
 import tyro
-from jaxtyping import PyTree
+from jaxtyping import Array, Float, PyTree
+from matplotlib import pyplot as plt
 from regimes import make_regimes, Regime
+from reporting import finish, heading, machine, save, shown, table
 from training_step import (
     angle_degrees,
     as_vector,
@@ -39,16 +40,14 @@ from training_step import (
 import dfc_jax as dfc
 
 
-matplotlib.use("Agg")
-from matplotlib import pyplot as plt
-
-
 STEADY = {
     "SSA": lambda target: dfc.DFCSSA(target=target),
     "SS, Broyden": lambda target: dfc.DFCSS(target=target),
     "SS, Newton": lambda target: dfc.DFCSS(target=target, equilibrium=dfc.RootFind(), fallback=None),
     "SS, pseudo-transient": lambda target: dfc.DFCSS(target=target, equilibrium=dfc.PseudoTransient()),
+    "SS, Bosh3 to rest": lambda target: dfc.DFCSS(target=target, equilibrium=TO_REST, fallback=None),
 }
+TO_REST = dfc.Simulated(diffrax.Bosh3(), dtmax=0.15)
 TEN_STEPS = dfc.ImplicitAverage(segments=((4, 0.06), (6, 0.94)))
 EULER = dfc.PublishedAverage(dfc.PublishedEuler(dt=0.02, states=500))
 IMPLICIT_EULER = implicit_by_diffrax(diffrax.ImplicitEuler)
@@ -59,26 +58,34 @@ AVERAGE = {
     "DFC, implicit, 24 steps": lambda target: dfc.DFC(target=target),
     "DFC, Diffrax's implicit Euler": lambda target: dfc.DFC(target=target, average=IMPLICIT_EULER),
     "DFC, Diffrax's Kvaerno3": lambda target: dfc.DFC(target=target, average=KVAERNO3),
+    "DFC, Tsit5": lambda target: dfc.DFC(target=target, average=dfc.DiffraxAverage()),
     "DFC, published Euler": lambda target: dfc.DFC(target=target, average=EULER),
 }
+# The closed form is for nudges; a clamped softmax takes hundreds of time constants to rest.
+NUDGED_ONLY = ("DFC, closed form", "SS, Bosh3 to rest")
 SMALL = ("SSA", "SS, Broyden", "DFC, closed form", "DFC, implicit, 10 steps")
 COLUMNS = {
     "time": ("update_ratio", ".3g"),
     "angle": ("angle_degrees", ".2g"),
+    "error of u": ("largest_error_of_control", ".0e"),
     "residual": ("largest_residual", ".0e"),
+    "sweeps": ("sweeps", "d"),
     "converged": ("converged", ".1%"),
     "wrong labels": ("converged_wrong_labels", ".1%"),
     "fallback": ("fallback_wrong_labels", ".1%"),
-    "iterations": ("iterations", ".1f"),
     "compile": ("compile_seconds", ".2f"),
     "memory": ("memory_added_mib", ".1f"),
 }
+PRECISIONS = {"float32": jnp.float32, "float64": jnp.float64}
 LEGEND = (
-    "time: of an update, over backprop's gradient; angle: to the float64 reference of the same method, in "
-    "degrees; residual: the batch's largest, relative to the target error (for averages that of the last "
-    "state, which need not be at rest); converged: samples of the batch, then with permuted labels; "
-    "fallback: samples with permuted labels that needed it; iterations: the mean; compile: seconds of "
-    "wall-clock on this machine; memory: MiB of temporary memory that XLA plans beyond backprop's."
+    "time: of an update, over backprop's gradient; angle: of the update to the float64 reference of the same "
+    "method, in degrees; error of u: the batch's largest, of the control at the end, relative to the "
+    "reference's (for averages that after T = 10); residual: the batch's largest, relative to the target "
+    "error (for averages that of the last state, which need not be at rest); sweeps: how often the batch's "
+    "network is computed under control, which is what a vector field costs, the teaching signals included, "
+    "Jacobians not; converged: samples of the batch, then with permuted labels; fallback: samples with "
+    "permuted labels that needed it; compile: seconds of wall-clock on this machine; memory: MiB of "
+    "temporary memory that XLA plans beyond backprop's."
 )
 
 
@@ -110,48 +117,94 @@ def main(options: Options) -> None:
     results = {}
     for name, regime in regimes.items():
         rich.print(f"{name}")
-        results[name] = _measure_regime(_in(jnp.float32, regime), options)
+        results[name] = _measure_regime(regime, options)
     settings = {name: value for name, value in dataclasses.asdict(options).items() if name != "out"}
     result = {"environment": environment("benchmarks/solvers.py"), "settings": settings, "regimes": results}
     _write(result, options.out)
 
 
 def _measure_regime(regime: Regime, options: Options) -> dict[str, Any]:
-    """Every solver in one regime, and how far the two references of each method are apart."""
-    wrong = jr.permutation(jr.key(options.seed), regime.y)
+    """Every solver in one regime and both precisions, and how far the references of a method are apart."""
     chosen = {n: make for n, make in (STEADY | AVERAGE).items() if not options.small or n in SMALL}
     if not isinstance(regime.target, dfc.Nudge):
-        chosen = {n: make for n, make in chosen.items() if "closed form" not in n}
-    references = {kind: _references(kind, regime) for kind in ("SS", "DFC")}
+        chosen = {n: make for n, make in chosen.items() if n not in NUDGED_ONLY}
+    references = {kind: _references(kind, _in(jnp.float64, regime)) for kind in ("SS", "DFC")}
+    solvers = {
+        precision: _measure(_in(dtype, regime), chosen, references, options)
+        for precision, dtype in PRECISIONS.items()
+    }
+    apart = {kind: angle_degrees(*(r.update for r in pair)) for kind, pair in references.items()}
+    return {"references_apart_degrees": apart, "solvers": solvers}
+
+
+@dataclasses.dataclass(frozen=True)
+class Reference:
+    """What is compared with."""
+
+    update: np.ndarray
+    control: Float[np.ndarray, "batch out"]
+
+
+def _measure(
+    regime: Regime,
+    chosen: dict[str, Callable],
+    references: dict[str, tuple[Reference, Reference]],
+    options: Options,
+) -> dict[str, Any]:
+    """Every solver in one regime and precision."""
+    wrong = jr.permutation(jr.key(options.seed), regime.y)
     baseline = compile_case(update_of, dfc.Backprop(), regime.model, regime.x, regime.y, None)
     cases, entries = {}, {}
     for name, make in chosen.items():
         arguments = make(regime.target), regime.model, regime.x
         cases[name] = compile_case(update_of, *arguments, regime.y, None)
         update, report = cases[name].call()
-        wrong_report = eqx.filter_jit(update_of)(*arguments, wrong, None)[1]
+        wrong_report = cases[name].on(*arguments, wrong, None)[1]
+        reference = references["DFC" if "DFC" in name else "SS"][0]
         entries[name] = {
-            "angle_degrees": angle_degrees(
-                as_vector(update), references["DFC" if "DFC" in name else "SS"][0]
-            ),
+            "angle_degrees": angle_degrees(as_vector(update), reference.update),
+            "largest_error_of_control": _largest_error(report.control, reference.control),
             "largest_residual": float(np.max(report.residual)),
+            "sweeps": _sweeps(*arguments, regime.y),
             "converged": float(np.mean(report.converged)),
             "converged_wrong_labels": float(np.mean(wrong_report.converged)),
             "fallback_wrong_labels": float(np.mean(wrong_report.fallback)),
-            "iterations": float(np.mean(report.iterations)),
         }
     measure([baseline, *cases.values()], options.rounds, options.seconds)
     for name, case in cases.items():
         extra = (case.temporary_bytes - baseline.temporary_bytes) / 2**20
         entries[name] |= cost("update", case, baseline)
         entries[name] |= {"compile_seconds": case.compile_seconds, "memory_added_mib": extra}
-    apart = {kind: angle_degrees(*pair) for kind, pair in references.items()}
-    return {"references_apart_degrees": apart, "solvers": entries}
+    return entries
 
 
-def _references(kind: str, regime: Regime) -> tuple[np.ndarray, np.ndarray]:
-    """The update in float64 by two independent schemes."""
-    precise, target = _in(jnp.float64, regime), _in(jnp.float64, regime).target
+def _largest_error(control: Float[Array, "batch out"], reference: Float[np.ndarray, "batch out"]) -> float:
+    difference = np.linalg.norm(np.asarray(control, np.float64) - reference, axis=1)
+    return float(np.max(difference / np.linalg.norm(reference, axis=1)))
+
+
+class Counted(dfc.Linear):
+    """A linear activation that calls `count` whenever its layer is displaced."""
+
+    count: Callable[[], None] = eqx.field(static=True)
+
+    def difference(self, a: Float[Array, "*n"], d: Float[Array, "*n"]) -> Float[Array, "*n"]:
+        jax.debug.callback(self.count)
+        return super().difference(a, d)
+
+
+def _sweeps(method: dfc.AbstractMethod, model: dfc.Network, x: Array, y: Array) -> int:
+    """How often the batch's output layer was displaced, counted while the update runs."""
+    seen = []
+    counted = eqx.tree_at(lambda m: m.layers[-1].activation, model, Counted(lambda: seen.append(1)))
+    jax.block_until_ready(eqx.filter_jit(update_of)(method, counted, x, y, None))
+    jax.effects_barrier()
+    return len(seen)
+
+
+def _references(kind: str, precise: Regime) -> tuple[Reference, Reference]:
+    """Update and control by two independent schemes."""
+    target = precise.target
     if kind == "SS":
         schemes = (dfc.PseudoTransient(1e-9, 300), dfc.Broyden(1e-9, 100))
         methods = [dfc.DFCSS(target=target, equilibrium=scheme, fallback=None) for scheme in schemes]
@@ -161,8 +214,8 @@ def _references(kind: str, regime: Regime) -> tuple[np.ndarray, np.ndarray]:
         schemes = (graded, dfc.DiffraxAverage(stepsize_controller=adaptive, max_steps=20_000))
         methods = [dfc.DFC(target=target, average=scheme) for scheme in schemes]
     run = eqx.filter_jit(update_of)
-    first, second = (run(m, precise.model, precise.x, precise.y, None)[0] for m in methods)
-    return as_vector(first), as_vector(second)
+    found = [run(method, precise.model, precise.x, precise.y, None) for method in methods]
+    return tuple(Reference(as_vector(update), np.asarray(report.control)) for update, report in found)
 
 
 def _in(dtype: type, regime: Regime) -> Regime:
@@ -178,63 +231,49 @@ def _write(result: dict[str, Any], folder: pathlib.Path) -> None:
     """The figures as JSON, Markdown and a chart."""
     settings, where = result["settings"], result["environment"]
     sizes = "-".join(map(str, (784, *settings["hidden"], 10)))
-    caption = f"{sizes} tanh, batch {settings['batch_size']}, {where['device']}, {where['cores']} cores"
-    versions = ", ".join(f"{name} {number}" for name, number in where["versions"].items())
-    lines = [
-        f"`{where['command']}`\n",
-        f"{caption}; {versions}; revision {where['revision']}; {where['date']}.",
-    ]
-    lines += ["", LEGEND]
+    caption = f"{sizes} tanh, batch {settings['batch_size']}, {machine(where)}"
+    lines = heading(where, caption, LEGEND)
     for regime, figures in result["regimes"].items():
-        apart = ", ".join(
-            f"{kind} {value:.1g}" for kind, value in figures["references_apart_degrees"].items()
-        )
-        lines += [
-            "",
-            f"## {regime}",
-            "",
-            f"The two references of each method are apart by {apart} degrees.",
-            "",
-        ]
-        lines += [" | ".join(["| solver", *COLUMNS]) + " |", "|---" + "|---:" * len(COLUMNS) + "|"]
-        for name, entry in figures["solvers"].items():
-            shown = ((entry[key], spec) for key, spec in COLUMNS.values())
-            cells = [name, *("-" if value is None else format(value, spec) for value, spec in shown)]
-            lines.append(f"| {' | '.join(cells)} |")
-    folder.mkdir(parents=True, exist_ok=True)
-    (folder / "solvers.md").write_text("\n".join([*lines, ""]))
-    (folder / "solvers.json").write_text(json.dumps(result, indent=2) + "\n")
+        apart = (f"{kind} {value:.1g}" for kind, value in figures["references_apart_degrees"].items())
+        said = f"The two references of each method are apart by {', '.join(apart)} degrees."
+        lines += ["", f"## {regime}", "", said]
+        for precision, solvers in figures["solvers"].items():
+            rows = [
+                [name, *(shown(entry[key], spec) for key, spec in COLUMNS.values())]
+                for name, entry in solvers.items()
+            ]
+            lines += ["", *table([precision, *COLUMNS], rows)]
+    save(result, lines, folder, "solvers")
     _draw(result["regimes"], caption, folder / "solvers.png")
-    print("\n".join(lines))
 
 
 def _draw(regimes: dict[str, Any], caption: str, path: pathlib.Path) -> None:
-    """Work and precision: a panel a regime, a point a solver."""
+    """Work and precision: a panel a regime, a point a solver; float64 is hollow."""
     columns = min(4, len(regimes))
     rows = -(-len(regimes) // columns)
     figure, grid = plt.subplots(
         rows, columns, figsize=(3.6 * columns, 3.2 * rows + 0.9), layout="constrained", sharex=True,
         sharey=True, squeeze=False,
     )  # fmt: skip
-    names = list(dict.fromkeys(name for f in regimes.values() for name in f["solvers"]))
+    names = list(dict.fromkeys(name for f in regimes.values() for name in f["solvers"]["float32"]))
     for axes, (regime, figures) in zip(grid.flat, regimes.items(), strict=False):
-        for i, name in enumerate(names):
-            entry = figures["solvers"].get(name)
-            if entry is not None and entry["angle_degrees"] is not None:
-                angle = max(entry["angle_degrees"], 1e-5)
-                style = dict(marker="osD^vPX*hp"[i], color=f"C{i}", linestyle="none", label=name)
-                axes.plot(entry["update_ratio"], angle, **style)
+        for precision, solvers in figures["solvers"].items():
+            for i, name in enumerate(names):
+                entry = solvers.get(name)
+                if entry is not None and entry["angle_degrees"] is not None:
+                    style = dict(marker="osD^vPX*hp<>"[i], color=f"C{i % 10}", linestyle="none")
+                    style |= dict(label=name) if precision == "float32" else dict(fillstyle="none")
+                    axes.plot(entry["update_ratio"], max(entry["angle_degrees"], 1e-6), **style)
         axes.set(xscale="log", yscale="log", title=regime)
         axes.spines[["top", "right"]].set_visible(False)
     for axes in grid.flat[len(regimes) :]:
         axes.set_axis_off()
     figure.supxlabel("time relative to backpropagation")
     figure.supylabel("angle to the exact update (degrees)")
-    figure.suptitle(caption, fontsize=10)
+    figure.suptitle(f"{caption}; filled: float32, hollow: float64", fontsize=10)
     handles, labels = grid.flat[0].get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside right center", frameon=False)
-    figure.savefig(path, dpi=130)
-    plt.close(figure)
+    finish(figure, path)
 
 
 if __name__ == "__main__":

@@ -106,6 +106,7 @@ class Case:
     """A compiled program, ready to be timed."""
 
     call: Callable[[], PyTree]
+    on: Callable[..., PyTree]  # the same with other arguments, of the same shapes
     compile_seconds: float
     temporary_bytes: int
     calls: int  # in a row, so that a round is long enough for the clock
@@ -181,9 +182,10 @@ def compile_case(function: Callable[..., PyTree], *arguments: PyTree) -> Case:
     compiled = jax.jit(lambda given: function(*eqx.combine(given, static))).lower(arrays).compile()
     seconds = time.perf_counter() - start
     call = lambda: jax.block_until_ready(compiled(arrays))
+    on = lambda *others: compiled(eqx.filter(others, eqx.is_array))
     call()
     calls = math.ceil(0.02 / _seconds(call, 2))
-    return Case(call, seconds, compiled.memory_analysis().temp_size_in_bytes, min(calls, 50))
+    return Case(call, on, seconds, compiled.memory_analysis().temp_size_in_bytes, min(calls, 50))
 
 
 def _seconds(call: Callable[[], PyTree], calls: int) -> float:

@@ -36,6 +36,7 @@ class Report(eqx.Module):
     iterations: Int[Array, " batch"]
     stable: Bool[Array, " batch"]
     fallback: Bool[Array, " batch"]  # whether the steady state is that of the fallback scheme
+    control: Float[Array, "batch out"]  # u at the end; zero for methods without dynamics
 
 
 class AbstractMethod(eqx.Module):
@@ -276,6 +277,7 @@ def _report(
         found.iterations,
         found.stable,
         jnp.zeros(len(y), bool) if rescued is None else rescued,
+        found.control,
     )
 
 
@@ -284,4 +286,5 @@ def instant_report(
 ) -> Report:
     batch = len(y)
     yes, none = jnp.ones(batch, bool), jnp.zeros(batch, int)
-    return Report(jax.vmap(loss)(output, y), output, yes, jnp.zeros(batch, output.dtype), none, yes, ~yes)
+    still = jnp.zeros_like(output)
+    return Report(jax.vmap(loss)(output, y), output, yes, still[:, 0], none, yes, ~yes, still)
