@@ -67,9 +67,10 @@ class Simulated(AbstractEquilibrium):
             fastest = jnp.max(jnp.abs(rates.integral))
             for rate in (*rates.voltage, *(rates.apical or ())):
                 fastest = jnp.maximum(fastest, loop.tau_v * jnp.max(jnp.abs(rate)))
-            return fastest <= self.rtol * args.scale
+            return fastest <= self.rtol.astype(dtype) * args.scale
 
-        tolerance = self.rtol / 30
+        dtype = sample.error.dtype
+        tolerance = (self.rtol / 30).astype(dtype)
         solution = simulate(
             loop,
             sample,
@@ -77,7 +78,7 @@ class Simulated(AbstractEquilibrium):
             dt0=self.dt0,
             solver=self.solver,
             stepsize_controller=diffrax.PIDController(
-                rtol=tolerance, atol=tolerance, pcoeff=0.3, icoeff=0.3, dtmax=self.dtmax
+                rtol=tolerance, atol=tolerance, pcoeff=0.3, icoeff=0.3, dtmax=self.dtmax.astype(dtype)
             ),
             event=diffrax.Event(at_rest),
             max_steps=self.max_steps,

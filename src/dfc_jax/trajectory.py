@@ -10,6 +10,7 @@ import math
 import diffrax
 import equinox as eqx
 import jax
+import jax.numpy as jnp
 import jax.tree_util as jtu
 from jaxtyping import Array, Float, PRNGKeyArray
 
@@ -53,12 +54,13 @@ def simulate(
         "`key` must be given if, and only if, the closed loop has noise.",
     )
     scale = sample.scale
+    time = lambda value: jnp.asarray(value, scale.dtype)  # Python's floats would be float64 where x64 is on
     return diffrax.diffeqsolve(
         _terms(loop, sample, key),
         solver,
-        t0=0.0,
-        t1=t1,
-        dt0=dt0,
+        t0=time(0),
+        t1=time(t1),
+        dt0=time(dt0),
         y0=loop.initial_state(sample),  # all zeros, so the same in every unit
         args=sample,
         saveat=_saved_in_ordinary_units(saveat, scale),
