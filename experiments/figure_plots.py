@@ -34,7 +34,7 @@ def draw_1d(rows: Rows) -> Figure:
     axes.set(xlabel=TIME_LABEL, ylabel=r"$r_L - r_L^-$ ($10^{-3}$)")
     control_axes.set_ylabel(r"$u$ ($10^{-3}$)")
     handles = [*axes.get_lines(), *control_axes.get_lines()]
-    axes.legend(handles=handles, frameon=False, loc="lower right")
+    axes.legend(handles=handles, frameon=False, loc="center right")
     axes.spines["top"].set_visible(False)
     control_axes.spines["top"].set_visible(False)
     return figure
@@ -48,17 +48,17 @@ def draw_2(rows: Rows) -> Figure:
     grid = [np.linspace(low, high, 120) for low, high in zip(random.min(0), random.max(0), strict=True)]
     mesh = np.meshgrid(*grid)
     density = gaussian_kde(random.T)(np.stack([m.ravel() for m in mesh])).reshape(mesh[0].shape)
-    axes.contourf(*mesh, density, levels=5, cmap="Blues", alpha=0.7)
+    axes.contourf(*mesh, density, levels=5, cmap="Blues", alpha=0.5)
     for kind, (label, style) in KINDS.items():
         axes.plot(*points[kind].T, linestyle="none", label=label, **style)
     axes.set(xlabel="first principal component", ylabel="second principal component")
-    axes.legend(frameon=False, fontsize=8)
+    figure.legend(loc="outside upper center", ncols=4, frameon=False, fontsize=8)
     _open(axes)
     return figure
 
 
 KINDS = {
-    "random": ("stable, Condition 2", dict(marker=".", markersize=2, color=COLOURS["dfc"], alpha=0.5)),
+    "random": ("stable, Condition 2", dict(marker=".", markersize=2.5, color=COLOURS["dfc"], alpha=0.6)),
     "damped": (r"$J^T (J J^T + \gamma I)^{-1}$", dict(marker="x", color=COLOURS["mn"])),
     "pseudo_inverse": (r"$J^\dagger$", dict(marker="X", markersize=10, color=COLOURS["dfc-ss"])),
     "transpose": (r"$J^T$", dict(marker="X", markersize=10, color=COLOURS["dfa"])),

@@ -83,11 +83,9 @@ def pretrained(
         carry, _ = jax.lax.scan(iterate, carry, keys)
         return carry, measure(carry[0])
 
-    keys = jr.split(key, (plan.iterations // plan.every, plan.every))
+    keys, start = jr.split(key, (plan.iterations // plan.every, plan.every)), measure(model)
     (model, _), later = jax.lax.scan(section, (model, optimiser.init(model.feedback)), keys)
-    return model, jax.tree.map(
-        lambda first, more: jnp.concatenate([first[None], more]), measure(model), later
-    )
+    return model, jax.tree.map(lambda first, more: jnp.concatenate([first[None], more]), start, later)
 
 
 def figure_1d(seed: int, epochs: int = FIGURE_1D.epochs_fb) -> list[Row]:

@@ -1,0 +1,109 @@
+"""Table 1 of the NeurIPS paper: its presets against the published formulas, and its command in small."""
+
+import csv
+import dataclasses
+import json
+import pathlib
+
+import numpy as np
+import pytest
+import table1
+from config import Config, Optimiser
+from presets import BATCH_SIZE, paper, TABLE_1
+from scipy import stats
+
+import dfc_jax as dfc
+
+
+@pytest.fixture
+def small_mnist(as_users_run, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Random images in place of MNIST."""
+    x = np.random.default_rng(0).standard_normal((256, 784)).astype(np.float32)
+    split = dfc.Split(x, np.eye(10, dtype=np.float32)[np.arange(256) % 10])
+    small = dfc.Dataset("mnist", split, split, split, classification=True)
+    monkeypatch.setattr(dfc, "load", lambda name: small)
+
+
+def options(out: pathlib.Path, **changed: object) -> table1.Options:
+    rows = ("BP", "DFC-SSA (fixed)", "DFC-SS")
+    start = table1.Options(("mnist",), rows, (3, 5), 0.02, sleep_epochs=1, pretraining_epochs=0.5, out=out)
+    return dataclasses.replace(start, progress=False, **changed)
+
+
+@pytest.mark.slow
+def test_cells_are_run_once_and_tabled(small_mnist, tmp_path: pathlib.Path, monkeypatch) -> None:
+    assert table1.main(options(tmp_path, rows=("BP",))) == 0
+    assert table1.main(options(tmp_path)) == 0
+    cells = {cell["row"]: cell for cell in json.loads((tmp_path / "table1.json").read_text())}
+    assert list(cells) == ["BP", "DFC-SS", "DFC-SSA (fixed)"]
+    for cell in cells.values():
+        assert cell["epochs"] == 2 and set(cell["values"]) == {"3", "5"}
+        assert cell["mean"] == pytest.approx(np.mean(list(cell["values"].values())))
+        assert cell["std"] == pytest.approx(np.std(list(cell["values"].values()), ddof=1))
+    assert cells["BP"]["minus_bp"] is None and cells["DFC-SS"]["sleep_epochs"] == 1
+    with open(tmp_path / "table1.csv", newline="") as file:
+        assert [row["row"] for row in csv.DictReader(file)] == list(cells)
+    lines = (tmp_path / "table1.md").read_text().splitlines()
+    assert any(line.startswith("| DFC-SS |") and "(2.29 ± 0.097)" in line for line in lines)
+
+    monkeypatch.setattr(table1, "train", None)  # nothing is left to do
+    assert table1.main(options(tmp_path)) == 0
+
+
+@pytest.mark.slow
+def test_an_interrupted_cell_is_run_again_and_another_one_refused(small_mnist, tmp_path, capsys) -> None:
+    folder = tmp_path / "mnist" / "bp"
+    folder.mkdir(parents=True)
+    (folder / "config.json").write_text("{")
+    assert table1.main(options(tmp_path, rows=("BP",))) == 0
+    assert table1.main(options(tmp_path, rows=("BP",), seeds=(1,))) == 2
+    assert "seeds = [3, 5], not [1]" in capsys.readouterr().err
+
+
+def test_paired_differences_are_a_paired_t_test() -> None:
+    ours, theirs = {0: 2.0, 1: 2.5, 2: 2.2, 9: 7.0}, {0: 1.9, 1: 2.2, 2: 2.2}
+    found = table1._paired(ours, theirs)
+    wanted = stats.ttest_rel([2.0, 2.5, 2.2], [1.9, 2.2, 2.2])
+    assert found["mean"] == pytest.approx(0.4 / 3)
+    assert found["p"] == pytest.approx(wanted.pvalue)
+    assert (found["low"], found["high"]) == pytest.approx(tuple(wanted.confidence_interval(0.95)))
+    assert table1._paired(ours, {0: 1.0}) is None
+
+
+@pytest.mark.parametrize("task", list(TABLE_1))
+def test_presets_undo_the_published_scales(task: str) -> None:
+    """Ours times 2 nudge is the published update; eps and clip are compared with it."""
+    preset = "paper-train-loss" if task == "mnist_train_loss" else "paper"
+    config = Config(dataset="mnist" if task == "mnist_train_loss" else task, preset=preset)
+    published = TABLE_1[task]
+    learned, fixed = (
+        paper(dataclasses.replace(config, feedback=feedback), "dfc-ss") for feedback in ("learned", "fixed")
+    )
+    for chosen, (forward, dynamics, *_) in ((learned, published.trained), (fixed, published.fixed)):
+        assert chosen.nudge * BATCH_SIZE == pytest.approx(forward.target_stepsize)
+        scale = 2 * chosen.nudge
+        assert chosen.optimiser.lr == forward.lr
+        assert chosen.optimiser.eps * scale == pytest.approx(forward.epsilon)
+        assert chosen.optimiser.clip * scale == pytest.approx(1)
+        assert chosen.controller.alpha == dynamics.alpha_di
+        assert chosen.solver.duration == pytest.approx(dynamics.dt_di[1] * dynamics.tmax_di[1])
+    sleep, learning = learned.feedback_learning, published.trained[2]
+    scale = sleep.sigma**2 / max(sleep.sigma, 0.01) ** 2
+    assert sleep.weight_decay * scale == pytest.approx(learning.feedback_wd)
+    assert sleep.eps * scale == pytest.approx(learning.epsilon_fb) and sleep.clip * scale == pytest.approx(1)
+    assert sleep.sleep_epochs == 3 and sleep.pretraining_epochs == learning.epochs_fb
+    bp = paper(config, "bp")
+    assert (bp.optimiser.lr, bp.optimiser.eps, bp.optimiser.clip) == (
+        published.bp.lr,
+        published.bp.epsilon,
+        None,
+    )
+
+
+def test_what_a_preset_sets_must_not_be_given_beside_it() -> None:
+    with pytest.raises(ValueError, match="`optimiser` is"):
+        paper(Config(dataset="mnist", preset="paper", optimiser=Optimiser(lr=0.1)), "bp")
+    with pytest.raises(ValueError, match="exists for mnist, fashion_mnist, mnist_autoencoder, not digits"):
+        paper(Config(preset="paper"), "bp")
+    with pytest.raises(ValueError, match="`method` is mn"):
+        paper(Config(dataset="mnist", preset="paper"), "mn")
