@@ -10,6 +10,7 @@ Times are medians over rounds of the ratio to backprop's gradient in the same ro
 """
 
 import dataclasses
+import functools
 import pathlib
 from collections.abc import Callable
 from typing import Any
@@ -29,6 +30,7 @@ from reporting import finish, heading, machine, save, shown, table
 from training_step import (
     angle_degrees,
     as_vector,
+    Case,
     compile_case,
     cost,
     environment,
@@ -114,23 +116,26 @@ def main(options: Options) -> None:
     regimes = make_regimes(options.hidden, options.batch_size, options.seed)
     if options.small:
         regimes = {name: regimes[name] for name in ("init-nudge", "late-strong")}
-    results = {}
+    results, programs = {}, {}
     for name, regime in regimes.items():
         rich.print(f"{name}")
-        results[name] = _measure_regime(regime, options)
+        results[name] = _measure_regime(regime, programs, options)
     settings = {name: value for name, value in dataclasses.asdict(options).items() if name != "out"}
     result = {"environment": environment("benchmarks/solvers.py"), "settings": settings, "regimes": results}
     _write(result, options.out)
 
 
-def _measure_regime(regime: Regime, options: Options) -> dict[str, Any]:
-    """Every solver in one regime and both precisions, and how far the references of a method are apart."""
+def _measure_regime(regime: Regime, programs: dict[tuple, Case], options: Options) -> dict[str, Any]:
+    """Every solver in one regime and both precisions, and how far the references of a method are apart.
+
+    Compiled programs are kept in `programs`: the regimes of one kind of target share them.
+    """
     chosen = {n: make for n, make in (STEADY | AVERAGE).items() if not options.small or n in SMALL}
     if not isinstance(regime.target, dfc.Nudge):
         chosen = {n: make for n, make in chosen.items() if n not in NUDGED_ONLY}
     references = {kind: _references(kind, _in(jnp.float64, regime)) for kind in ("SS", "DFC")}
     solvers = {
-        precision: _measure(_in(dtype, regime), chosen, references, options)
+        precision: _measure(_in(dtype, regime), chosen, references, programs, options)
         for precision, dtype in PRECISIONS.items()
     }
     apart = {kind: angle_degrees(*(r.update for r in pair)) for kind, pair in references.items()}
@@ -149,15 +154,23 @@ def _measure(
     regime: Regime,
     chosen: dict[str, Callable],
     references: dict[str, tuple[Reference, Reference]],
+    programs: dict[tuple, Case],
     options: Options,
 ) -> dict[str, Any]:
     """Every solver in one regime and precision."""
     wrong = jr.permutation(jr.key(options.seed), regime.y)
-    baseline = compile_case(update_of, dfc.Backprop(), regime.model, regime.x, regime.y, None)
-    cases, entries = {}, {}
+
+    def case(name: str, method: dfc.AbstractMethod) -> Case:
+        arguments = method, regime.model, regime.x, regime.y, None
+        key = name, type(regime.target), regime.x.dtype
+        if key not in programs:
+            programs[key] = compile_case(update_of, *arguments)
+        return programs[key].with_arguments(*arguments)
+
+    baseline, cases, entries = case("Backprop", dfc.Backprop()), {}, {}
     for name, make in chosen.items():
         arguments = make(regime.target), regime.model, regime.x
-        cases[name] = compile_case(update_of, *arguments, regime.y, None)
+        cases[name] = case(name, arguments[0])
         update, report = cases[name].call()
         wrong_report = cases[name].on(*arguments, wrong, None)[1]
         reference = references["DFC" if "DFC" in name else "SS"][0]
@@ -195,11 +208,22 @@ class Counted(dfc.Linear):
 
 def _sweeps(method: dfc.AbstractMethod, model: dfc.Network, x: Array, y: Array) -> int:
     """How often the batch's output layer was displaced, counted while the update runs."""
-    seen = []
-    counted = eqx.tree_at(lambda m: m.layers[-1].activation, model, Counted(lambda: seen.append(1)))
-    jax.block_until_ready(eqx.filter_jit(update_of)(method, counted, x, y, None))
+    activation, seen = _counter()
+    seen.clear()
+    counted = eqx.tree_at(lambda m: m.layers[-1].activation, model, activation)
+    jax.block_until_ready(run(method, counted, x, y, None))
     jax.effects_barrier()
     return len(seen)
+
+
+@functools.cache
+def _counter() -> tuple[Counted, list]:
+    """One counter for all, so that programs that count are compiled once too."""
+    seen = []
+    return Counted(lambda: seen.append(1)), seen
+
+
+run = eqx.filter_jit(update_of)
 
 
 def _references(kind: str, precise: Regime) -> tuple[Reference, Reference]:
@@ -213,7 +237,6 @@ def _references(kind: str, precise: Regime) -> tuple[Reference, Reference]:
         adaptive = diffrax.PIDController(rtol=1e-7, atol=1e-7)
         schemes = (graded, dfc.DiffraxAverage(stepsize_controller=adaptive, max_steps=20_000))
         methods = [dfc.DFC(target=target, average=scheme) for scheme in schemes]
-    run = eqx.filter_jit(update_of)
     found = [run(method, precise.model, precise.x, precise.y, None) for method in methods]
     return tuple(Reference(as_vector(update), np.asarray(report.control)) for update, report in found)
 

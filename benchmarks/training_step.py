@@ -112,6 +112,11 @@ class Case:
     calls: int  # in a row, so that a round is long enough for the clock
     times: dict[int, float] = dataclasses.field(default_factory=dict)  # seconds of one call, by round
 
+    def with_arguments(self, *arguments: PyTree) -> "Case":
+        """The same program with other arguments, of the same shapes, and no times yet."""
+        call = lambda: jax.block_until_ready(self.on(*arguments))
+        return dataclasses.replace(self, call=call, times={})
+
 
 def main(options: Options) -> None:
     """Measure, print and write."""
