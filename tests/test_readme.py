@@ -14,14 +14,16 @@ README = pathlib.Path(__file__).parent.parent / "README.md"
 @pytest.mark.slow  # compiles a dozen programs; .ci/run runs it beside the fast suite
 def test_the_code_blocks_run_in_order():
     blocks = re.findall(r"```python\n(.*?)```", README.read_text(), flags=re.DOTALL)
-    assert len(blocks) == 4
+    assert len(blocks) == 5
     program = "\n".join([*blocks, "print(control.shape)"])
     command = [sys.executable, "-W", "error", "-c", program]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
-    accuracy, step, accuracies, shape = done.stdout.splitlines()
+    accuracy, step, accuracies, diagnosed, shape = done.stdout.splitlines()
     assert float(accuracy) > 0.9
     assert len(accuracies.split(",")) == 3
+    angle, condition = map(float, diagnosed.split())
+    assert 0 < angle < 90 and 0.5 < condition < 1
     converged, residual, stable = map(float, step.split())
     assert converged == 1 and stable == 1 and 0 < residual <= 3e-5
     assert shape == "(101, 10)"
