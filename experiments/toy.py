@@ -98,8 +98,8 @@ class Measurements(dfc.Diagnostics):
     uses with this plasticity rule, the minimum-norm displacement J^T (J J^T + damping I)^-1 delta passed
     through the nonlinearity. That is DFC-SSA with Q = J^T and `damping` for its leak, to first order in the
     nudge. With a controller also the largest real part of each sample's eigenvalues, mean and std, for the
-    published matrices A_I (integral control), A_inst (instantaneous neurons) and A_PI (PAPER.md 3.5; here in
-    the feedforward state), and |r_i| of the input and the hidden layers, mean and std over the samples.
+    published matrices A_I (integral control), A_inst (instantaneous neurons) and A_PI (here in the
+    feedforward state), and |r_i| of the input and the hidden layers, mean and std over the samples.
     """
 
     def __call__(self, model: dfc.Network, method: dfc.AbstractMethod, validation: dfc.Split) -> dict:

@@ -20,3 +20,10 @@ def getkey() -> Callable[[], PRNGKeyArray]:
     """A fresh random key at every call, the same ones in every run."""
     seeds = itertools.count(2021)
     return lambda: jr.key(next(seeds))
+
+
+@pytest.fixture
+def as_users_run():
+    """JAX's own defaults, which the suite tightens."""
+    with jax.enable_x64(False), jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):
+        yield

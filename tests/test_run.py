@@ -9,7 +9,6 @@ import statistics
 import subprocess
 import sys
 
-import jax
 import pytest
 from config import Config, Controller, Feedback, Optimiser, Solver
 from run import main
@@ -54,13 +53,6 @@ def test_several_methods_and_seeds_leave_tables_pictures_and_summaries(tmp_path)
     assert 0 <= summary["mean"]["fraction_converged"] <= 1
     row = next(line for line in (out / "table.md").read_text().splitlines() if line.startswith("| dfc-ss"))
     assert f"{100 * statistics.fmean(scores):.2f} ±" in row
-
-
-@pytest.fixture
-def as_users_run():
-    """JAX's own defaults, which the suite tightens."""
-    with jax.enable_x64(False), jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):
-        yield
 
 
 @pytest.mark.usefixtures("as_users_run")
