@@ -74,10 +74,10 @@ def draw_2(rows: Rows) -> Figure:
 
 PANELS_3 = {
     "condition_two": r"A  Condition 2: $\|P_J Q\| / \|Q\|$",
-    "condition_one": r"B  Condition 1: std / mean of $\|r_i\|$",
-    "largest_real_part": r"C  $\max \mathrm{Re}\,\lambda$ ($1/\tau_u$)",
-    "angle_mn": "D  angle to damped MN (°)",
-    "angle_gn": "E  angle to damped GN (°)",
+    "condition_one": r"C  Condition 1: std / mean of $\|r_i\|$",
+    "largest_real_part": r"E  $\max \mathrm{Re}\,\lambda$ ($1/\tau_u$)",
+    "angle_mn": "B  angle to damped MN (°)",
+    "angle_gn": "D  angle to damped GN (°)",
     "angle_ssa": "F  angle to DFC-SSA (°)",
 }
 
@@ -87,7 +87,8 @@ def draw_3(rows: Rows) -> Figure:
     figure, axes = plt.subplots(2, 3, figsize=(10.5, 5.6), sharex=True, layout="constrained")
     for ax, (name, label) in zip(axes.flat, PANELS_3.items(), strict=True):
         for (method, kind), chosen in _groups(rows, "method", "feedback").items():
-            _rolling(ax, chosen, "epoch", name, COLOURS[method], KINDS[kind])
+            if (method, name) != ("dfc-ssa", "angle_ssa"):  # to itself
+                _rolling(ax, chosen, "epoch", name, COLOURS[method], KINDS[kind])
         ax.set_title(label, fontsize=10, loc="left")
     axes[0, 2].axhline(0, color="black", linewidth=0.8)
     for ax in axes[1]:
@@ -144,7 +145,11 @@ def draw_sweep(rows: Rows, flag: str) -> Figure:
     colours = dict(zip(values, plt.get_cmap("viridis")(np.linspace(0, 0.92, len(values))), strict=True))
     for (activation, value), chosen in _groups(rows, "activation", "value").items():
         for ax, name in zip(axes[activations.index(activation)], measures, strict=True):
-            ax.plot(_column(chosen, "iteration"), _column(chosen, name), color=colours[value], linewidth=1.1)
+            same = (
+                flag == "gn_damping" and name != "angle_to_pseudo_inverse"
+            )  # gamma is the reference's alone
+            colour = "black" if same else colours[value]
+            ax.plot(_column(chosen, "iteration"), _column(chosen, name), color=colour, linewidth=1.2)
     for ax, label in zip(axes[0], measures.values(), strict=True):
         ax.set_title(label, fontsize=10)
     for ax in axes[-1]:
