@@ -1,11 +1,9 @@
-"""Pictures of the figures of the NeurIPS 2021 paper, from their tables alone."""
+"""The figures drawn from nothing but their tables."""
 
-from collections.abc import Sequence
 from typing import Any
 
 import matplotlib.pyplot as plt
 import numpy as np
-from figure_presets import SWEEPS
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
@@ -14,206 +12,234 @@ from scipy.stats import gaussian_kde
 
 
 Rows = list[dict[str, Any]]
-FEEDBACK_STYLES = {"learned": "-", "fixed": "--"}
-TIME_LABEL = "time (in units of the controller's time constant)"
-WINDOW = 30  # of the rolling means of Figure 3, in epochs
-SWEPT_LABELS = {
-    "gn_damping": r"damping $\gamma$ of the reference",
-    "alpha_fb": r"leak $\alpha$",
-    "k_p_fb": r"gain $k_p$",
-}
+KINDS = {"learned": "-", "fixed": "--"}
+OUTPUT, CONTROL, GREY = "#0072B2", "#D55E00", "#666666"
+SYMBOLS = {"gn_damping": r"\gamma", "alpha_fb": r"\alpha", "k_p_fb": "k_p"}
+WINDOW = 30  # of the published rolling means
 
 
 def draw_1d(rows: Rows) -> Figure:
-    """Output, target and control in time."""
-    figure, axes = plt.subplots(figsize=(5.2, 3.4), layout="constrained")
-    time, control_axes = _column(rows, "time"), axes.twinx()
-    axes.plot(time, 1e3 * _column(rows, "output_change"), color=COLOURS["dfc"], label="output")
-    axes.plot(time, 1e3 * _column(rows, "target_change"), "--", color="black", label="target")
-    control_axes.plot(time, 1e3 * _column(rows, "control"), color=COLOURS["dfa"], label="control")
-    axes.set(xlabel=TIME_LABEL, ylabel=r"$r_L - r_L^-$ ($10^{-3}$)")
-    control_axes.set_ylabel(r"$u$ ($10^{-3}$)")
-    handles = [*axes.get_lines(), *control_axes.get_lines()]
-    axes.legend(handles=handles, frameon=False, loc="center right")
-    axes.spines["top"].set_visible(False)
-    control_axes.spines["top"].set_visible(False)
-    return figure
+    """The output above the control that drives it, a column for each sample."""
+    samples = sorted({row["sample"] for row in rows})
+    figure, axes = plt.subplots(
+        2,
+        len(samples),
+        figsize=(1 + 2.9 * len(samples), 4.2),
+        sharex=True,
+        squeeze=False,
+        layout="constrained",
+    )
+    for sample, (above, below) in zip(samples, axes.T, strict=True):
+        chosen = [row for row in rows if row["sample"] == sample]
+        time = _column(chosen, "time")
+        above.plot(time, _column(chosen, "output"), color=OUTPUT, label=r"output $r_L$")
+        above.axhline(
+            chosen[0]["target"], color="black", linestyle="--", linewidth=1, label=r"target $r_L^*$"
+        )
+        below.plot(time, 1e3 * _column(chosen, "control"), color=CONTROL)
+        above.set_title(f"sample {sample + 1}", fontsize=10)
+        above.ticklabel_format(useOffset=False)
+        below.set_xlabel(r"time ($\tau_u$)")
+    axes[0, 0].set_ylabel(r"output $r_L$")
+    axes[1, 0].set_ylabel(r"control $u$ ($10^{-3}$)")
+    axes[0, 0].legend(frameon=False, fontsize=9, loc="lower right")
+    return _tidied(figure)
 
 
 def draw_2(rows: Rows) -> Figure:
-    """Feedback weights in the plane of their two principal components."""
-    figure, axes = plt.subplots(figsize=(5, 4.2), layout="constrained")
-    points = {kind: np.array([(r["pc1"], r["pc2"]) for r in rows if r["kind"] == kind]) for kind in KINDS}
-    random = points["random"]
-    grid = [np.linspace(low, high, 120) for low, high in zip(random.min(0), random.max(0), strict=True)]
-    mesh = np.meshgrid(*grid)
-    density = gaussian_kde(random.T)(np.stack([m.ravel() for m in mesh])).reshape(mesh[0].shape)
-    axes.contourf(*mesh, density, levels=5, cmap="Blues", alpha=0.5)
-    for kind, (label, style) in KINDS.items():
-        axes.plot(*points[kind].T, linestyle="none", label=label, **style)
-    axes.set(xlabel="first principal component", ylabel="second principal component")
-    figure.legend(loc="outside upper center", ncols=4, frameon=False, fontsize=8)
-    _open(axes)
+    """Random stable feedback, its density, and the damped pseudo-inverses on their way to J^T."""
+    points = {
+        kind: np.array([(row["pc1"], row["pc2"]) for row in rows if row["kind"] == kind])
+        for kind in ("random", "damped", "pseudo_inverse", "transpose")
+    }
+    figure, ax = plt.subplots(figsize=(5.4, 4.4), layout="constrained")
+    low, high = points["random"].min(axis=0) - 0.1, points["random"].max(axis=0) + 0.1
+    grid = np.meshgrid(*(np.linspace(a, b, 120) for a, b in zip(low, high, strict=True)))
+    density = gaussian_kde(points["random"].T)(np.reshape(grid, (2, -1))).reshape(grid[0].shape)
+    filled = ax.contourf(*grid, density, levels=5, cmap="Blues")
+    figure.colorbar(filled, ax=ax, label="probability density")
+    ax.plot(*points["random"].T, ".", color="#1B2A5E", markersize=2, alpha=0.35, label=r"random $Q$")
+    path = {"color": "#E69F00", "linestyle": "", "markeredgewidth": 1.2}
+    label = r"$J^T (J J^T + \gamma I)^{-1}$"
+    ax.plot(*points["damped"].T, marker="x", markersize=6, label=label, **path)
+    big = {"marker": "X", "markersize": 11, "linestyle": "", "markeredgecolor": "white"}
+    ax.plot(*points["pseudo_inverse"].T, color="#009E73", label=r"$J^\dagger$", **big)
+    ax.plot(*points["transpose"].T, color="#D55E00", label=r"$J^T$", **big)
+    ax.set(xlabel="first principal component", ylabel="second principal component", aspect="equal")
+    ax.grid(False)
+    figure.legend(frameon=False, fontsize=9, loc="outside upper center", ncols=4, handletextpad=0.2)
+    ax.spines[["top", "right"]].set_visible(False)
     return figure
 
 
-KINDS = {
-    "random": ("stable, Condition 2", dict(marker=".", markersize=2.5, color=COLOURS["dfc"], alpha=0.6)),
-    "damped": (r"$J^T (J J^T + \gamma I)^{-1}$", dict(marker="x", color=COLOURS["mn"])),
-    "pseudo_inverse": (r"$J^\dagger$", dict(marker="X", markersize=10, color=COLOURS["dfc-ss"])),
-    "transpose": (r"$J^T$", dict(marker="X", markersize=10, color=COLOURS["dfa"])),
+PANELS_3 = {
+    "condition_two": r"A  Condition 2: $\|P_J Q\| / \|Q\|$",
+    "condition_one": r"C  Condition 1: std / mean of $\|r_i\|$",
+    "largest_real_part": r"E  $\max \mathrm{Re}\,\lambda$ ($1/\tau_u$)",
+    "angle_mn": "B  angle to damped MN (°)",
+    "angle_gn": "D  angle to damped GN (°)",
+    "angle_ssa": "F  angle to DFC-SSA (°)",
 }
 
 
 def draw_3(rows: Rows) -> Figure:
-    """Conditions, stability and alignment during training: rolling means and deviations."""
-    panels = [
-        ("condition_two", "Condition 2 (ratio)", (None, 1.02)),
-        ("condition_one", "Condition 1 (std / mean)", (0, None)),
-        ("eigenvalue_whole_mean", r"largest Re $\lambda$ (per $\tau_u$)", (None, None)),
-        ("angle_to_minimum_norm", "angle to minimum norm (°)", (0, None)),
-        ("angle_to_gauss_newton", "angle to Gauss-Newton (°)", (0, None)),
-        ("angle_to_dfc_ssa", "angle to DFC-SSA (°)", (0, None)),
-    ]
-    figure, grid = plt.subplots(2, 3, figsize=(9.5, 5), layout="constrained", sharex=True)
-    runs = _runs(rows)
-    for axes, letter, (name, label, limits) in zip(grid.flat, "ACEBDF", panels, strict=True):
-        for (method, feedback), records in runs.items():
-            if name in records[0] and not (name == "angle_to_dfc_ssa" and method == "dfc-ssa"):
-                _rolling(axes, records, name, COLOURS[method], FEEDBACK_STYLES[_shown(method, feedback)])
-        axes.set(ylabel=label, ylim=limits)
-        axes.set_title(letter, loc="left", fontweight="bold", fontsize=10)
-        _open(axes)
-    for axes in grid[1]:
-        axes.set_xlabel("epoch")
-    _legend(figure, runs)
-    return figure
+    """Six measures over training: rolling means with a band of one rolling standard deviation."""
+    figure, axes = plt.subplots(2, 3, figsize=(10.5, 5.6), sharex=True, layout="constrained")
+    for ax, (name, label) in zip(axes.flat, PANELS_3.items(), strict=True):
+        for (method, kind), chosen in _groups(rows, "method", "feedback").items():
+            if (method, name) != ("dfc-ssa", "angle_ssa"):  # to itself
+                _rolling(ax, chosen, "epoch", name, COLOURS[method], KINDS[kind])
+        ax.set_title(label, fontsize=10, loc="left")
+    axes[0, 2].axhline(0, color="black", linewidth=0.8)
+    for ax in axes[1]:
+        ax.set(xlabel="epoch")
+        ax.set_ylim(bottom=0)
+    figure.legend(handles=_method_entries(rows), loc="outside lower center", frameon=False, ncols=6)
+    return _tidied(figure)
 
 
 def draw_s1(rows: Rows) -> Figure:
-    """Largest real parts of three linearisations of the loop, and the norms of the layers' rates, for DFC."""
-    names = {"whole": "whole loop", "integral": r"whole loop, $k_p = 0$", "instant": "without delays"}
-    figure, grid = plt.subplots(1, 4, figsize=(12, 3), layout="constrained")
-    runs = {key: records for key, records in _runs(rows).items() if key[0] == "dfc"}
-    for axes, (name, title) in zip(grid, names.items(), strict=False):
-        for (method, feedback), records in runs.items():
-            mean, std = (_column(records, f"eigenvalue_{name}_{kind}") for kind in ("mean", "std"))
-            epochs = _column(records, "epoch")
-            axes.plot(epochs, mean, color=COLOURS[method], linestyle=FEEDBACK_STYLES[feedback])
-            axes.fill_between(epochs, mean - std, mean + std, color=COLOURS[method], alpha=0.15, linewidth=0)
-        axes.axhline(0, color="black", linewidth=0.8)
-        axes.set(title=title, xlabel="epoch", ylabel=r"largest Re $\lambda$ (per $\tau_u$)")
-    for i, marker_colour in enumerate((COLOURS["bp"], COLOURS["mn"], COLOURS["gn"])):
-        for (_, feedback), records in runs.items():
-            line = dict(color=marker_colour, linestyle=FEEDBACK_STYLES[feedback])
-            label = f"$|r_{i}|$" if feedback == "learned" else None
-            grid[3].plot(
-                _column(records, "epoch"), _column(records, f"norm_of_layer_{i}"), label=label, **line
-            )
-    grid[3].set(title="rates", xlabel="epoch", ylabel="norm", ylim=(0, None))
-    grid[3].legend(frameon=False)
-    for axes in grid:
-        _open(axes)
-    _legend(figure, runs)
-    return figure
-
-
-def draw_sweep(name: str, rows: Rows) -> Figure:
-    """Figures S2 to S4: alignment of the feedback weights while they are learned, a curve for each value."""
-    sweep = SWEEPS[name]
-    measures = {
-        "angle_to_pseudo_inverse": r"angle to $J^T (J J^T + \gamma I)^{-1}$ (°)",
-        "angle_to_transpose": r"angle to $J^T$ (°)",
-        "condition_two": "Condition 2 (ratio)",
+    """Stability of three linearisations, and the norms behind Condition 1: mean and std over samples."""
+    figure, axes = plt.subplots(2, 3, figsize=(10.5, 5.6), sharex=True, layout="constrained")
+    titles = {
+        "A_I": r"integral control, $A_I$",
+        "A_inst": r"instantaneous neurons, $A_{inst}$",
+        "A_PI": r"proportional and integral, $A_{PI}$",
     }
-    colours = plt.get_cmap("viridis")(np.linspace(0, 0.9, len(sweep.values)))
-    figure, grid = plt.subplots(2, 3, figsize=(10, 5), layout="constrained", sharex=True, sharey="col")
-    for row, hidden in zip(grid, ("linear", "tanh"), strict=True):
-        for axes, (measure, label) in zip(row, measures.items(), strict=True):
-            for value, colour in zip(sweep.values, colours, strict=True):
-                chosen = [r for r in rows if r["hidden"] == hidden and r["value"] == value]
-                axes.plot(
-                    _column(chosen, "iteration"), _column(chosen, measure), color=colour, label=f"{value:g}"
-                )
-            axes.set_ylabel(label)
-            _open(axes)
-        row[0].set_title(f"{hidden} hidden layer", loc="left", fontsize=10)
-    for axes in grid[1]:
-        axes.set_xlabel("iteration of feedback learning")
-    handles, labels = grid[0, 0].get_legend_handles_labels()
-    figure.legend(handles, labels, title=SWEPT_LABELS[sweep.swept], loc="outside right center", frameon=False)
-    return figure
+    norms = ("norm_input", "norm_layer_1", "norm_layer_2")
+    for kind, chosen in _groups(rows, "feedback").items():
+        line = {"color": COLOURS["dfc"], "linestyle": KINDS[kind[0]]}
+        for ax, name in zip(axes.flat, (*titles, *norms), strict=True):
+            _band(ax, _column(chosen, "epoch"), chosen, name, line)
+    for ax, title in zip(axes[0], titles.values(), strict=True):
+        ax.set_title(title, fontsize=10)
+        ax.axhline(0, color="black", linewidth=0.8)
+    for ax, title in zip(axes[1], ("input", "layer 1", "layer 2"), strict=True):
+        ax.set_title(rf"$\|r_i\|$ of the {title}, relative", fontsize=10)
+        ax.axhline(0, color="black", linewidth=0.8)
+        ax.set(xlabel="epoch")
+    axes[0, 0].set_ylabel(r"$\max \mathrm{Re}\,\lambda$ ($1/\tau_u$)")
+    axes[1, 0].set_ylabel(r"$(\|r_i\| - m) / m$,  $m$ = mean over $i$")
+    figure.legend(handles=_method_entries(rows), loc="outside lower center", frameon=False, ncols=2)
+    return _tidied(figure)
+
+
+def draw_sweep(rows: Rows, flag: str) -> Figure:
+    """Where feedback pre-training drives Q: a row for each activation, a curve for each value."""
+    measures = {
+        "angle_to_pseudo_inverse": r"$Q$ to $J^T(JJ^T + \gamma I)^{-1}$ (°)",
+        "angle_to_transpose": r"$Q$ to $J^T$ (°)",
+        "condition_two": "Condition 2",
+    }
+    activations = list(dict.fromkeys(row["activation"] for row in rows))
+    values = sorted({row["value"] for row in rows})
+    figure, axes = plt.subplots(
+        len(activations),
+        3,
+        figsize=(10.5, 5.4),
+        sharex=True,
+        sharey="col",
+        squeeze=False,
+        layout="constrained",
+    )
+    colours = dict(zip(values, plt.get_cmap("viridis")(np.linspace(0, 0.92, len(values))), strict=True))
+    for (activation, value), chosen in _groups(rows, "activation", "value").items():
+        for ax, name in zip(axes[activations.index(activation)], measures, strict=True):
+            same = (
+                flag == "gn_damping" and name != "angle_to_pseudo_inverse"
+            )  # gamma is the reference's alone
+            colour = "black" if same else colours[value]
+            ax.plot(_column(chosen, "iteration"), _column(chosen, name), color=colour, linewidth=1.2)
+    for ax, label in zip(axes[0], measures.values(), strict=True):
+        ax.set_title(label, fontsize=10)
+    for ax in axes[-1]:
+        ax.set_xlabel("batches of feedback pre-training")
+    for ax, activation in zip(axes[:, 0], activations, strict=True):
+        ax.set_ylabel(f"{activation} hidden layer", fontsize=10)
+    symbol = SYMBOLS[flag]
+    entries = [
+        Line2D([], [], color=colours[value], label=rf"${symbol} = {value:g}$", linewidth=2)
+        for value in values
+    ]
+    figure.legend(handles=entries, loc="outside right center", frameon=False)
+    return _tidied(figure)
 
 
 def draw_alignment(rows: Rows) -> Figure:
-    """Angles of every layer's update to three references, a column a layer; then what concerns all layers."""
-    references = {"minimum_norm": "minimum norm", "backprop": "backprop", "dfc_ssa": "DFC-SSA"}
-    runs = _runs(rows)
-    layers = 1 + max(r["layer"] for r in rows)
-    figure, grid = plt.subplots(4, layers, figsize=(2.9 * layers, 9), layout="constrained", squeeze=False)
-    for line, (name, label) in zip(grid, references.items(), strict=False):
-        for layer, axes in enumerate(line):
-            for (method, feedback), records in runs.items():
-                chosen = [r for r in records if r["layer"] == layer]
-                _plot(axes, chosen, f"angle_to_{name}_by_layer", method, feedback)
-            axes.set(title=f"layer {layer + 1}", xlabel="epoch", ylim=(0, None))
-        line[0].set_ylabel(f"angle to {label} (°)")
-    whole = {
-        "condition_two": "Condition 2 (ratio)",
-        "angle_of_feedback_to_transposed_jacobian": r"angle of $Q$ to $J^T$ (°)",
-        "angle_of_feedback_to_pseudo_inverse": r"angle of $Q$ to pseudo-inverse (°)",
-        "converged": "converged samples",
+    """Layer-wise angles of the updates, a column for each layer, and how well the feedback is aligned."""
+    layers = sum(name.startswith("angle_mn_layer_") for name in rows[0])
+    measures = {"mn": "to damped MN (°)", "bp": "to BP (°)", "ssa": "to DFC-SSA (°)"}
+    feedback = {
+        "condition_two": "Condition 2",
+        "angle_of_feedback_to_transpose": r"$Q$ to $J^T$ (°)",
+        "angle_of_feedback_to_pseudo_inverse": r"$Q$ to damped $J^\dagger$ (°)",
     }
-    for axes, (name, label) in zip(grid[3], whole.items(), strict=False):
-        for (method, feedback), records in runs.items():
-            _plot(axes, [r for r in records if r["layer"] == 0], name, method, feedback)
-        axes.set(xlabel="epoch", ylabel=label)
-    for axes in grid[3, len(whole) :]:
-        axes.set_axis_off()
-    for axes in grid.flat:
-        _open(axes)
-    _legend(figure, runs)
-    return figure
-
-
-def _plot(axes: Axes, records: Rows, name: str, method: str, feedback: str) -> None:
-    if records and records[0].get(name) is not None:
-        line = dict(color=COLOURS[method], linestyle=FEEDBACK_STYLES[_shown(method, feedback)])
-        marker = "o" if len(records) == 1 else None
-        axes.plot(_column(records, "epoch"), _column(records, name), marker=marker, **line)
-
-
-def _runs(rows: Rows) -> dict[tuple[str, str], Rows]:
-    keys = dict.fromkeys((r["method"], r["feedback"]) for r in rows)
-    return {key: [r for r in rows if (r["method"], r["feedback"]) == key] for key in keys}
-
-
-def _shown(method: str, feedback: str) -> str:
-    """DFA's random feedback has no dashed counterpart."""
-    return "learned" if method == "dfa" else feedback
-
-
-def _rolling(axes: Axes, records: Rows, name: str, colour: str, style: str) -> None:
-    values, epochs = _column(records, name), _column(records, "epoch")
-    windows = [values[max(0, i + 1 - WINDOW) : i + 1] for i in range(len(values))]
-    mean, std = np.array([w.mean() for w in windows]), np.array([w.std() for w in windows])
-    axes.plot(epochs, mean, color=colour, linestyle=style)
-    axes.fill_between(epochs, mean - std, mean + std, color=colour, alpha=0.15, linewidth=0)
+    columns = max(layers, len(feedback))
+    figure, axes = plt.subplots(4, columns, figsize=(2.7 * columns, 8.5), sharex=True, layout="constrained")
+    for (method, kind), chosen in _groups(rows, "method", "feedback").items():
+        for measure, line in zip(measures, axes, strict=False):
+            for i in range(layers):
+                name = f"angle_{measure}_layer_{i + 1}"
+                _rolling(line[i], chosen, "epoch", name, COLOURS[method], KINDS[kind])
+        for ax, name in zip(axes[3], feedback, strict=False):
+            _rolling(ax, chosen, "epoch", name, COLOURS[method], KINDS[kind])
+    for i, ax in enumerate(axes[0, :layers]):
+        ax.set_title(f"layer {i + 1}", fontsize=10)
+    for line, label in zip(axes, measures.values(), strict=False):
+        line[0].set_ylabel("update " + label)
+    for ax, label in zip(axes[3], feedback.values(), strict=False):
+        ax.set_title(label, fontsize=10)
+    for ax in axes[3]:
+        ax.set_xlabel("epoch")
+    for ax in (*axes[:3, layers:].flat, *axes[3, len(feedback) :]):
+        ax.set_axis_off()
+    figure.legend(handles=_method_entries(rows), loc="outside lower center", frameon=False, ncols=5)
+    return _tidied(figure)
 
 
 def _column(rows: Rows, name: str) -> np.ndarray:
-    return np.array([row[name] for row in rows], float)
+    """One column; empty cells become NaN."""
+    return np.array([np.nan if row.get(name) is None else row[name] for row in rows], float)
 
 
-def _legend(figure: Figure, runs: Sequence[tuple[str, str]]) -> None:
-    methods = dict.fromkeys(method for method, _ in runs)
-    kinds = dict.fromkeys(feedback for method, feedback in runs if method != "dfa")
-    entries = [Line2D([], [], color=COLOURS[m], label=NAMES[m], linewidth=3) for m in methods]
-    styles = [(FEEDBACK_STYLES[f], f"{f} feedback") for f in kinds]
-    entries += [Line2D([], [], color="grey", linestyle=s, label=label) for s, label in styles]
-    figure.legend(handles=entries, loc="outside right center", frameon=False, fontsize=9)
+def _groups(rows: Rows, *names: str) -> dict[tuple, Rows]:
+    """The rows of every combination of values, in the order in which they come."""
+    groups: dict[tuple, Rows] = {}
+    for row in rows:
+        groups.setdefault(tuple(row[name] for name in names), []).append(row)
+    return groups
 
 
-def _open(axes: Axes) -> None:
-    axes.grid(alpha=0.25)
-    axes.spines[["top", "right"]].set_visible(False)
+def _rolling(ax: Axes, rows: Rows, x: str, y: str, colour: str, style: str) -> None:
+    values = _column(rows, y)
+    if np.all(np.isnan(values)):
+        return
+    windows = [values[max(0, i - WINDOW + 1) : i + 1] for i in range(len(values))]
+    mean, std = (np.array([f(window) for window in windows]) for f in (np.mean, np.std))
+    ax.plot(_column(rows, x), mean, color=colour, linestyle=style, linewidth=1.3)
+    ax.fill_between(_column(rows, x), mean - std, mean + std, color=colour, alpha=0.12, linewidth=0)
+
+
+def _band(ax: Axes, x: np.ndarray, rows: Rows, name: str, line: dict[str, str]) -> None:
+    mean, std = _column(rows, f"{name}_mean"), _column(rows, f"{name}_std")
+    ax.plot(x, mean, linewidth=1.3, **line)
+    ax.fill_between(x, mean - std, mean + std, color=line["color"], alpha=0.15, linewidth=0)
+
+
+def _method_entries(rows: Rows) -> list[Line2D]:
+    pairs = _groups(rows, "method", "feedback")
+    entries = [
+        Line2D([], [], color=COLOURS[m], label=NAMES[m], linewidth=3)
+        for m in dict.fromkeys(m for m, _ in pairs)
+    ]
+    kinds = [kind for kind in KINDS if any(kind == k for _, k in pairs)]
+    return entries + [
+        Line2D([], [], color=GREY, linestyle=KINDS[kind], label=f"{kind} feedback") for kind in kinds
+    ]
+
+
+def _tidied(figure: Figure) -> Figure:
+    for ax in figure.axes:
+        ax.grid(alpha=0.25)
+        ax.spines[["top", "right"]].set_visible(False)
+    return figure

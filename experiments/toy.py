@@ -1,237 +1,258 @@
-"""What the toy figures show, computed: every function returns the rows of a table."""
+"""What the figures of the NeurIPS 2021 paper show, computed: each function returns the rows of a table."""
 
 import dataclasses
-from typing import Any, Literal
+from typing import Any
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-import jax.random as jr
 import numpy as np
-from figure_presets import FIGURE_1D, FIGURE_3, HIDDEN, LOG_INTERVAL, Sweep, SWEEPS, Toy, ToyMethod
-from jaxtyping import Array, Float, PyTree
-from presets import BATCH_SIZE
+from config import Config, Method
+from figure_presets import (
+    AlignmentTask,
+    Kind,
+    make_data,
+    make_feedback_learning,
+    make_method,
+    make_model,
+    make_optimiser,
+    PIPELINES,
+    Sweep,
+    Toy,
+)
+from jaxtyping import Array, Float
+from objects import (
+    make_feedback_learning as make_run_learning,
+    make_method as make_run_method,
+    make_model as make_run_model,
+    make_optimiser as make_run_optimiser,
+)
+from presets import paper
 from sklearn.decomposition import PCA
+from tqdm import tqdm
 
 import dfc_jax as dfc
+from dfc_jax.feedback_learning import initial_state, pretrain, sleep
 
 
-Row = dict[str, Any]
+Rows = list[dict[str, Any]]
+METHODS = ("dfc", "dfc-ss", "dfc-ssa")
+MATRICES = ("A_I", "A_inst", "A_PI")
 
 
-def toy_data(toy: Toy, seed: int) -> dfc.Dataset:
-    """The student-teacher task of the experiment's sizes."""
-    return dfc.student_teacher(input_size=toy.sizes[0], output_size=toy.sizes[-1], seed=seed)
+def control_of_samples(toy: Toy, samples: int) -> Rows:
+    """Figure 1D: output and control of the first training samples, step for step as published.
 
-
-def toy_model(
-    toy: Toy,
-    seed: int,
-    feedback: dfc.AbstractFeedbackInit = dfc.RandomFeedback(),
-    activation: dfc.AbstractActivation = dfc.Tanh(),
-) -> dfc.Network:
-    """A new student."""
-    return dfc.mlp(toy.sizes, key=jr.fold_in(jr.key(seed), 0), activation=activation, feedback=feedback)
-
-
-@dataclasses.dataclass(frozen=True)
-class Pretraining:
-    """A feedback pre-training of some iterations, looked at every so many of them."""
-
-    toy: Toy
-    iterations: int
-    every: int = LOG_INTERVAL
-
-
-def pretrained(
-    plan: Pretraining,
-    model: dfc.Network,
-    phase: dfc.SleepPhase,
-    data: dfc.Dataset,
-    dampings: tuple[float, ...],
-    key: Array,
-) -> tuple[dfc.Network, dict[str, Float[Array, "measurements ..."]]]:
-    """The model after feedback pre-training, and what its feedback weights looked like on the way.
-
-    Measured before the first iteration and after every `plan.every`: means over the first validation
-    samples of condition 2, the angle of Q to J^T and to the pseudo-inverse with each of the `dampings`.
+    The network's forward weights are new, its feedback weights pre-trained.
     """
-    optimiser = plan.toy.feedback_optimiser(plan.toy.lr_fb_init)
-    x, y = jnp.asarray(data.train.x), jnp.asarray(data.train.y)
-    seen = jnp.asarray(data.validation.x[:BATCH_SIZE])
-
-    def measure(model: dfc.Network) -> dict[str, Array]:
-        angles = [jnp.mean(dfc.feedback_angles(model, seen, damping)) for damping in dampings]
-        return {
-            "condition_two": jnp.mean(dfc.condition_two(model, seen)),
-            "angle_to_transpose": jnp.mean(dfc.feedback_angles(model, seen)),
-            "angle_to_pseudo_inverse": jnp.stack(angles),
-        }
-
-    def iterate(carry: PyTree, key: Array) -> tuple[PyTree, None]:
-        model, state = carry
-        draw_key, noise_key = jr.split(key)
-        batch = jr.choice(draw_key, len(x), (BATCH_SIZE,), replace=False)
-        update = phase(model, x[batch], y[batch], key=noise_key)
-        change, state = optimiser.update(update.feedback, state, model.feedback)
-        return (
-            eqx.tree_at(lambda m: m.feedback, model, eqx.apply_updates(model.feedback, change)),
-            state,
-        ), None
-
-    def section(carry: PyTree, keys: Array) -> tuple[PyTree, dict[str, Array]]:
-        carry, _ = jax.lax.scan(iterate, carry, keys)
-        return carry, measure(carry[0])
-
-    keys, start = jr.split(key, (plan.iterations // plan.every, plan.every)), measure(model)
-    (model, _), later = jax.lax.scan(section, (model, optimiser.init(model.feedback)), keys)
-    return model, jax.tree.map(lambda first, more: jnp.concatenate([first[None], more]), start, later)
-
-
-def figure_1d(seed: int, epochs: int = FIGURE_1D.epochs_fb) -> list[Row]:
-    """Output, target and control of one sample in time, with pre-trained feedback weights."""
-    toy = FIGURE_1D
-    data, steps = toy_data(toy, seed), epochs * (5000 // BATCH_SIZE)
-    plan = Pretraining(toy, steps, steps)
-    model = toy_model(toy, seed)
-    train = eqx.filter_jit(pretrained)
-    model, _ = train(plan, model, toy.phase(), data, (toy.gn_damping,), jr.fold_in(jr.key(seed), 1))
-    method = toy.method("dfc")
-    loop = method.loop(model)
-    sample = loop.sample(jnp.asarray(data.test.x[0]), jnp.asarray(data.test.y[0]))
-    states = eqx.filter_jit(lambda: toy.scheme().trajectory(loop, sample))()
-    output = sample.feedforward.output
-    found = {
-        "time": toy.dt_di * np.arange(toy.tmax_di),
-        "output": output + states.deviation.rate[-1],
-        "feedforward_output": jnp.broadcast_to(output, (toy.tmax_di, 1)),
-        "target": jnp.broadcast_to(output + sample.error, (toy.tmax_di, 1)),
-        "output_change": states.deviation.rate[-1],
-        "target_change": jnp.broadcast_to(sample.error, (toy.tmax_di, 1)),
-        "control": states.control,
-    }
-    return _rows({name: np.asarray(values, np.float64).ravel() for name, values in found.items()})
-
-
-def figure_2(seed: int, matrices: int = 2000) -> list[Row]:
-    """Feedback weights with Col(Q) = Row(J) that satisfy Condition 3, and pseudo-inverses, in two dimensions.
-
-    Of a network 5-2-2 tanh and one random input; each matrix has a Frobenius norm of one. The plane is
-    that of the two principal components of all of them.
-    """
-    rng = np.random.default_rng(seed)
-    model = dfc.mlp((5, 2, 2), key=jr.key(seed), output_activation=dfc.Tanh())
-    state = model.feedforward(jnp.asarray(rng.standard_normal(5), jnp.float32))
-    J = np.concatenate([np.asarray(j, np.float64) for j in model.jacobian(state.voltages)], axis=1)
-    random = []
-    while len(random) < matrices:
-        Q = J.T @ rng.standard_normal((2, 2))
-        if np.all(np.linalg.eigvals(J @ Q).real >= 0):
-            random.append(Q)
-    dampings = np.logspace(-5, 2, 100)
-    damped = [J.T @ np.linalg.inv(J @ J.T + g * np.eye(2)) for g in dampings]
-    kinds = ["random"] * matrices + ["damped"] * len(damped) + ["pseudo_inverse", "transpose"]
-    everything = np.stack([*random, *damped, np.linalg.pinv(J), J.T])
-    unit = everything / np.linalg.norm(everything, axis=(1, 2), keepdims=True)
-    plane = PCA(2).fit_transform(unit.reshape(len(unit), -1))
-    gamma = np.concatenate([np.full(matrices, np.nan), dampings, [0, np.inf]])
-    return _rows({"kind": kinds, "damping": gamma, "pc1": plane[:, 0], "pc2": plane[:, 1]})
-
-
-class ToyDiagnostics(dfc.Diagnostics):
-    """The library's, and for Figure S1 the means and deviations over samples of the loop's eigenvalues.
-
-    Each is the largest real part: of the whole loop, of that without proportional control, and of -(J Q +
-    alpha I), neurons without delay. (The published A_I and its twin share their eigenvalues.)
-    """
-
-    def __call__(self, model: dfc.Network, method: dfc.AbstractMethod, validation: dfc.Split) -> Row:
-        found = super().__call__(model, method, validation)
-        x, y = (jnp.asarray(array[: self.samples]) for array in (validation.x, validation.y))
-        inputs = jax.vmap(model.feedforward)(x).inputs
-        for i, rate in enumerate(inputs):
-            found[f"norm_of_layer_{i}"] = float(jnp.mean(jnp.linalg.norm(rate, axis=1)))
-        if method.loop(model) is None:
-            return found
-        loop = eqx.tree_at(lambda l: l.tau_v, method.loop(model), jnp.asarray(FIGURE_3.time_constant_ratio))
-        integral = eqx.tree_at(lambda l: l.controller.k_p, loop, jnp.asarray(0.0))
-        gains = jax.vmap(loop.output_gain)(jax.vmap(loop.sample)(x, y))
-        instant = -np.linalg.eigvals(np.asarray(gains)).real - float(loop.controller.alpha)
-        for name, values in (
-            ("whole", dfc.loop_eigenvalues(loop, jax.vmap(loop.sample)(x, y)).real),
-            ("integral", dfc.loop_eigenvalues(integral, jax.vmap(loop.sample)(x, y)).real),
-            ("instant", instant),
-        ):
-            largest = np.max(values, axis=1)
-            found[f"eigenvalue_{name}_mean"] = float(np.mean(largest))
-            found[f"eigenvalue_{name}_std"] = float(np.std(largest))
-        return found
-
-
-def figure_3(
-    method: ToyMethod, feedback: Literal["learned", "fixed"], seed: int, epochs: int = FIGURE_3.epochs
-) -> list[Row]:
-    """The diagnostics of one method after every epoch of training."""
-    toy, learned = FIGURE_3, feedback == "learned"
-    start = dfc.ProductOfWeights() if method != "dfa" and not learned else dfc.RandomFeedback()
-    found = []
-    dfc.fit(
-        toy_model(toy, seed, start),
-        toy.method(method),
-        toy_data(toy, seed),
-        toy.optimiser(),
-        epochs=epochs,
-        key=jr.fold_in(jr.key(seed), 1),
-        batch_size=BATCH_SIZE,
-        feedback_learning=toy.feedback_learning() if learned else None,
-        diagnostics=ToyDiagnostics(1, BATCH_SIZE, toy.gn_damping),
-        on_epoch=found.append,
-        progress=False,
-    )
-    scalars = [{k: v for k, v in record.items() if not isinstance(v, list)} for record in found]
-    return [{"method": method, "feedback": feedback} | record for record in scalars]
-
-
-def pretraining_sweep(name: str, seed: int, epochs: int | None = None) -> list[Row]:
-    """Figures S2 to S4: feedback pre-training, a curve for each value, with linear and tanh hidden layers."""
-    sweep = SWEEPS[name]
-    data = toy_data(sweep.toy, seed)
-    steps = (sweep.toy.epochs_fb if epochs is None else epochs) * (len(data.train) // BATCH_SIZE)
-    plan = Pretraining(sweep.toy, steps)
+    data, learning = make_data(toy), make_feedback_learning(toy)
+    model = make_model(toy, dfc.RandomFeedback())
+    key = jax.random.fold_in(jax.random.key(toy.random_seed), 1)
+    model = pretrain(model, learning, data.train, key, toy.batch_size, progress=False)
+    loop = make_method(toy, "dfc").loop(model)
+    scheme = dfc.PublishedEuler(toy.dt_di, toy.tmax_di)
     rows = []
-    for hidden in HIDDEN:
-        activation = {"linear": dfc.Linear(), "tanh": dfc.Tanh()}[hidden]
-        model = toy_model(sweep.toy, seed, activation=activation)
-        for value, curves in _swept_curves(sweep, plan, model, data, jr.fold_in(jr.key(seed), 1)):
-            iterations = plan.every * np.arange(len(curves["condition_two"]))
-            rows += _rows({"iteration": iterations} | curves, hidden=hidden, value=value)
+    for i in range(samples):
+        sample = loop.sample(jnp.asarray(data.train.x[i]), jnp.asarray(data.train.y[i]))
+        states = eqx.filter_jit(scheme.trajectory)(loop, sample)
+        start, change = np.asarray(sample.feedforward.output), np.asarray(states.deviation.rate[-1])
+        for step, (moved, u) in enumerate(zip(change, np.asarray(states.control), strict=True)):
+            row = {"sample": i, "time": step * toy.dt_di, "output": start[0] + moved[0]}
+            # The error by itself: as the difference of two large outputs it would be rounded away.
+            error = np.asarray(sample.error)[0] - moved[0]
+            rows.append(row | {"target": start[0] + float(sample.error[0]), "control": u[0], "error": error})
     return rows
 
 
-def _swept_curves(
-    sweep: Sweep, plan: Pretraining, model: dfc.Network, data: dfc.Dataset, key: Array
-) -> list[tuple[float, dict[str, np.ndarray]]]:
-    """The curves of every swept value. One run has those of all references; else all runs are one program."""
-    phase, field = sweep.toy.phase(), {"alpha_fb": "alpha", "k_p_fb": "k_p"}.get(sweep.swept)
-    if field is None:
-        _, found = eqx.filter_jit(pretrained)(plan, model, phase, data, sweep.values, key)
-        angles = np.asarray(found.pop("angle_to_pseudo_inverse"))
-        return [
-            (value, {k: np.asarray(v) for k, v in found.items()} | {"angle_to_pseudo_inverse": angles[:, i]})
-            for i, value in enumerate(sweep.values)
-        ]
+def feedback_in_two_components(seed: int, number: int, dampings: Float[np.ndarray, " n"]) -> Rows:
+    """Figure 2: random stable Q = J^T M beside the damped pseudo-inverses of J, in their two main components.
 
-    def run(value: Float[Array, ""]) -> dict[str, Array]:
-        chosen = eqx.tree_at(lambda p: getattr(p.controller, field), phase, value)
-        return pretrained(plan, model, chosen, data, (sweep.toy.gn_damping,), key)[1]
-
-    found = jax.jit(jax.vmap(run))(jnp.asarray(sweep.values, jnp.float32))
+    J is that of a new 5-2-2 tanh network for one normal input. M is normal; Q is drawn again until all
+    eigenvalues of J Q have non-negative real parts (Condition 3). Each matrix has unit Frobenius norm.
+    """
+    network_key, input_key = jax.random.split(jax.random.key(seed))
+    model = dfc.mlp((5, 2, 2), key=network_key)
+    jacobian = model.jacobian(model.feedforward(jax.random.normal(input_key, (5,))).voltages)
+    J = np.concatenate(jacobian, axis=1, dtype=np.float64)
+    rng = np.random.default_rng(seed)
+    random = []
+    while len(random) < number:
+        Q = J.T @ rng.normal(size=(2, 2))
+        if np.all(np.linalg.eigvals(J @ Q).real >= 0):
+            random.append(Q)
+    damped = [J.T @ np.linalg.inv(J @ J.T + gamma * np.eye(2)) for gamma in dampings]
+    matrices = [*random, *damped, np.linalg.pinv(J), J.T]
+    points = PCA(2).fit_transform([(Q / np.linalg.norm(Q)).ravel() for Q in matrices])
+    kinds = ["random"] * number + ["damped"] * len(dampings) + ["pseudo_inverse", "transpose"]
+    gammas = [None] * number + list(dampings) + [0.0, None]
     return [
-        (value, {name: np.asarray(curves)[i].reshape(-1) for name, curves in found.items()})
-        for i, value in enumerate(sweep.values)
+        {"kind": kind, "gamma": gamma, "pc1": a, "pc2": b}
+        for kind, gamma, (a, b) in zip(kinds, gammas, points, strict=True)
     ]
 
 
-def _rows(columns: dict[str, Any], **same: Any) -> list[Row]:
-    """A table by rows from one by columns; `same` is in every row."""
-    return [same | dict(zip(columns, values, strict=True)) for values in zip(*columns.values(), strict=True)]
+class Measurements(dfc.Diagnostics):
+    """The library's diagnostics, and what only the figures show.
+
+    `angle_to_published_minimum_norm`, of the network and by layer: the reference that the published code
+    uses with this plasticity rule, the minimum-norm displacement J^T (J J^T + damping I)^-1 delta passed
+    through the nonlinearity. That is DFC-SSA with Q = J^T and `damping` for its leak, to first order in the
+    nudge. With a controller also the largest real part of each sample's eigenvalues, mean and std, for the
+    published matrices A_I (integral control), A_inst (instantaneous neurons) and A_PI (here in the
+    feedforward state), and |r_i| of the input and the hidden layers, mean and std over the samples.
+    """
+
+    def __call__(self, model: dfc.Network, method: dfc.AbstractMethod, validation: dfc.Split) -> dict:
+        numbers = super().__call__(model, method, validation)
+        x, y = (jnp.asarray(array[: self.samples]) for array in (validation.x, validation.y))
+        network, layers = _angles_to_minimum_norm(method, model, x, y, self.damping)
+        numbers["angle_to_published_minimum_norm"] = float(network)
+        numbers["angle_to_published_minimum_norm_by_layer"] = [float(angle) for angle in layers]
+        if method.loop(model) is not None and "largest_real_part" in numbers:
+            numbers |= _stability(method.loop(model), x, y) | _norms(model, x)
+        return numbers
+
+
+@eqx.filter_jit
+def _angles_to_minimum_norm(
+    method: dfc.AbstractMethod, model: dfc.Network, x: Array, y: Array, damping: Array
+) -> tuple[Array, tuple[Array, ...]]:
+    exact = dfc.Network(model.layers, dfc.ExactFeedback())
+    reference = dfc.DFCSSA(dfc.PIController(0.0, damping), dfc.Nudge(1e-4), method.loss)
+    angles = dfc.update_angles(method(model, x, y)[0], reference(exact, x, y)[0])
+    return angles.network, angles.layers
+
+
+def _stability(loop: dfc.ClosedLoop, x: Array, y: Array) -> dict[str, float]:
+    samples = jax.vmap(loop.sample)(x, y)
+    alpha = loop.controller.alpha
+    integral = eqx.tree_at(lambda l: l.controller, loop, dfc.PIController(0.0, alpha))
+    gains = np.asarray(jax.vmap(loop.output_gain)(samples), np.float64)
+    largest = {
+        "A_I": dfc.loop_eigenvalues(integral, samples).real.max(axis=1),
+        "A_inst": np.linalg.eigvals(-gains - float(alpha) * np.eye(gains.shape[-1])).real.max(axis=1),
+        "A_PI": dfc.loop_eigenvalues(loop, samples).real.max(axis=1),
+    }
+    return _mean_and_std(largest)
+
+
+def _norms(model: dfc.Network, x: Array) -> dict[str, float]:
+    inputs = jax.vmap(model.feedforward)(x).inputs
+    norms = [np.linalg.norm(rates, axis=1) for rates in inputs]
+    mean = np.mean(norms, axis=0)
+    names = ["input", *(f"layer_{i}" for i in range(1, len(norms)))]
+    deviations = {f"norm_{name}": (n - mean) / mean for name, n in zip(names, norms, strict=True)}
+    return _mean_and_std({"norm_mean": mean} | deviations)
+
+
+def _mean_and_std(values: dict[str, np.ndarray]) -> dict[str, float]:
+    """Over the samples, as `name_mean` and `name_std`."""
+    means = {f"{name}_mean": float(np.mean(array)) for name, array in values.items()}
+    return means | {f"{name}_std": float(np.std(array)) for name, array in values.items()}
+
+
+def train(toy: Toy, method: Method, feedback: Kind, samples: int, progress: bool) -> Rows:
+    """Figures 3 and S1: one training run; a row an epoch, measured on the first validation samples."""
+    learns, random = feedback == "learned", feedback == "learned" or method == "dfa"
+    model = make_model(toy, dfc.RandomFeedback() if random else dfc.ProductOfWeights())
+    _, history = dfc.fit(
+        model,
+        make_method(toy, method),
+        make_data(toy),
+        make_optimiser(toy),
+        epochs=toy.epochs,
+        key=jax.random.fold_in(jax.random.key(toy.random_seed), 1),
+        batch_size=toy.batch_size,
+        feedback_learning=make_feedback_learning(toy) if learns else None,
+        diagnostics=Measurements(1, samples, toy.gn_damping),
+        progress=progress,
+    )
+    return [{"method": method, "feedback": feedback} | record for record in history.records]
+
+
+def sweep_pretraining(sweep: Sweep, samples: int, progress: bool) -> Rows:
+    """Figures S2 to S4: the feedback during its pre-training, every `log_interval` batches.
+
+    Every such group of batches is drawn anew from all training samples. `gn_damping` belongs to the reference
+    alone, so one run serves all its values.
+    """
+    rows = []
+    for activation in sweep.hidden_activations:
+        base = dataclasses.replace(sweep.base, hidden_activation=activation)
+        toys = [dataclasses.replace(base, **{sweep.flag: value}) for value in sweep.values]
+        runs = [toys] if sweep.flag == "gn_damping" else [[toy] for toy in toys]
+        for run in tqdm(runs, activation, disable=not progress):
+            for row in _pretraining_curve(run[0], [toy.gn_damping for toy in run], sweep, samples):
+                value = row["damping"] if sweep.flag == "gn_damping" else getattr(run[0], sweep.flag)
+                rows.append({"activation": activation, "value": value} | row)
+    return rows
+
+
+def _pretraining_curve(toy: Toy, dampings: list[float], sweep: Sweep, samples: int) -> Rows:
+    data, learning = make_data(toy), make_feedback_learning(toy)
+    model = make_model(toy, dfc.RandomFeedback())
+    key = jax.random.fold_in(jax.random.key(toy.random_seed), 1)
+    batches = toy.num_train // toy.batch_size
+    learning = dataclasses.replace(
+        learning,
+        optimiser=learning.pretraining_optimiser,
+        epochs_per_wake_epoch=(sweep.log_interval - 0.5) / batches,  # rounded up to whole batches
+    )
+    state, rows = initial_state(learning, model, key), []
+    x = jnp.asarray(data.validation.x[:samples])
+    for i in range(toy.epochs_fb * batches // sweep.log_interval + 1):
+        if i > 0:
+            model, state = sleep(
+                model, state, learning, data.train, jax.random.fold_in(key, i), toy.batch_size
+            )
+        for damping in dampings:
+            found = {"iteration": i * sweep.log_interval, "damping": damping}
+            rows.append(found | _feedback_measures(model, x, damping))
+    return rows
+
+
+@eqx.filter_jit
+def _measure_feedback(model: dfc.Network, x: Array, damping: Array) -> tuple[Array, Array, Array]:
+    measures = (
+        dfc.feedback_angles(model, x, damping),
+        dfc.feedback_angles(model, x),
+        dfc.condition_two(model, x),
+    )
+    return tuple(jnp.mean(measure) for measure in measures)
+
+
+def _feedback_measures(model: dfc.Network, x: Array, damping: float) -> dict[str, float]:
+    names = ("angle_to_pseudo_inverse", "angle_to_transpose", "condition_two")
+    found = _measure_feedback(model, x, jnp.asarray(damping, x.dtype))
+    return {name: float(value) for name, value in zip(names, found, strict=True)}
+
+
+def alignment(
+    task: AlignmentTask, feedback: Kind, epochs: int | None, seed: int, samples: int, progress: bool
+) -> Rows:
+    """Figures S5 to S12: DFC, DFC-SS, DFC-SSA and DFA with Table 1's hyperparameters."""
+    data, pipeline = dfc.load(task), PIPELINES[task, feedback]
+    loss = dfc.CrossEntropy() if data.classification else dfc.MeanSquaredError()
+    sizes, rows = (data.input_size, data.output_size), []
+    for method in (*METHODS, "dfa"):
+        config = Config(task, (method,), feedback, "paper", epochs, (seed,))
+        config = paper(config, method).resolved()
+        duration = pipeline.dt_di[0 if method == "dfc" else 1] * pipeline.tmax_di
+        config = dataclasses.replace(config, solver=dataclasses.replace(config.solver, duration=duration))
+        rule = make_run_method(config, method, loss)
+        if method == "dfc-ss":
+            rule = dataclasses.replace(rule, include_unconverged=pipeline.include_non_converged_samples)
+        learns = feedback == "learned" and method != "dfa"
+        _, history = dfc.fit(
+            make_run_model(config, method, sizes, seed),
+            rule,
+            data,
+            make_run_optimiser(config.optimiser),
+            epochs=config.epochs,
+            key=jax.random.fold_in(jax.random.key(seed), 1),
+            feedback_learning=make_run_learning(config.feedback_learning, loss) if learns else None,
+            diagnostics=Measurements(1, samples, pipeline.gn_damping),
+            progress=progress,
+        )
+        rows += [{"method": method, "feedback": feedback} | record for record in history.records]
+    return rows
