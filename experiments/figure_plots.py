@@ -16,6 +16,7 @@ KINDS = {"learned": "-", "fixed": "--"}
 OUTPUT, CONTROL, GREY = "#0072B2", "#D55E00", "#666666"
 SYMBOLS = {"gn_damping": r"\gamma", "alpha_fb": r"\alpha", "k_p_fb": "k_p"}
 WINDOW = 30  # of the published rolling means
+WIDTHS = {"dfc-ss": 3.0}  # so that DFC-SSA, drawn later, does not hide it
 
 
 def draw_1d(rows: Rows) -> Figure:
@@ -86,9 +87,9 @@ def draw_3(rows: Rows) -> Figure:
     """Six measures over training: rolling means with a band of one rolling standard deviation."""
     figure, axes = plt.subplots(2, 3, figsize=(10.5, 5.6), sharex=True, layout="constrained")
     for ax, (name, label) in zip(axes.flat, PANELS_3.items(), strict=True):
-        for (method, kind), chosen in _groups(rows, "method", "feedback").items():
+        for (method, _), chosen in _groups(rows, "method", "feedback").items():
             if (method, name) != ("dfc-ssa", "angle_ssa"):  # to itself
-                _rolling(ax, chosen, "epoch", name, COLOURS[method], KINDS[kind])
+                _rolling(ax, chosen, name)
         ax.set_title(label, fontsize=10, loc="left")
     axes[0, 2].axhline(0, color="black", linewidth=0.8)
     for ax in axes[1]:
@@ -114,13 +115,13 @@ def draw_s1(rows: Rows) -> Figure:
     for ax, title in zip(axes[0], titles.values(), strict=True):
         ax.set_title(title, fontsize=10)
         ax.axhline(0, color="black", linewidth=0.8)
-    for ax, title in zip(axes[1], ("input", "layer 1", "layer 2"), strict=True):
-        ax.set_title(rf"$\|r_i\|$ of the {title}, relative", fontsize=10)
+    for ax, title in zip(axes[1], ("the input", "layer 1", "layer 2"), strict=True):
+        ax.set_title(rf"$\|r_i\|$ of {title}, relative", fontsize=10)
         ax.axhline(0, color="black", linewidth=0.8)
         ax.set(xlabel="epoch")
     axes[0, 0].set_ylabel(r"$\max \mathrm{Re}\,\lambda$ ($1/\tau_u$)")
     axes[1, 0].set_ylabel(r"$(\|r_i\| - m) / m$,  $m$ = mean over $i$")
-    figure.legend(handles=_method_entries(rows), loc="outside lower center", frameon=False, ncols=2)
+    figure.legend(handles=_method_entries(rows), loc="outside lower center", frameon=False, ncols=3)
     return _tidied(figure)
 
 
@@ -176,13 +177,13 @@ def draw_alignment(rows: Rows) -> Figure:
     }
     columns = max(layers, len(feedback))
     figure, axes = plt.subplots(4, columns, figsize=(2.7 * columns, 8.5), sharex=True, layout="constrained")
-    for (method, kind), chosen in _groups(rows, "method", "feedback").items():
+    for chosen in _groups(rows, "method", "feedback").values():
         for measure, line in zip(measures, axes, strict=False):
             for i in range(layers):
                 name = f"angle_{measure}_layer_{i + 1}"
-                _rolling(line[i], chosen, "epoch", name, COLOURS[method], KINDS[kind])
+                _rolling(line[i], chosen, name)
         for ax, name in zip(axes[3], feedback, strict=False):
-            _rolling(ax, chosen, "epoch", name, COLOURS[method], KINDS[kind])
+            _rolling(ax, chosen, name)
     for i, ax in enumerate(axes[0, :layers]):
         ax.set_title(f"layer {i + 1}", fontsize=10)
     for line, label in zip(axes, measures.values(), strict=False):
@@ -210,14 +211,17 @@ def _groups(rows: Rows, *names: str) -> dict[tuple, Rows]:
     return groups
 
 
-def _rolling(ax: Axes, rows: Rows, x: str, y: str, colour: str, style: str) -> None:
+def _rolling(ax: Axes, rows: Rows, y: str) -> None:
+    """A method's curve over its epochs."""
     values = _column(rows, y)
     if np.all(np.isnan(values)):
         return
     windows = [values[max(0, i - WINDOW + 1) : i + 1] for i in range(len(values))]
     mean, std = (np.array([f(window) for window in windows]) for f in (np.mean, np.std))
-    ax.plot(_column(rows, x), mean, color=colour, linestyle=style, linewidth=1.3)
-    ax.fill_between(_column(rows, x), mean - std, mean + std, color=colour, alpha=0.12, linewidth=0)
+    method, epochs = rows[0]["method"], _column(rows, "epoch")
+    line = {"linestyle": KINDS[rows[0]["feedback"]], "linewidth": WIDTHS.get(method, 1.3)}
+    ax.plot(epochs, mean, color=COLOURS[method], **line)
+    ax.fill_between(epochs, mean - std, mean + std, color=COLOURS[method], alpha=0.12, linewidth=0)
 
 
 def _band(ax: Axes, x: np.ndarray, rows: Rows, name: str, line: dict[str, str]) -> None:
