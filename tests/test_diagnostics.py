@@ -127,6 +127,7 @@ def test_minimum_norm_in_numpy(damping: float) -> None:
         assert relative_error(layer.transform.bias, bias) < 1e-10
 
 
+@pytest.mark.slow
 def test_null_space_fraction() -> None:
     model, x, y = setting(3)
     method = dfc.DFCSSA()
@@ -158,6 +159,7 @@ def test_second_order_methods_say_what_is_wrong() -> None:
             method(damping=-1.0)
 
 
+@pytest.mark.slow
 def test_a_run_records_what_was_asked_for(digits_run) -> None:
     model, history, data = digits_run
     first, second, third = history.records

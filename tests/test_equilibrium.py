@@ -235,7 +235,7 @@ METHODS = {
         average=dfc.DiffraxAverage(diffrax.Heun(), diffrax.ConstantStepSize(), t1=2.0, dt0=0.05),
     ),
 }
-slow_to_compile = ("dfcss_simulated",)
+slow_to_compile = ("dfc_diffrax", "dfcss_simulated",)
 every_method = pytest.mark.parametrize(
     "name", [pytest.param(n, marks=pytest.mark.slow) if n in slow_to_compile else n for n in METHODS]
 )
@@ -330,6 +330,7 @@ def test_single_precision_late_in_training(name: str) -> None:
         assert abs(np.linalg.norm(flat(ours)) / np.linalg.norm(flat(theirs)) - 1) < 1e-3
 
 
+@pytest.mark.slow
 def test_stability_agrees_with_the_eigenvalues() -> None:
     """Condition 3 at the root, on networks whose random feedback often violates it."""
     leak, band = 0.1, 0.02

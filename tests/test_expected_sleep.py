@@ -119,6 +119,7 @@ def test_the_size_of_small_noise_does_not_matter() -> None:
     assert relative_error(small.feedback, large.feedback) < 1e-12
 
 
+@pytest.mark.slow
 def test_feedback_learns_by_it() -> None:
     """Sleep alone turns random Q towards where condition 2 holds, with either phase."""
     model, x, y = problem(10, batch=64)

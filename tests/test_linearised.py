@@ -58,6 +58,7 @@ def end(loop: dfc.ClosedLoop, sample: dfc.Sample, dt: float, steps: int) -> floa
     return float(jnp.linalg.norm(loop.control(jax.tree.map(lambda leaf: leaf[-1], solution.ys), sample)))
 
 
+@pytest.mark.slow
 def test_forward_euler_is_stable_just_below_its_bound() -> None:
     loop, samples = make_loop()
     bounds = dfc.euler_step_bound(loop, samples)

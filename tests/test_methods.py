@@ -34,8 +34,13 @@ def run(method, model, x, y):
     return method(model, x, y)
 
 
+SLOW = ("newton", "simulated", "heun", "tsit5")  # to compile; .ci/run runs them beside the fast suite
+
+
 def every(methods):
-    return pytest.mark.parametrize("method", methods.values(), ids=methods)
+    marks = lambda name: [pytest.mark.slow] if name in SLOW else []
+    cases = [pytest.param(method, id=name, marks=marks(name)) for name, method in methods.items()]
+    return pytest.mark.parametrize("method", cases)
 
 
 def exact(model):
@@ -168,6 +173,7 @@ def test_with_exact_feedback_the_update_descends(method, getkey):
     assert angle(update, gradient) < 60
 
 
+@pytest.mark.slow
 def test_the_squared_error_descends_too(getkey):
     model, (x, y) = make_network(getkey()), make_batch(getkey(), 3)
     loss = dfc.MeanSquaredError()
@@ -197,6 +203,7 @@ def test_exact_feedback_has_the_damped_minimum_norm_form(method, alpha, getkey):
     assert np.all(report.converged) and np.all(report.stable)
 
 
+@pytest.mark.slow
 def test_a_large_displacement_in_numpy(getkey):
     """One sample far from its feedforward state: Newton's method on raw voltages, then the local rule."""
     model, (x, y), alpha = make_network(getkey()), make_batch(getkey(), 1), 1e-3
@@ -257,6 +264,7 @@ def test_the_proportional_gain_does_not_move_the_steady_state(getkey):
     assert relative_error(update(leaky, simulated), reference) > 1e-3
 
 
+@pytest.mark.slow
 def test_a_long_average_tends_to_the_steady_state(getkey):
     model, (x, y) = make_network(getkey()), make_batch(getkey(), 3)
     wanted, _ = run(dfc.DFCSS(), model, x, y)
@@ -316,6 +324,7 @@ def test_a_sweep_of_the_dynamics_compiles_once(getkey):
         assert np.all(np.isfinite(flat(once(dfc.DFC(tau_v=tau_v, average=scheme(dt))))))
 
 
+@pytest.mark.slow
 def test_a_nudge_may_be_vmapped(getkey):
     model, (x, y) = make_network(getkey()), make_batch(getkey(), 3)
     nudges = jnp.asarray([0.01, 0.2])

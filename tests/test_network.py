@@ -230,6 +230,7 @@ def test_dynamics_of_a_convolution(getkey) -> None:
         assert relative_error(found, JQ) < 1e-12
 
 
+@pytest.mark.slow
 def test_weakly_coupled_controller_descends_the_gradient(getkey) -> None:
     """With exact feedback and a leak that dwarfs J Q, u is e / alpha and Q u the gradient by v_i, scaled.
 

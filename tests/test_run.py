@@ -59,7 +59,10 @@ def test_several_methods_and_seeds_leave_tables_pictures_and_summaries(tmp_path)
 @pytest.mark.parametrize(
     "options",
     [
-        {"method": ("dfc",), "feedback": "exact", "solver": Solver(trajectory="diffrax")},
+        pytest.param(
+            {"method": ("dfc",), "feedback": "exact", "solver": Solver(trajectory="diffrax")},
+            marks=pytest.mark.slow,
+        ),
         pytest.param(
             {"method": ("dfc",), "solver": Solver(trajectory="diffrax", diffrax_solver="ImplicitEuler")},
             marks=pytest.mark.slow,

@@ -146,6 +146,7 @@ def test_batches_are_shuffled_anew_every_epoch():
 # The best epoch, and stopping
 
 
+@pytest.mark.slow
 def test_the_best_epoch_has_the_best_validation_accuracy(digits):
     overshooting = optax.sgd(lambda step: jnp.where(step < 80, 0.1, 3.0))
     model, history = fit(small_network(0), digits, method=dfc.Backprop(), optimiser=overshooting, epochs=5)
