@@ -235,7 +235,10 @@ METHODS = {
         average=dfc.DiffraxAverage(diffrax.Heun(), diffrax.ConstantStepSize(), t1=2.0, dt0=0.05),
     ),
 }
-slow_to_compile = ("dfc_diffrax", "dfcss_simulated",)
+slow_to_compile = (
+    "dfc_diffrax",
+    "dfcss_simulated",
+)
 every_method = pytest.mark.parametrize(
     "name", [pytest.param(n, marks=pytest.mark.slow) if n in slow_to_compile else n for n in METHODS]
 )
