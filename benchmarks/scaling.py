@@ -37,7 +37,7 @@ UP_TO_32_OUTPUTS = ("DFC, implicit, 10 steps", "Sleep, expected")
 AXES = {
     "width": (128, 256, 512, 1024),
     "depth": (1, 2, 4, 8, 16),
-    "outputs": (10, 16, 17, 32, 64, 100, 200, 784),
+    "outputs": (10, 16, 17, 32, 64, 100, 200),
     "batch": (32, 128, 512),
 }
 SMALL_AXES = {"width": (32, 64), "depth": (1, 2), "outputs": (10, 40), "batch": (8, 16)}

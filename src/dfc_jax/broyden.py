@@ -170,7 +170,8 @@ class Broyden(AbstractEquilibrium):
     def _in_hidden(self, loop: ClosedLoop, samples: Sample) -> Equilibrium:
         """With the output layer eliminated."""
         system = HiddenSystem.create(loop, samples, samples.error)
-        found = system.solve(system.nonlinear, self.rtol, self.max_iterations)
+        # A little below `rtol`: the residual is taken anew from the control, with rounding of its own.
+        found = system.solve(system.nonlinear, 0.8 * self.rtol, self.max_iterations)
         control = system.control(found.root)
         deviation = jax.vmap(controlled, in_axes=(None, 0, 0))(loop, samples, control)
         error = jax.vmap(relative_residual, in_axes=(None, 0, 0, 0))(loop, samples, control, deviation)

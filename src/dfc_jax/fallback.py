@@ -15,6 +15,7 @@ from dfc_jax.equilibrium import (
     relative_residual,
     residual,
 )
+from dfc_jax.secant import in_any_run
 from dfc_jax.small_matrices import eigenvalues_right_of_zero, inverse
 
 
@@ -120,7 +121,7 @@ def rescue(
         return start + size, jax.tree.map(merged, found, again), rescued
 
     start = (jnp.asarray(0), found, jnp.zeros_like(failed))
-    _, found, rescued = jax.lax.while_loop(lambda state: state[0] < count, solve_block, start)
+    _, found, rescued = jax.lax.while_loop(lambda state: in_any_run(state[0] < count), solve_block, start)
     return found, rescued
 
 

@@ -97,6 +97,22 @@ class SecantSolution(eqx.Module):
     positive: Bool[Array, " batch"]  # whether -dR/du was positive along every step taken
 
 
+@jax.custom_batching.custom_vmap
+def in_any_run(flag: Bool[Array, ""]) -> Bool[Array, ""]:
+    """The flag of a loop's condition; under `vmap` (several training runs, say) whether any of them has it.
+
+    With a condition for each run, `vmap` would copy everything that the loop carries in every turn. Use it
+    where more turns than a run needs change nothing.
+    """
+    return flag
+
+
+@in_any_run.def_vmap
+def _(size: int, batched: list[bool], flags: Bool[Array, " runs"]) -> tuple[Bool[Array, ""], bool]:
+    del size, batched
+    return jnp.any(flags), False
+
+
 class _State(eqx.Module):
     root: Float[Array, "batch n"]
     point: Point
@@ -126,7 +142,7 @@ def broyden(
         return jnp.where(active[:, None], room(root, direction)[:, None] * direction, 0)
 
     def unfinished(state: _State) -> Bool[Array, ""]:
-        return jnp.any(state.point.error > rtol) & (state.turn < max_iterations)
+        return in_any_run(jnp.any(state.point.error > rtol)) & (state.turn < max_iterations)
 
     def turn(state: _State) -> _State:
         step, root = state.step, state.root + state.step
