@@ -60,6 +60,13 @@ def test_an_interrupted_cell_is_run_again_and_another_one_refused(small_mnist, t
     assert "seeds = [3, 5], not [1]" in capsys.readouterr().err
 
 
+def test_the_closed_form_is_for_long_trajectories_only() -> None:
+    choose = lambda task, row: table1.cell(table1.Options(), task, row).solver.trajectory
+    assert choose("mnist", "DFC") == choose("mnist", "DFC (fixed)") == "closed-form"  # 20 and 10 tau_u
+    assert choose("fashion_mnist", "DFC") == "closed-form"  # 6
+    assert choose("fashion_mnist", "DFC (fixed)") == choose("mnist_train_loss", "DFC") == "implicit"
+
+
 def test_paired_differences_are_a_paired_t_test() -> None:
     ours, theirs = {0: 2.0, 1: 2.5, 2: 2.2, 9: 7.0}, {0: 1.9, 1: 2.2, 2: 2.2}
     found = table1._paired(ours, theirs)
