@@ -57,7 +57,6 @@ from dfc_jax.evaluation import evaluate as evaluate
 from dfc_jax.expected_sleep import ExpectedSleepPhase as ExpectedSleepPhase
 from dfc_jax.fallback import PseudoTransient as PseudoTransient
 from dfc_jax.feedback import (
-    AbstractFeedbackInit as AbstractFeedbackInit,
     ExactFeedback as ExactFeedback,
     FeedbackWeights as FeedbackWeights,
     ProductOfWeights as ProductOfWeights,

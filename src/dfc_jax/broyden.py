@@ -124,7 +124,8 @@ class Broyden(AbstractEquilibrium):
     One n_L x n_L Jacobian and inverse a sample, then a sweep through the layers each iteration: two or three
     for a nudged target, about ten for large errors and for strong feedback, whose equations for
     cross-entropy are solved in logarithms (`SoftmaxBalance`). With more than 16 outputs every sample starts
-    from one Jacobian, that of the zero input, which depends on no other sample of the batch.
+    from one Jacobian, that of the zero input, which depends on no other sample of the batch; a linear output
+    layer wider than the layer before it is then eliminated (`HiddenSystem`).
 
     **Arguments:**
 

@@ -62,7 +62,10 @@ class HiddenSystem(eqx.Module):
         return self.control_at_rest - z @ self.control_of_rate
 
     def solve(
-        self, respond: Callable[[PerLayer], PerLayer], rtol: Float[Array, ""] | float, max_iterations: int
+        self,
+        respond: Callable[[PerLayer], Float[Array, "batch ..."]],
+        rtol: Float[Array, ""] | float,
+        max_iterations: int,
     ) -> SecantSolution:
         """z by Broyden's method, from the Jacobian of the zero input.
 
