@@ -15,6 +15,13 @@ jax.config.update("jax_disable_most_optimizations", True)  # the suite compiles 
 jax.config.update("jax_numpy_rank_promotion", "raise")
 
 
+@pytest.fixture(scope="module", autouse=True)
+def forget_compiled_programs():
+    """Every program holds memory maps, of which Linux grants a process 65530: the suite would use them up."""
+    yield
+    jax.clear_caches()
+
+
 @pytest.fixture
 def getkey() -> Callable[[], PRNGKeyArray]:
     """A fresh random key at every call, the same ones in every run."""

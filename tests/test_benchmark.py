@@ -9,7 +9,7 @@ import sys
 import pytest
 
 
-pytestmark = pytest.mark.slow  # half a minute of compilation; .ci/run runs it beside the fast suite
+pytestmark = pytest.mark.script
 
 SCRIPT = pathlib.Path(__file__).parents[1] / "benchmarks" / "training_step.py"
 

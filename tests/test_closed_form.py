@@ -25,7 +25,7 @@ def learn(
     [
         pytest.param(dfc.PIController(2.0, 0.3), marks=pytest.mark.slow),
         pytest.param(dfc.PIController(0.0, 0.3), marks=pytest.mark.slow),
-        dfc.LeakyIntegratorController(1.5, 0.3),
+        pytest.param(dfc.LeakyIntegratorController(1.5, 0.3), marks=pytest.mark.slow),
     ],
     ids=["pi", "integral", "leaky-integrator"],
 )
@@ -43,7 +43,7 @@ def test_it_is_the_average_of_a_small_and_long_trajectory(controller: dfc.PICont
     assert relative_error(steady.layers, wanted.layers) > 1e-3
 
 
-@pytest.mark.parametrize("nudge", [0.05, 0.3])
+@pytest.mark.parametrize("nudge", [pytest.param(0.05, marks=pytest.mark.slow), 0.3])
 def test_it_is_close_for_the_usual_nudge_and_duration(nudge: float) -> None:
     model, (x, y) = make_network(jr.key(2), (4, 20, 20, 3)), make_batch(jr.key(3), 8)
     exact = dfc.ImplicitAverage(10.0, ((200, 0.04), (200, 0.16), (200, 0.8)))

@@ -33,7 +33,9 @@ def average(solver: diffrax.AbstractSolver, **options: object) -> dfc.DiffraxAve
 @pytest.mark.parametrize(
     "solver, target, controller",
     [
-        (diffrax.ImplicitEuler, dfc.Nudge(0.5), dfc.PIController(1.0, 0.05)),
+        pytest.param(
+            diffrax.ImplicitEuler, dfc.Nudge(0.5), dfc.PIController(1.0, 0.05), marks=pytest.mark.slow
+        ),
         pytest.param(
             diffrax.Kvaerno3, STRONG, dfc.LeakyIntegratorController(0.5, 0.1), marks=pytest.mark.slow
         ),
@@ -91,6 +93,7 @@ def test_a_step_that_is_not_solved_is_no_success() -> None:
         assert np.all(last.converged == enough)
 
 
+@pytest.mark.slow
 def test_broken_samples_harm_no_others() -> None:
     model = make_network(jr.key(33))
     x, y = make_batch(jr.key(34), 4)

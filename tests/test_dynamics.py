@@ -302,7 +302,9 @@ def average(setting) -> tuple[list[tuple[np.ndarray, np.ndarray]], np.ndarray]:
         (dfc.PublishedAverage(dfc.PublishedEuler(0.005, 2001)), 0.2, 5e-3),
         (dfc.DiffraxAverage(), 1e-2, 3e-4),
         (dfc.DiffraxAverage(diffrax.Heun(), diffrax.ConstantStepSize(), dt0=0.02), 0.05, 2e-3),
-        (dfc.DiffraxAverage(diffrax.Kvaerno3(root_finder=FINDER)), 0.05, 2e-3),
+        pytest.param(
+            dfc.DiffraxAverage(diffrax.Kvaerno3(root_finder=FINDER)), 0.05, 2e-3, marks=pytest.mark.slow
+        ),
         pytest.param(
             dfc.DiffraxAverage(diffrax.Kvaerno5(root_finder=FINDER)), 0.05, 2e-3, marks=pytest.mark.slow
         ),

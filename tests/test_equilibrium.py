@@ -116,11 +116,12 @@ def _settle(loop: dfc.ClosedLoop, sample: dfc.Sample) -> dfc.LoopState:
 
 NETWORKS = [
     (dfc.Tanh(), dfc.Tanh()),
-    pytest.param((dfc.ReLU(), dfc.Sigmoid()), marks=pytest.mark.slow, id="ReLU-Sigmoid"),
+    (dfc.ReLU(), dfc.Sigmoid()),
 ]
 by_name = lambda value: "-".join(type(a).__name__ for a in value)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("activation", NETWORKS, ids=by_name)
 def test_strategies_agree_on_nonlinear_networks(activation: tuple[dfc.AbstractActivation, ...]) -> None:
     """The same root by secants, by Newton's method and by the dynamics, and a root in plain NumPy."""

@@ -46,7 +46,7 @@ def residuals(loop: dfc.ClosedLoop, x: Array, y: Array, controls: Array) -> np.n
     return np.asarray(found)
 
 
-@pytest.mark.parametrize("gain", [1.0, 4.0])
+@pytest.mark.parametrize("gain", [pytest.param(1.0, marks=pytest.mark.slow), 4.0])
 def test_strong_feedback_by_logarithms_and_by_continuation(gain: float) -> None:
     """Two schemes that share no equation find the same root, and NumPy calls it one."""
     loop, x, y = strong(jr.key(0), gain)
@@ -111,7 +111,7 @@ class Choosy(dfc.AbstractEquilibrium):
         return eqx.tree_at(lambda f: (f.control, f.converged), found, (wrong, found.converged & ~refused))
 
 
-@pytest.mark.parametrize("block", [320, 9, 4])
+@pytest.mark.parametrize("block", [pytest.param(320, marks=pytest.mark.slow), 9, 4])
 def test_the_fallback_takes_what_the_first_scheme_left(block: int, monkeypatch) -> None:
     """All failed samples and no others, in however many blocks."""
     monkeypatch.setattr("dfc_jax.fallback._BLOCK_UNKNOWNS", block)

@@ -53,6 +53,7 @@ def test_damped_pseudo_inverses_lead_from_the_pseudo_inverse_to_the_transpose(tm
     assert gamma[0] == pytest.approx(1e-5) and gamma[-1] == pytest.approx(100)
 
 
+@pytest.mark.slow
 def test_one_forward_step_is_the_published_one():
     """W - lr / target_stepsize times -2 mean over the batch of (phi(v) - phi(v_ff)) r^T (first order)."""
     preset = dataclasses.replace(SMALL, size_hidden=(), alpha_di=0.5)
@@ -147,7 +148,7 @@ def test_figure_1d_ends_where_the_error_is_alpha_u(tmp_path):
     assert last["error"] == pytest.approx(rest.alpha_di * last["control"], rel=0.02)
 
 
-@pytest.mark.slow
+@pytest.mark.script
 def test_figure_3_has_every_method_and_measure(tmp_path):
     options = figure_options.Figure3(out=tmp_path, epochs=2, pretraining_epochs=1, samples=16, progress=False)
     rows = table(options)
@@ -159,7 +160,7 @@ def test_figure_3_has_every_method_and_measure(tmp_path):
     assert all(row["condition_two"] == "" for row in rows if row["method"] == "dfa")
 
 
-@pytest.mark.slow
+@pytest.mark.script
 def test_figure_s1_has_every_matrix(tmp_path):
     options = figure_options.FigureS1(out=tmp_path, epochs=1, pretraining_epochs=0, samples=8, progress=False)
     rows = table(options)
@@ -168,7 +169,7 @@ def test_figure_s1_has_every_matrix(tmp_path):
         assert numbers(rows, f"{name}_mean").size == numbers(rows, f"{name}_std").size == 2
 
 
-@pytest.mark.slow
+@pytest.mark.script
 @pytest.mark.parametrize("name", ["s2", "s3", "s4"])
 def test_sweeps_have_a_curve_for_every_value(name, tmp_path):
     options = figure_options.FIGURES[name](out=tmp_path, pretraining_epochs=1, samples=8, progress=False)
@@ -184,7 +185,7 @@ def test_sweeps_have_a_curve_for_every_value(name, tmp_path):
         assert np.allclose(*ends, atol=0.5)
 
 
-@pytest.mark.slow
+@pytest.mark.script
 @pytest.mark.parametrize("feedback", ["learned", "fixed"])
 def test_alignment_has_every_layer(feedback, tmp_path, monkeypatch):
     """On random images; MNIST takes long."""

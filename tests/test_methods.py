@@ -273,6 +273,7 @@ def test_a_long_average_tends_to_the_steady_state(getkey):
     assert errors[1] < 0.2 * errors[0] and errors[2] < 0.2 * errors[1] and errors[2] < 5e-3
 
 
+@pytest.mark.slow
 def test_the_averages_agree(getkey):
     model, (x, y) = make_network(getkey()), make_batch(getkey(), 3)
     wanted, _ = run(AVERAGED["tsit5"], model, x, y)

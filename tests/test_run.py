@@ -67,9 +67,15 @@ def test_several_methods_and_seeds_leave_tables_pictures_and_summaries(tmp_path)
             {"method": ("dfc",), "solver": Solver(trajectory="diffrax", diffrax_solver="ImplicitEuler")},
             marks=pytest.mark.slow,
         ),
-        {"method": ("dfc",), "solver": Solver(trajectory="published", duration=1.0)},
+        pytest.param(
+            {"method": ("dfc",), "solver": Solver(trajectory="published", duration=1.0)},
+            marks=pytest.mark.slow,
+        ),
         {"method": ("dfc-ssa", "dfa"), "controller": Controller(leak_on="integrator")},
-        {"method": ("dfc-ss",), "solver": Solver(steady_state="newton"), "activation": "relu"},
+        pytest.param(
+            {"method": ("dfc-ss",), "solver": Solver(steady_state="newton"), "activation": "relu"},
+            marks=pytest.mark.slow,
+        ),
         pytest.param(
             {
                 "method": ("dfc-ss",),

@@ -318,7 +318,8 @@ def fit_many(models, data, *, method=BACKPROP, optimiser=ADAM, epochs=3, **optio
     return dfc.fit_many(models, method, data, optimiser, epochs=epochs, keys=keys, **options)
 
 
-@pytest.mark.parametrize("learned", [pytest.param(False, marks=pytest.mark.slow), True])
+@pytest.mark.slow
+@pytest.mark.parametrize("learned", [False, True])
 def test_models_trained_together_are_those_trained_alone(learned):
     """Equal but for the rounding of matrix products, which a few epochs amplify a hundred times."""
     feedback = dfc.RandomFeedback() if learned else dfc.ProductOfWeights()

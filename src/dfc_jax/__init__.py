@@ -14,6 +14,7 @@ from dfc_jax.averaging import (
     AbstractAverage as AbstractAverage,
     PublishedAverage as PublishedAverage,
 )
+from dfc_jax.baselines import Backprop as Backprop, DFA as DFA
 from dfc_jax.broyden import Analytic as Analytic, Broyden as Broyden
 from dfc_jax.closed_form import ClosedFormAverage as ClosedFormAverage
 from dfc_jax.closed_loop import (
@@ -77,8 +78,6 @@ from dfc_jax.losses import (
 )
 from dfc_jax.methods import (
     AbstractMethod as AbstractMethod,
-    Backprop as Backprop,
-    DFA as DFA,
     DFC as DFC,
     DFCSS as DFCSS,
     DFCSSA as DFCSSA,
@@ -104,7 +103,13 @@ from dfc_jax.runs import environment as environment, RunFolder as RunFolder
 from dfc_jax.second_order import GaussNewton as GaussNewton, MinimumNorm as MinimumNorm
 from dfc_jax.simulated import Simulated as Simulated
 from dfc_jax.sleep import AbstractSleepPhase as AbstractSleepPhase, SleepPhase as SleepPhase
+from dfc_jax.strong_dfc import StrongDFC as StrongDFC
 from dfc_jax.targets import AbstractTarget as AbstractTarget, Clamp as Clamp, Nudge as Nudge, Rest as Rest
+from dfc_jax.teaching import (
+    AbstractTeachingSignal as AbstractTeachingSignal,
+    RateDifference as RateDifference,
+    VoltageDifference as VoltageDifference,
+)
 from dfc_jax.training import (
     clip_by_tensor_norm as clip_by_tensor_norm,
     fit as fit,

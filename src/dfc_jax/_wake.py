@@ -8,6 +8,7 @@ from jaxtyping import Array, Float, PRNGKeyArray, PyTree
 
 from dfc_jax._epochs import shuffled_batches
 from dfc_jax.data import Split
+from dfc_jax.feedback_learning import FeedbackLearning, learn_feedback
 from dfc_jax.methods import AbstractMethod
 from dfc_jax.network import Network
 
@@ -15,20 +16,27 @@ from dfc_jax.network import Network
 @eqx.filter_jit
 def wake_epoch(
     model: Network,
-    state: PyTree,
+    states: tuple[PyTree, PyTree],
     method: AbstractMethod,
     optimiser: optax.GradientTransformation,
+    learning: FeedbackLearning | None,
     train: Split,
     key: PRNGKeyArray,
     batch_size: int,
-) -> tuple[Network, PyTree, dict[str, Float[Array, ""]]]:
-    """One epoch of forward learning: the model, the optimiser's state and mean metrics."""
+) -> tuple[Network, tuple[PyTree, PyTree], dict[str, Float[Array, ""]]]:
+    """One epoch of forward learning: the model, the optimisers' states and mean metrics.
+
+    `states` are those of the forward and of the feedback weights' optimiser. The latter learn in this phase
+    if the method learns them, and `learning` says how.
+    """
 
     def step(carry: PyTree, batch: tuple[Array, PRNGKeyArray]) -> tuple[PyTree, dict[str, Array]]:
-        model, state = carry
+        model, state, feedback_state = carry
         indices, step_key = batch
         update, report = method(model, train.x[indices], train.y[indices], key=step_key)
         change, state = optimiser.update(update.layers, state, model.layers)
+        if learning is not None and method.learns_feedback:
+            model, feedback_state = learn_feedback(model, feedback_state, learning, update)
         model = Network(optax.apply_updates(model.layers, change), model.feedback)
         metrics = {
             "train_loss": jnp.mean(report.loss),
@@ -37,15 +45,14 @@ def wake_epoch(
             "fallback": jnp.mean(report.fallback.astype(report.loss.dtype)),
             "iterations": jnp.mean(report.iterations.astype(report.loss.dtype)),
         }
-        return (model, state), metrics
+        return (model, state, feedback_state), metrics
 
-    (model, state), metrics = jax.lax.scan(
-        step, (model, state), shuffled_batches(key, len(train), batch_size)
-    )
-    return model, state, jax.tree.map(jnp.mean, metrics)
+    batches = shuffled_batches(key, len(train), batch_size)
+    (model, *states), metrics = jax.lax.scan(step, (model, *states), batches)
+    return model, tuple(states), jax.tree.map(jnp.mean, metrics)
 
 
 _of_runs = eqx.if_array(0)
 wake_epochs = eqx.filter_jit(
-    eqx.filter_vmap(wake_epoch, in_axes=(_of_runs, _of_runs, None, None, None, 0, None))
+    eqx.filter_vmap(wake_epoch, in_axes=(_of_runs, _of_runs, None, None, None, None, 0, None))
 )

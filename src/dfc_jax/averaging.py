@@ -6,23 +6,27 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, Int, PyTree
+from jaxtyping import Array, Float, Int, PRNGKeyArray, PyTree
 
-from dfc_jax._checks import zero_unless_finite
+from dfc_jax._checks import require, zero_unless_finite
 from dfc_jax.closed_loop import ClosedLoop, Deviation, PerLayer, Sample
 from dfc_jax.equilibrium import controlled, Equilibrium, relative_residual
 from dfc_jax.linearised import euler_step_bound, published_growth
 from dfc_jax.network import Layer
 from dfc_jax.plasticity import forward_rule, presynaptic_rates, teaching_signal
-from dfc_jax.published import PublishedEuler
+from dfc_jax.published import PublishedEuler, sample_keys
 
 
 class AbstractAverage(eqx.Module):
     """A way to step through time that averages the forward rule on the fly."""
 
     @abc.abstractmethod
-    def __call__(self, loop: ClosedLoop, samples: Sample) -> tuple[tuple[Layer, ...], Equilibrium]:
+    def __call__(
+        self, loop: ClosedLoop, samples: Sample, key: PRNGKeyArray | None = None
+    ) -> tuple[tuple[Layer, ...], Equilibrium]:
         """The time-averaged weight change, summed over the batch, and each sample's last state.
+
+        `key` is for a loop with noise, which only `PublishedAverage` steps through.
 
         A sample whose state is not finite contributes nothing from then on. Converged means that the
         control error has fallen below half of what it was, the published criterion (`epsilon_di`).
@@ -88,20 +92,35 @@ def last_state(
 
 
 class PublishedAverage(AbstractAverage):
-    """The published scheme, step for step: the mean over all its states, the first (zero) one included."""
+    """The published scheme, step for step: the mean over all its states, the first (zero) one included.
+
+    The one average for loops with noise, which is then drawn from `key`.
+    """
 
     scheme: PublishedEuler = PublishedEuler()
 
-    def __call__(self, loop: ClosedLoop, samples: Sample) -> tuple[tuple[Layer, ...], Equilibrium]:
-        def step(carry: PyTree, _: None) -> tuple[PyTree, None]:
+    def __call__(
+        self, loop: ClosedLoop, samples: Sample, key: PRNGKeyArray | None = None
+    ) -> tuple[tuple[Layer, ...], Equilibrium]:
+        require(
+            loop.noise is None or key is not None, "`key` is None; a loop with noise draws it from a key."
+        )
+        keys = None if loop.noise is None else sample_keys(key, len(samples.error))
+        of_all = lambda step, *more: jax.vmap(step, in_axes=(None, 0, 0, *more))
+
+        def step(carry: PyTree, t: Int[Array, ""]) -> tuple[PyTree, None]:
             states, total = carry
-            states = jax.vmap(self.scheme.step, in_axes=(None, 0, 0))(loop, states, samples)
+            if keys is None:
+                states = of_all(self.scheme.step)(loop, states, samples)
+            else:
+                states = of_all(self.scheme.noisy_step, 0, None)(loop, states, samples, keys, t)
             change = instant_change(loop, samples, states.deviation)
             return (states, total.plus(1 / self.scheme.states, change)), None
 
         first = jax.vmap(self.scheme.initial, in_axes=(None, 0))(loop, samples)
+        start = first, Accumulator.zero(loop, samples)
         steps = self.scheme.states - 1
-        (last, total), _ = jax.lax.scan(step, (first, Accumulator.zero(loop, samples)), None, length=steps)
+        (last, total), _ = jax.lax.scan(step, start, jnp.arange(steps))
         final = last_state(loop, samples, last.control, last.deviation, steps)
         return total.total(loop, samples), final
 

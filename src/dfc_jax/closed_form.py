@@ -6,7 +6,7 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Bool, Float, PyTree
+from jaxtyping import Array, Bool, Float, PRNGKeyArray, PyTree
 
 from dfc_jax._checks import check_number, require
 from dfc_jax.averaging import AbstractAverage
@@ -55,7 +55,11 @@ class ClosedFormAverage(AbstractAverage):
             "state, which the closed form takes for reached. Use ImplicitAverage."
         ]
 
-    def __call__(self, loop: ClosedLoop, samples: Sample) -> tuple[tuple[Layer, ...], Equilibrium]:
+    def __call__(
+        self, loop: ClosedLoop, samples: Sample, key: PRNGKeyArray | None = None
+    ) -> tuple[tuple[Layer, ...], Equilibrium]:
+        del key
+        require(loop.noise is None, "`noise` is given; ClosedFormAverage has none, use PublishedAverage.")
         require(loop.tau_apical is None, "`tau_apical` is set; ClosedFormAverage has no apical compartment.")
         require(
             isinstance(loop.target, Nudge),

@@ -26,6 +26,7 @@ from dfc_jax.losses import AbstractLoss, CrossEntropy
 from dfc_jax.network import Feedforward, Layer, Network
 from dfc_jax.noise import AbstractNoise
 from dfc_jax.targets import AbstractTarget, Nudge
+from dfc_jax.teaching import AbstractTeachingSignal, RateDifference
 
 
 PerLayer = tuple[Float[Array, "..."], ...]
@@ -86,6 +87,7 @@ class ClosedLoop(eqx.Module):
     - `tau_v`: time constant of the somatic voltages, in units of tau_u.
     - `tau_apical`: time constant of the apical compartment; None means that it follows Q_i u at once.
     - `noise`: `WhiteNoise` (needs `tau_apical`), `FilteredNoise`, or None.
+    - `teaching`: what the forward weights learn from. The dynamics do not depend on it.
     """
 
     network: Network
@@ -96,8 +98,8 @@ class ClosedLoop(eqx.Module):
     tau_apical: Float[Array, ""] | None = eqx.field(
         converter=lambda tau: None if tau is None else jnp.asarray(tau), default=None
     )
-
     noise: AbstractNoise | None = None
+    teaching: AbstractTeachingSignal = RateDifference()
 
     def __check_init__(self) -> None:
         check_number("tau_v", self.tau_v, above=0)

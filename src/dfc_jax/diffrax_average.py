@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optimistix as optx
-from jaxtyping import Array, Bool, Float, PyTree
+from jaxtyping import Array, Bool, Float, PRNGKeyArray, PyTree
 
 from dfc_jax._checks import check_number, require, zero_unless_finite
 from dfc_jax.averaging import AbstractAverage, Accumulator, instant_change, last_state
@@ -202,7 +202,11 @@ class DiffraxAverage(AbstractAverage):
             "batch at once; give the solver root_finder=ControlRootFinder().",
         )
 
-    def __call__(self, loop: ClosedLoop, samples: Sample) -> tuple[tuple[Layer, ...], Equilibrium]:
+    def __call__(
+        self, loop: ClosedLoop, samples: Sample, key: PRNGKeyArray | None = None
+    ) -> tuple[tuple[Layer, ...], Equilibrium]:
+        del key
+        require(loop.noise is None, "`noise` is given; DiffraxAverage has none, use PublishedAverage.")
         scales = jax.vmap(lambda sample: sample.scale)(samples)
         dtype = samples.error.dtype
 

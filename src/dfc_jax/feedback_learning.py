@@ -20,6 +20,9 @@ from dfc_jax.sleep import AbstractSleepPhase, SleepPhase
 class FeedbackLearning(eqx.Module):
     """How feedback weights are learned beside the forward weights.
 
+    A method that learns feedback itself (`StrongDFC`) hands its updates to the same `optimiser`, and needs
+    no sleep between: `epochs_per_wake_epoch=0`.
+
     **Arguments:**
 
     - `optimiser`: of the feedback weights; its weight decay is the decay of Q in the paper's eq. 12.
@@ -110,14 +113,21 @@ def _sleep_epoch(
         model, state = carry
         indices, step_key = batch
         update = learning.phase(model, train.x[indices], train.y[indices], key=step_key)
-        change, state = learning.optimiser.update(update.feedback, state, model.feedback)
-        if learning.freeze_output:
-            change = eqx.tree_at(lambda c: c.weights[-1], change, replace_fn=jnp.zeros_like)
-        return (Network(model.layers, optax.apply_updates(model.feedback, change)), state), None
+        return learn_feedback(model, state, learning, update), None
 
     batches = shuffled_batches(key, len(train), batch_size)
     steps = math.ceil(part * len(batches[0]))
     return jax.lax.scan(step, (model, state), jax.tree.map(lambda leaf: leaf[:steps], batches))[0]
+
+
+def learn_feedback(
+    model: Network, state: PyTree, learning: FeedbackLearning, update: Network
+) -> tuple[Network, PyTree]:
+    """One step of the feedback weights' optimiser: the model and the optimiser's state."""
+    change, state = learning.optimiser.update(update.feedback, state, model.feedback)
+    if learning.freeze_output:
+        change = eqx.tree_at(lambda c: c.weights[-1], change, replace_fn=jnp.zeros_like)
+    return Network(model.layers, optax.apply_updates(model.feedback, change)), state
 
 
 _of_runs = eqx.if_array(0)

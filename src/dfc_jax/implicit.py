@@ -5,7 +5,7 @@ import math
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, PyTree
+from jaxtyping import Array, Float, PRNGKeyArray, PyTree
 
 from dfc_jax._checks import check_number, require
 from dfc_jax.averaging import AbstractAverage, Accumulator, instant_change, last_state
@@ -98,7 +98,11 @@ class ImplicitAverage(AbstractAverage):
             f"`segments` covers {total} of the trajectory; its parts must add up to 1.",
         )
 
-    def __call__(self, loop: ClosedLoop, samples: Sample) -> tuple[tuple[Layer, ...], Equilibrium]:
+    def __call__(
+        self, loop: ClosedLoop, samples: Sample, key: PRNGKeyArray | None = None
+    ) -> tuple[tuple[Layer, ...], Equilibrium]:
+        del key
+        require(loop.noise is None, "`noise` is given; ImplicitAverage has none, use PublishedAverage.")
         require(loop.tau_apical is None, "`tau_apical` is set; ImplicitAverage has no apical compartment.")
         dtype = samples.error.dtype
         duration = self.duration.astype(dtype)

@@ -18,12 +18,13 @@ from dfc_jax.closed_loop import ClosedLoop, Deviation, Sample
 from dfc_jax.controller import AbstractController, PIController
 from dfc_jax.equilibrium import AbstractEquilibrium, Equilibrium
 from dfc_jax.fallback import PseudoTransient, rescue
-from dfc_jax.feedback import ExactFeedback
 from dfc_jax.implicit import ImplicitAverage
 from dfc_jax.losses import AbstractLoss, CrossEntropy
 from dfc_jax.network import Layer, Network
+from dfc_jax.noise import FilteredNoise
 from dfc_jax.plasticity import forward_rule, presynaptic_rates, teaching_signal
 from dfc_jax.targets import AbstractTarget, Nudge
+from dfc_jax.teaching import AbstractTeachingSignal, RateDifference
 
 
 class Report(eqx.Module):
@@ -53,7 +54,15 @@ class AbstractMethod(eqx.Module):
         *,
         key: PRNGKeyArray | None = None,
     ) -> tuple[Network, Report]:
-        """The update, shaped like `model` and zero in its feedback weights, and a report."""
+        """The update, shaped like `model`, and a report. `key` is for methods with noise.
+
+        The update is zero in the feedback weights unless `learns_feedback`.
+        """
+
+    @property
+    def learns_feedback(self) -> bool:
+        """Whether the update is one of the feedback weights, too, which then need no sleep phase."""
+        return False
 
     def loop(self, model: Network) -> ClosedLoop | None:
         """The closed loop of network and controller; None for methods that have none."""
@@ -67,67 +76,15 @@ class AbstractMethod(eqx.Module):
         return []
 
 
-class Backprop(AbstractMethod):
-    """The gradient of the mean loss."""
-
-    loss: AbstractLoss = CrossEntropy()
-
-    def __call__(
-        self,
-        model: Network,
-        x: Float[Array, "batch ..."],
-        y: Float[Array, "batch out"],
-        *,
-        key: PRNGKeyArray | None = None,
-    ) -> tuple[Network, Report]:
-        del key
-        layers, rest = eqx.partition(model.layers, eqx.is_inexact_array)
-
-        def outputs(weights: tuple[Layer, ...]) -> Float[Array, "batch out"]:
-            return jax.vmap(Network(eqx.combine(weights, rest), model.feedback))(x)
-
-        output, pull = jax.vjp(outputs, layers)
-        (gradient,) = pull(jax.vmap(self.loss.gradient)(output, y) / len(y))
-        return shaped_like(model, eqx.combine(gradient, rest)), instant_report(self.loss, output, y)
-
-
-class DFA(AbstractMethod):
-    """Direct feedback alignment: every layer is taught by phi_i'(v_i^-) Q_i dl/dr_L (Nokland, 2016).
-
-    Uses the model's own feedback weights; start them with `RandomFeedback()`, as the papers do.
-    """
-
-    loss: AbstractLoss = CrossEntropy()
-
-    def __call__(
-        self,
-        model: Network,
-        x: Float[Array, "batch ..."],
-        y: Float[Array, "batch out"],
-        *,
-        key: PRNGKeyArray | None = None,
-    ) -> tuple[Network, Report]:
-        del key
-        if isinstance(model.feedback, ExactFeedback):
-            raise ValueError(
-                "`model.feedback` is ExactFeedback; direct feedback alignment needs FeedbackWeights."
-            )
-        state = jax.vmap(model.feedforward)(x)
-        gradient = jax.vmap(self.loss.gradient)(state.output, y) / len(y)
-        arriving = (jnp.tensordot(gradient, Q, axes=(1, -1)) for Q in model.feedback.matrices(None))
-        teaching = tuple(s * a for s, a in zip(model.slopes(state.voltages), arriving, strict=True))
-        update = forward_rule(model.layers, state.inputs, teaching)
-        return shaped_like(model, update), instant_report(self.loss, state.output, y)
-
-
 class _SteadyStateMethod(AbstractMethod):
     """The update of a steady state (eq. 4 at rest): shared by DFC-SS and DFC-SSA."""
 
     controller: eqx.AbstractVar[AbstractController]
     target: eqx.AbstractVar[AbstractTarget]
+    teaching: eqx.AbstractVar[AbstractTeachingSignal]
 
     def loop(self, model: Network) -> ClosedLoop:
-        return ClosedLoop(model, self.controller, self.target, self.loss)
+        return ClosedLoop(model, self.controller, self.target, self.loss, teaching=self.teaching)
 
     @abc.abstractmethod
     def _equilibrium(
@@ -156,7 +113,7 @@ class _SteadyStateMethod(AbstractMethod):
         signals = jax.vmap(_signals, in_axes=(None, 0, 0, 0))
         presynaptic, teaching = signals(loop, samples, found.deviation, weight)
         update = forward_rule(model.layers, presynaptic, teaching)
-        return shaped_like(model, update), _report(self.loss, samples, y, found, rescued)
+        return shaped_like(model, update), batch_report(self.loss, samples, y, found, rescued)
 
 
 class DFCSS(_SteadyStateMethod):
@@ -169,6 +126,7 @@ class DFCSS(_SteadyStateMethod):
     - `fallback`: how it is found for the samples of which `equilibrium` failed to; None leaves them out.
     - `include_unconverged`: whether samples whose steady state was not found contribute. They are counted
       in the report either way; a sample that is not finite never contributes.
+    - `teaching`: what the weights learn from, rates or voltages.
     """
 
     controller: AbstractController = PIController()
@@ -177,6 +135,7 @@ class DFCSS(_SteadyStateMethod):
     equilibrium: AbstractEquilibrium = Broyden()
     fallback: AbstractEquilibrium | None = PseudoTransient()
     include_unconverged: bool = eqx.field(static=True, default=False)
+    teaching: AbstractTeachingSignal = RateDifference()
 
     def _equilibrium(
         self, loop: ClosedLoop, samples: Sample
@@ -198,6 +157,7 @@ class DFCSSA(_SteadyStateMethod):
     controller: AbstractController = PIController()
     target: AbstractTarget = Nudge()
     loss: AbstractLoss = CrossEntropy()
+    teaching: AbstractTeachingSignal = RateDifference()
 
     def _equilibrium(self, loop: ClosedLoop, samples: Sample) -> tuple[Equilibrium, None]:
         return Analytic()(loop, samples), None
@@ -211,9 +171,11 @@ class DFC(AbstractMethod):
 
     **Arguments:**
 
-    - `controller`, `target`, `loss`, `tau_v`: of the closed loop.
+    - `controller`, `target`, `loss`, `tau_v`, `noise`: of the closed loop.
     - `average`: how time is stepped: `ImplicitAverage()` (fast), `PublishedAverage(PublishedEuler(...))`
-      (the published code, step for step) or `DiffraxAverage(...)` (any Diffrax solver).
+      (the published code, step for step; the one for `noise`, which needs a `key`) or `DiffraxAverage(...)`
+      (any Diffrax solver).
+    - `teaching`: what the weights learn from, rates or voltages.
     """
 
     controller: AbstractController = PIController()
@@ -221,12 +183,15 @@ class DFC(AbstractMethod):
     loss: AbstractLoss = CrossEntropy()
     tau_v: Float[Array, ""] = eqx.field(converter=jnp.asarray, default=0.2)
     average: AbstractAverage = ImplicitAverage()
+    noise: FilteredNoise | None = None
+    teaching: AbstractTeachingSignal = RateDifference()
 
     def __check_init__(self) -> None:
         check_number("tau_v", self.tau_v, above=0)
 
     def loop(self, model: Network) -> ClosedLoop:
-        return ClosedLoop(model, self.controller, self.target, self.loss, self.tau_v)
+        parts = self.controller, self.target, self.loss, self.tau_v
+        return ClosedLoop(model, *parts, noise=self.noise, teaching=self.teaching)
 
     def __call__(
         self,
@@ -236,12 +201,11 @@ class DFC(AbstractMethod):
         *,
         key: PRNGKeyArray | None = None,
     ) -> tuple[Network, Report]:
-        del key
         loop = self.loop(model)
         samples = jax.vmap(loop.sample)(x, y)
-        change, final = self.average(loop, samples)
+        change, final = self.average(loop, samples, key)
         update = jax.tree.map(lambda w: -w / (len(y) * self.target.step()), change)
-        return shaped_like(model, update), _report(self.loss, samples, y, final)
+        return shaped_like(model, update), batch_report(self.loss, samples, y, final)
 
     def doubts(self, model: Network, x: Float[Array, "batch ..."], y: Float[Array, "batch out"]) -> list[str]:
         loop = self.loop(model)
@@ -261,7 +225,7 @@ def shaped_like(model: Network, layers: tuple[Layer, ...]) -> Network:
     return Network(layers, jax.tree.map(jnp.zeros_like, model.feedback))
 
 
-def _report(
+def batch_report(
     loss: AbstractLoss,
     samples: Sample,
     y: Float[Array, "batch out"],

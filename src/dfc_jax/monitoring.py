@@ -9,6 +9,7 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from dfc_jax._checks import check_number, require
+from dfc_jax.baselines import Backprop
 from dfc_jax.broyden import Analytic
 from dfc_jax.closed_loop import ClosedLoop
 from dfc_jax.data import Split
@@ -21,7 +22,7 @@ from dfc_jax.diagnostics import (
     update_angles,
 )
 from dfc_jax.linearised import loop_eigenvalues
-from dfc_jax.methods import AbstractMethod, Backprop, DFCSSA
+from dfc_jax.methods import AbstractMethod, DFCSSA
 from dfc_jax.network import Dense, Network
 from dfc_jax.second_order import GaussNewton, MinimumNorm
 

@@ -12,11 +12,11 @@ from dfc_jax.network import Layer
 
 
 def teaching_signal(loop: ClosedLoop, sample: Sample, deviation: Deviation) -> PerLayer:
-    """phi_i(v_i) - phi_i(v_ff_i): what the apical input did to each neuron's rate (NeurIPS paper, eq. 4)."""
+    """What the apical input did: phi_i(v_i) - phi_i(v_ff_i), or what else `loop.teaching` says."""
     state = zip(
         loop.network.layers, sample.feedforward.voltages, deviation.voltage, deviation.basal, strict=True
     )
-    return tuple(layer.activation.difference(v + c, d - c) for layer, v, d, c in state)
+    return tuple(loop.teaching(layer.activation, v + c, d - c) for layer, v, d, c in state)
 
 
 def presynaptic_rates(sample: Sample, deviation: Deviation) -> PerLayer:

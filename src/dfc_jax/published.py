@@ -13,7 +13,8 @@ transmission, layer after layer) or from r_{i-1}[t] (delayed transmission).
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float
+import jax.random as jr
+from jaxtyping import Array, Float, Int, Key, PRNGKeyArray
 
 from dfc_jax._checks import check_number, require
 from dfc_jax.closed_loop import ClosedLoop, Deviation, PerLayer, Sample
@@ -74,6 +75,17 @@ class PublishedEuler(eqx.Module):
         deviation = self._neurons(loop, state.deviation, sample, apical)
         return PublishedState(deviation, apical, compartment, integral, control, noise)
 
+    def noisy_step(
+        self, loop: ClosedLoop, state: PublishedState, sample: Sample, key: PRNGKeyArray, t: Int[Array, ""]
+    ) -> PublishedState:
+        """The next state under fresh noise, which depends on the sample's key and the step `t` alone."""
+        voltages = sample.feedforward.voltages
+        sizes = [v.size for v in voltages]
+        draw = jr.normal(jr.fold_in(key, t), (sum(sizes),), voltages[0].dtype)
+        parts = jnp.split(draw, [sum(sizes[: i + 1]) for i in range(len(sizes) - 1)])
+        draws = tuple(part.reshape(v.shape) for part, v in zip(parts, voltages, strict=True))
+        return self.step(loop, state, sample, draws)
+
     def _apical(
         self, loop: ClosedLoop, state: PublishedState, drive: PerLayer, draws: PerLayer | None
     ) -> tuple[PerLayer, PerLayer, PerLayer | None]:
@@ -117,3 +129,8 @@ class PublishedEuler(eqx.Module):
 
         _, later = jax.lax.scan(advance, first, draws, length=self.states - 1)
         return jax.tree.map(lambda a, b: jnp.concatenate([a[None], b]), first, later)
+
+
+def sample_keys(key: PRNGKeyArray, batch: int) -> Key[Array, " batch"]:
+    """A key for each place in a batch, whatever the size of the batch."""
+    return jax.vmap(lambda i: jr.fold_in(key, i))(jnp.arange(batch))

@@ -5,7 +5,6 @@ import abc
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-import jax.random as jr
 from jaxtyping import Array, Float, PRNGKeyArray, PyTree
 
 from dfc_jax._checks import check_number, require, zero_unless_finite
@@ -16,7 +15,7 @@ from dfc_jax.losses import AbstractLoss, CrossEntropy
 from dfc_jax.network import Network
 from dfc_jax.noise import AbstractNoise, WhiteNoise
 from dfc_jax.plasticity import feedback_rule
-from dfc_jax.published import PublishedEuler, PublishedState
+from dfc_jax.published import PublishedEuler, PublishedState, sample_keys
 from dfc_jax.targets import AbstractTarget, Rest
 
 
@@ -110,11 +109,11 @@ class SleepPhase(AbstractSleepPhase):
         """
         loop = self._loop(model)
         samples = jax.vmap(loop.sample)(x, y)
-        keys = jax.vmap(lambda i: jr.fold_in(key, i))(jnp.arange(len(x)))
+        keys = sample_keys(key, len(x))
 
         def step(carry: PyTree, t: Array) -> tuple[PyTree, None]:
             states, total = carry
-            advance = jax.vmap(self._noisy_step, in_axes=(None, 0, 0, 0, None))
+            advance = jax.vmap(self.scheme.noisy_step, in_axes=(None, 0, 0, 0, None))
             later = advance(loop, states, samples, keys, t)
             apical, control = jax.vmap(_pair)(samples, states, later)
             total = jax.tree.map(jnp.add, total, feedback_rule(apical, control))
@@ -124,17 +123,6 @@ class SleepPhase(AbstractSleepPhase):
         zeros = jax.tree.map(jnp.zeros_like, model.feedback.weights)
         (_, total), _ = jax.lax.scan(step, (first, zeros), jnp.arange(self.scheme.states - 1))
         return self._normalised(model, total, len(x))
-
-    def _noisy_step(
-        self, loop: ClosedLoop, state: PublishedState, sample: Sample, key: PRNGKeyArray, t: Array
-    ) -> PublishedState:
-        """One step; the noise of a sample depends on its key and the time, not on its batch."""
-        voltages = sample.feedforward.voltages
-        sizes = [v.size for v in voltages]
-        draw = jr.normal(jr.fold_in(key, t), (sum(sizes),), voltages[0].dtype)
-        parts = jnp.split(draw, [sum(sizes[: i + 1]) for i in range(len(sizes) - 1)])
-        draws = tuple(part.reshape(v.shape) for part, v in zip(parts, voltages, strict=True))
-        return self.scheme.step(loop, state, sample, draws)
 
 
 def _pair(

@@ -65,13 +65,22 @@ class Nudge(AbstractTarget):
 class Clamp(AbstractTarget):
     """Strong feedback: the output becomes the label, e = y - softmax(r_L), or y - r_L for squared error.
 
-    As in Strong-DFC (ICML 2022). Cross-entropy needs softened labels: no finite output has softmax one-hot.
+    As in Strong-DFC (ICML 2022). With cross-entropy a one-hot label asks for infinite outputs, which only the
+    controller's leak keeps finite; `class_value` c softens it, to c for the class and (1 - c) / (n_L - 1)
+    for each other one. Labels that are not one-hot are for `class_value` 1, which leaves them as they are.
     """
+
+    class_value: Float[Array, ""] = eqx.field(converter=jnp.asarray, default=1.0)
+
+    def __check_init__(self) -> None:
+        check_number("class_value", self.class_value, above=0)
+        check_number("1 - class_value", 1 - self.class_value, minimum=0)
 
     def initial_error(
         self, loss: AbstractLoss, output: Float[Array, " out"], y: Float[Array, " out"]
     ) -> Float[Array, " out"]:
-        return loss.clamped_error(output, y)
+        others = (1 - y) / max(y.size - 1, 1)
+        return loss.clamped_error(output, self.class_value * y + (1 - self.class_value) * others)
 
     def error_change(
         self, loss: AbstractLoss, output: Float[Array, " out"], change: Float[Array, " out"]

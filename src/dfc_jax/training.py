@@ -212,8 +212,9 @@ def _train(
         if learning is not None:
             sleep_key = fold_in(epoch_key, 0)
             model, feedback_state = sleep(model, feedback_state, learning, train, sleep_key, batch_size)
-        model, weights_state, totals = wake(
-            model, weights_state, method, optimiser, train, epoch_key, batch_size
+        states = weights_state, feedback_state
+        model, (weights_state, feedback_state), totals = wake(
+            model, states, method, optimiser, learning, train, epoch_key, batch_size
         )
         metrics = totals | evaluate_all(model, method.loss, data, key)
         found = list(zip(runs, _each(model, key), _each(metrics, key), strict=True))
