@@ -7,7 +7,7 @@ import dfc_jax as dfc
 
 
 Dataset = Literal["digits", "student_teacher", "mnist", "fashion_mnist", "mnist_autoencoder", "cifar10"]
-Method = Literal["bp", "dfa", "dfc", "dfc-ss", "dfc-ssa", "mn", "gn"]
+Method = Literal["bp", "dfa", "dfc", "dfc-ss", "dfc-ssa", "strong-dfc", "strong-dfc-2phase", "mn", "gn"]
 Activation = Literal["tanh", "relu", "leaky-relu", "sigmoid", "linear"]
 
 ACTIVATIONS = {
@@ -18,7 +18,7 @@ ACTIVATIONS = {
     "linear": dfc.Linear(),
 }
 
-WITH_CONTROLLER = ("dfc", "dfc-ss", "dfc-ssa")
+WITH_CONTROLLER = ("dfc", "dfc-ss", "dfc-ssa", "strong-dfc", "strong-dfc-2phase")
 IMPLICIT = ("ImplicitEuler", "Kvaerno3", "Kvaerno5")
 
 
@@ -58,25 +58,50 @@ class Controller:
 
 @dataclasses.dataclass(frozen=True)
 class Solver:
-    """How steady states (dfc-ss) and trajectories (dfc) are computed."""
+    """How steady states (dfc-ss, strong-dfc-2phase) and trajectories (dfc) are computed."""
 
-    steady_state: Literal["broyden", "newton", "simulated"] = "broyden"
-    """dfc-ss: Broyden's or Newton's method, or the dynamics until they rest (Diffrax)."""
+    steady_state: Literal["broyden", "newton", "simulated", "published"] = "broyden"
+    """Broyden's or Newton's method, the dynamics until they rest (Diffrax), or, which is not at rest yet, the
+    state that the published Euler scheme reaches after --solver.duration."""
     rtol: float = 3e-5
-    """dfc-ss: residual at which a sample has converged, relative to its target error."""
+    """Residual of a steady state at which a sample has converged, relative to its target error."""
     trajectory: Literal["implicit", "closed-form", "published", "diffrax"] = "implicit"
     """dfc: implicit Euler in twelve growing steps, the closed form of the linearised trajectory, the
     published Euler scheme, or a Diffrax solver."""
     duration: float = 10.0
-    """dfc: length of the trajectory that is averaged."""
+    """dfc: length of the trajectory that is averaged. Also of a published steady state's."""
     dt: float = 0.02
-    """dfc: step of the published scheme; first step of Diffrax."""
+    """Step of the published scheme; first step of Diffrax."""
     diffrax_solver: Literal[
         "Euler", "Heun", "Bosh3", "Tsit5", "Dopri5", "ImplicitEuler", "Kvaerno3", "Kvaerno5"
     ] = "Tsit5"
     """Solver of --solver.trajectory diffrax and, if explicit, of --solver.steady-state simulated."""
     tau_v: float = 0.2
-    """dfc: time constant of the voltages."""
+    """Time constant of the voltages: of dfc and of a published steady state."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Strong:
+    """Strong feedback: the target of strong-dfc and strong-dfc-2phase, and strong-dfc's noisy trajectory."""
+
+    class_value: float = 0.99
+    """What the clamped output gives the right class; the other classes share the rest."""
+    start: Literal["steady-state", "feedforward"] = "steady-state"
+    """strong-dfc: where the trajectory starts; as published, in the feedforward state."""
+    sigma: float = 0.1
+    """strong-dfc: size of the noise."""
+    sigma_output: float | None = None
+    """strong-dfc: its size in the output layer; by default the same."""
+    tau_noise: float = 0.05
+    """strong-dfc: time constant of the noise."""
+    tau_filter: float = 0.25
+    """strong-dfc: time constant of the low-pass that splits the control into slow and fast."""
+    tau_v: float = 0.02
+    """strong-dfc: time constant of the voltages."""
+    dt: float = 0.004
+    """strong-dfc: step of the trajectory."""
+    steps: int = 128
+    """strong-dfc: number of its states."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -90,7 +115,9 @@ class Optimiser:
     beta2: float = 0.999
     eps: float = 1e-8
     clip: float | None = None
-    """Largest L2 norm of each tensor's update before Adam; none by default."""
+    """Largest L2 norm of an update before Adam; none by default."""
+    clip_over: Literal["tensor", "layer"] = "tensor"
+    """Whether that is the norm of each tensor, or of a layer's weights and biases together."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -98,7 +125,8 @@ class Feedback:
     """Feedback learning in the sleep phase (only with --feedback learned)."""
 
     update: Literal["simulated", "expected"] = "simulated"
-    """simulated: one draw of the noise for each sample. expected: its mean over all draws, in closed form."""
+    """simulated: one draw of the noise for each sample. expected: its mean over all draws, in closed form,
+    around the feedforward output (a simulated phase of strong-dfc-2phase clamps the output to the label)."""
     lr: float | None = None
     """Learning rate of Adam for the feedback weights; by default what suits the data set."""
     weight_decay: float = 1e-2
@@ -111,10 +139,11 @@ class Feedback:
     pretraining_lr: float | None = None
     """Learning rate before the first wake epoch; by default the same."""
     pretraining_epochs: float | None = None
-    """Sleep epochs before the first wake epoch, or a part of one; by default what suits the data set."""
+    """Sleep epochs before the first wake epoch, or a part of one; by default what suits the data set, and 0
+    for strong-dfc."""
     sleep_epochs: float | None = None
     """Sleep epochs before every wake epoch, or a part of one: 0.2 sleeps on a fifth of the batches. By
-    default 1; a preset's own."""
+    default 1, and 0 for strong-dfc, which learns feedback in the wake phase; or a preset's own."""
     freeze_output: bool = False
     """Keep Q_L = I."""
     sigma: float = 0.01
@@ -141,14 +170,16 @@ class Config:
     """digits and student_teacher need no download; the others are read by TensorFlow Datasets."""
     method: tuple[Method, ...] = ("dfc-ss", "bp")
     """One or several. bp: backpropagation. dfa: direct feedback alignment. dfc: average over the controlled
-    trajectory. dfc-ss: its steady state. dfc-ssa: the linearised steady state. mn, gn: damped minimum-norm
-    and Gauss-Newton updates, to compare with."""
+    trajectory. dfc-ss: its steady state. dfc-ssa: the linearised steady state. strong-dfc: strong feedback,
+    forward and feedback weights learnt in a single noisy phase. strong-dfc-2phase: dfc-ss with strong
+    feedback. mn, gn: damped minimum-norm and Gauss-Newton updates, to compare with."""
     feedback: Literal["learned", "fixed", "exact"] = "learned"
     """learned: in sleep phases, from random. fixed: the product of the initial forward weights.
     exact: the transposed Jacobian of every sample. bp, mn and gn have none; dfa's is fixed and random."""
-    preset: Literal["paper", "paper-train-loss"] | None = None
-    """paper: the hyperparameters of the paper's Table 1 for data set, method and feedback (presets.py).
-    paper-train-loss: those of its last column, MNIST's train loss."""
+    preset: Literal["paper", "paper-train-loss", "strong-paper"] | None = None
+    """paper: the hyperparameters of the NeurIPS paper's Table 1 for data set, method and feedback
+    (presets.py). paper-train-loss: those of its last column, MNIST's train loss. strong-paper: those of
+    Strong-DFC's published runs (strong_presets.py)."""
     epochs: int | None = None
     """Epochs of forward learning; by default what suits the data set, or the preset's."""
     seeds: tuple[int, ...] = (0,)
@@ -168,6 +199,7 @@ class Config:
     """Measure alignment, stability and the papers' conditions every so many epochs; none by default."""
     controller: Controller = Controller()
     solver: Solver = Solver()
+    strong: Strong = Strong()
     optimiser: Optimiser = Optimiser()
     feedback_learning: Feedback = Feedback()
     progress: bool = True
@@ -180,11 +212,12 @@ class Config:
         """
         defaults = DEFAULTS[self.dataset]
         optimiser = _fill(self.optimiser, lr=defaults.lr)
+        single_phase = self.method == ("strong-dfc",)
         learning = _fill(
             self.feedback_learning,
             lr=defaults.feedback_lr,
-            pretraining_epochs=defaults.pretraining_epochs,
-            sleep_epochs=1,
+            pretraining_epochs=0 if single_phase else defaults.pretraining_epochs,
+            sleep_epochs=0 if single_phase else 1,
         )
         learning = _fill(learning, pretraining_lr=learning.lr)
         config = _fill(self, hidden=defaults.hidden, epochs=defaults.epochs)
@@ -218,6 +251,8 @@ class Config:
             )
         if set(self.method) == {"dfa"} and self.feedback == "exact":
             raise ValueError("`feedback` is exact; direct feedback alignment uses fixed random feedback.")
+        if "strong-dfc" in self.method and self.feedback == "exact":
+            raise ValueError("`feedback` is exact; strong-dfc needs feedback weights: learned or fixed.")
         return config
 
     def activations(self) -> list[dfc.AbstractActivation]:

@@ -4,7 +4,7 @@ import diffrax
 import jax
 import optax
 import optimistix as optx
-from config import Config, Feedback, IMPLICIT, Method, Optimiser, Solver, WITH_CONTROLLER
+from config import Config, IMPLICIT, Method, Optimiser, Solver, WITH_CONTROLLER
 
 import dfc_jax as dfc
 
@@ -25,12 +25,39 @@ def make_method(config: Config, name: Method, loss: dfc.AbstractLoss) -> dfc.Abs
             return dfc.GaussNewton(loss, config.damping)
         case "dfc-ssa":
             return dfc.DFCSSA(controller, target, loss)
-        case "dfc-ss":
-            # What the dynamics do not reach, no other scheme should.
-            fallback = None if solver.steady_state == "simulated" else dfc.PseudoTransient(solver.rtol)
-            return dfc.DFCSS(controller, target, loss, _equilibrium(solver), fallback)
+        case "dfc-ss" | "strong-dfc-2phase":
+            target = target if name == "dfc-ss" else dfc.Clamp(config.strong.class_value)
+            # What the dynamics do not reach, no other scheme should. The published code takes any state.
+            dynamics = solver.steady_state in ("simulated", "published")
+            fallback = None if dynamics else dfc.PseudoTransient(solver.rtol)
+            every = solver.steady_state == "published"
+            return dfc.DFCSS(controller, target, loss, _equilibrium(solver), fallback, every)
+        case "strong-dfc":
+            strong = config.strong
+            scheme = dfc.PublishedEuler(strong.dt, strong.steps)
+            return _single_phase(config, controller, loss, strong.tau_v, scheme)
         case "dfc":
             return dfc.DFC(controller, target, loss, solver.tau_v, _average(solver))
+
+
+def _single_phase(
+    config: Config,
+    controller: dfc.AbstractController,
+    loss: dfc.AbstractLoss,
+    tau_v: float,
+    scheme: dfc.PublishedEuler,
+) -> dfc.StrongDFC:
+    strong = config.strong
+    return dfc.StrongDFC(
+        controller,
+        dfc.Clamp(strong.class_value),
+        loss,
+        dfc.FilteredNoise(strong.sigma, strong.tau_noise, strong.sigma_output),
+        tau_v,
+        strong.tau_filter,
+        scheme,
+        dfc.Broyden() if strong.start == "steady-state" else None,
+    )
 
 
 def _equilibrium(solver: Solver) -> dfc.AbstractEquilibrium:
@@ -41,6 +68,8 @@ def _equilibrium(solver: Solver) -> dfc.AbstractEquilibrium:
             return dfc.RootFind(optx.Newton(rtol=solver.rtol, atol=solver.rtol))
         case "simulated":
             return dfc.Simulated(getattr(diffrax, solver.diffrax_solver)(), solver.rtol)
+        case "published":
+            return dfc.StateAtTime(_published(solver), solver.tau_v)
 
 
 def _average(solver: Solver) -> dfc.AbstractAverage:
@@ -51,7 +80,7 @@ def _average(solver: Solver) -> dfc.AbstractAverage:
         case "closed-form":
             return dfc.ClosedFormAverage(solver.duration)
         case "published":
-            return dfc.PublishedAverage(dfc.PublishedEuler(solver.dt, round(solver.duration / solver.dt)))
+            return dfc.PublishedAverage(_published(solver))
         case "diffrax":
             name = solver.diffrax_solver
             finder = {"root_finder": dfc.ControlRootFinder()} if name in IMPLICIT else {}
@@ -62,37 +91,53 @@ def _average(solver: Solver) -> dfc.AbstractAverage:
             return dfc.DiffraxAverage(getattr(diffrax, name)(**finder), step, solver.duration, solver.dt)
 
 
+def _published(solver: Solver) -> dfc.PublishedEuler:
+    return dfc.PublishedEuler(solver.dt, round(solver.duration / solver.dt))
+
+
 def make_optimiser(config: Optimiser) -> optax.GradientTransformation:
-    """Adam, behind a clip of each tensor where one is asked for."""
+    """Adam, behind a clip where one is asked for."""
     adam = optax.adam(config.lr, config.beta1, config.beta2, config.eps)
-    return adam if config.clip is None else optax.chain(dfc.clip_by_tensor_norm(config.clip), adam)
+    if config.clip is None:
+        return adam
+    clip = {"tensor": dfc.clip_by_tensor_norm, "layer": dfc.clip_by_layer_norm}[config.clip_over]
+    return optax.chain(clip(config.clip), adam)
 
 
-def make_feedback_learning(config: Feedback, loss: dfc.AbstractLoss) -> dfc.FeedbackLearning:
-    """The sleep phase and its optimiser."""
-    phase_class = {"simulated": dfc.SleepPhase, "expected": dfc.ExpectedSleepPhase}
-    phase = phase_class[config.update](
-        dfc.PIController(config.k_p, config.alpha),
-        dfc.WhiteNoise(config.sigma, config.sigma_output),
-        config.tau_v,
-        config.tau_apical,
-        dfc.PublishedEuler(config.dt, config.steps, proactive=False),
-        loss=loss,
-    )
+def make_feedback_learning(config: Config, method: Method, loss: dfc.AbstractLoss) -> dfc.FeedbackLearning:
+    """The sleep phase and the optimiser of the feedback weights."""
+    learning = config.feedback_learning
+    controller = dfc.PIController(learning.k_p, learning.alpha)
+    if method == "strong-dfc":
+        scheme = dfc.PublishedEuler(learning.dt, learning.steps)
+        phase = dfc.HighPassPhase(_single_phase(config, controller, loss, learning.tau_v, scheme))
+    else:
+        phase_class = {"simulated": dfc.SleepPhase, "expected": dfc.ExpectedSleepPhase}[learning.update]
+        clamped = method == "strong-dfc-2phase" and learning.update == "simulated"
+        scheme = dfc.PublishedEuler(learning.dt, learning.steps, proactive=False)
+        phase = phase_class(
+            controller,
+            dfc.WhiteNoise(learning.sigma, learning.sigma_output),
+            learning.tau_v,
+            learning.tau_apical,
+            scheme,
+            dfc.Clamp(config.strong.class_value) if clamped else dfc.Rest(),
+            loss,
+        )
 
     def optimiser(lr: float) -> optax.GradientTransformation:
-        decay = optax.add_decayed_weights(config.weight_decay)
-        adam = optax.adam(lr, config.beta1, config.beta2, config.eps)
-        clip = [] if config.clip is None else [optax.clip_by_global_norm(config.clip)]
+        decay = optax.add_decayed_weights(learning.weight_decay)
+        adam = optax.adam(lr, learning.beta1, learning.beta2, learning.eps)
+        clip = [] if learning.clip is None else [optax.clip_by_global_norm(learning.clip)]
         return optax.chain(*clip, decay, adam)
 
     return dfc.FeedbackLearning(
-        optimiser(config.lr),
+        optimiser(learning.lr),
         phase,
-        optimiser(config.pretraining_lr) if config.pretraining_lr != config.lr else None,
-        pretraining_epochs=config.pretraining_epochs,
-        epochs_per_wake_epoch=config.sleep_epochs,
-        freeze_output=config.freeze_output,
+        optimiser(learning.pretraining_lr) if learning.pretraining_lr != learning.lr else None,
+        pretraining_epochs=learning.pretraining_epochs,
+        epochs_per_wake_epoch=learning.sleep_epochs,
+        freeze_output=learning.freeze_output,
     )
 
 

@@ -208,7 +208,7 @@ def paper(config: Config, method: Method) -> Config:
         raise ValueError(f"`method` is {method}, which the preset {config.preset} does not have.")
     if config.feedback == "exact":
         raise ValueError(f"`feedback` is exact; the preset {config.preset} exists for learned and fixed.")
-    _refuse_beside(config)
+    refuse_beside(config)
     published = TABLE_1[task]
     config = dataclasses.replace(config, epochs=config.epochs or published.epochs)
     match method, config.feedback:
@@ -225,8 +225,8 @@ def paper(config: Config, method: Method) -> Config:
             return dataclasses.replace(config, feedback_learning=_sleep(learning, config.feedback_learning))
 
 
-def _refuse_beside(config: Config) -> None:
-    """What the preset sets must not be given beside it."""
+def refuse_beside(config: Config) -> None:
+    """Raise `ValueError` for what the preset sets and was given beside it."""
     untouched, chosen = Config(), config.feedback_learning
     ours = dataclasses.replace(Feedback(), update=chosen.update, sleep_epochs=chosen.sleep_epochs)
     ours = dataclasses.replace(ours, pretraining_epochs=chosen.pretraining_epochs)
@@ -235,6 +235,7 @@ def _refuse_beside(config: Config) -> None:
         ("optimiser", config.optimiser, Optimiser()),
         ("controller", config.controller, Controller()),
         ("solver", config.solver, solver),
+        ("strong", config.strong, untouched.strong),
         ("nudge", config.nudge, untouched.nudge),
         ("batch_size", config.batch_size, untouched.batch_size),
         ("feedback_learning", chosen, ours),

@@ -20,6 +20,7 @@ from config import Config, Method, WITH_CONTROLLER
 from objects import make_feedback_learning, make_method, make_model, make_optimiser
 from plots import plot_curves
 from presets import paper
+from strong_presets import strong_paper
 
 import dfc_jax as dfc
 
@@ -37,7 +38,7 @@ def train(config: Config, method: str, data: dfc.Dataset, folder: dfc.RunFolder)
         epochs=config.epochs,
         keys=[jax.random.fold_in(jax.random.key(seed), 1) for seed in config.seeds],
         batch_size=config.batch_size,
-        feedback_learning=make_feedback_learning(config.feedback_learning, loss) if learns else None,
+        feedback_learning=make_feedback_learning(config, method, loss) if learns else None,
         diagnostics=config.diagnostics and dfc.Diagnostics(config.diagnostics, damping=config.damping),
         on_epoch=lambda position, record: folder.append(config.seeds[position], record),
         progress=config.progress,
@@ -62,11 +63,13 @@ def prepare(config: Config) -> tuple[list[Run], dfc.Dataset]:
     """Check every value, load the data and make the folders: all that can fail before any work."""
     configs = {}
     for method in config.method:
-        chosen = configs[method] = (paper(config, method) if config.preset else config).resolved()
+        translate = {None: lambda config, _: config, "strong-paper": strong_paper}.get(config.preset, paper)
+        chosen = translate(config, method)
+        chosen = configs[method] = dataclasses.replace(chosen, method=(method,)).resolved()
         make_method(chosen, method, dfc.CrossEntropy())
         make_model(chosen, method, (1, 1), 0)
         make_optimiser(chosen.optimiser)
-        make_feedback_learning(chosen.feedback_learning, dfc.CrossEntropy())
+        make_feedback_learning(chosen, method, dfc.CrossEntropy())
     config.resolved()  # what concerns several methods, or none
     data = dfc.load(config.dataset)
     if config.batch_size > len(data.train):
@@ -75,7 +78,7 @@ def prepare(config: Config) -> tuple[list[Run], dfc.Dataset]:
     out = pathlib.Path(config.out or f"runs/{config.dataset}-{now}")
     runs = []
     for method, chosen in configs.items():
-        chosen = dataclasses.replace(chosen, method=(method,), out=str(out))
+        chosen = dataclasses.replace(chosen, out=str(out))
         folder = out if len(configs) == 1 else out / method
         runs.append(Run(method, chosen, dfc.RunFolder.create(folder, dataclasses.asdict(chosen))))
     return runs, data

@@ -250,7 +250,7 @@ def alignment(
             make_run_optimiser(config.optimiser),
             epochs=config.epochs,
             key=jax.random.fold_in(jax.random.key(seed), 1),
-            feedback_learning=make_run_learning(config.feedback_learning, loss) if learns else None,
+            feedback_learning=make_run_learning(config, method, loss) if learns else None,
             diagnostics=Measurements(1, samples, pipeline.gn_damping),
             progress=progress,
         )

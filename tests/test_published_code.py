@@ -275,3 +275,36 @@ def test_dfcssa_update_is_the_linearised_gradient(path: Path) -> None:
     assert np.all(report.converged)
     for name, array in _undo(update, case).items():
         assert relative_error(array, case.file[f"{name}_ssa_nonlinear_difference"]) < TOLERANCE, name
+
+
+@pytest.mark.parametrize("path", [p for p in FILES if Case(p).tau_apical is None], ids=name_of)
+def test_voltage_rule_is_the_published_voltage_difference(path: Path) -> None:
+    case, _ = load(path)
+    method = dfc.DFC(
+        case.controller,
+        case.target,
+        case.loss,
+        case.tau_v,
+        dfc.PublishedAverage(case.scheme),
+        teaching=dfc.VoltageDifference(),
+    )
+    update, _ = eqx.filter_jit(method)(case.model, case.x, case.y)
+    for name, array in _undo(update, case).items():
+        assert relative_error(array, case.file[f"{name}_average_voltage_difference"]) < TOLERANCE, name
+
+
+@pytest.mark.parametrize(
+    "path",
+    [p for p in FILES if Case(p).tau_apical is None and Case(p).scheme.instant_transmission],
+    ids=name_of,
+)
+def test_dfcss_of_the_last_state_is_the_published_gradient(path: Path) -> None:
+    """Two-phase Strong-DFC, and DFC-SS, as the code computes them: not at rest, but after T."""
+    case, _ = load(path)
+
+    equilibrium = dfc.StateAtTime(case.scheme, case.tau_v)
+    method = dfc.DFCSS(case.controller, case.target, case.loss, equilibrium, None, include_unconverged=True)
+    update, report = eqx.filter_jit(method)(case.model, case.x, case.y)
+    assert relative_error(report.control, case.file["u"][-1]) < TOLERANCE
+    for name, array in _undo(update, case).items():
+        assert relative_error(array, case.file[f"{name}_last_nonlinear_difference"]) < TOLERANCE, name

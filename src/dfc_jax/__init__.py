@@ -16,6 +16,10 @@ from dfc_jax.averaging import (
 )
 from dfc_jax.baselines import Backprop as Backprop, DFA as DFA
 from dfc_jax.broyden import Analytic as Analytic, Broyden as Broyden
+from dfc_jax.clipping import (
+    clip_by_layer_norm as clip_by_layer_norm,
+    clip_by_tensor_norm as clip_by_tensor_norm,
+)
 from dfc_jax.closed_form import ClosedFormAverage as ClosedFormAverage
 from dfc_jax.closed_loop import (
     ClosedLoop as ClosedLoop,
@@ -23,6 +27,7 @@ from dfc_jax.closed_loop import (
     LoopState as LoopState,
     Sample as Sample,
 )
+from dfc_jax.controlled_feedback import ControlledJacobian as ControlledJacobian
 from dfc_jax.controller import (
     AbstractController as AbstractController,
     LeakyIntegratorController as LeakyIntegratorController,
@@ -101,9 +106,13 @@ from dfc_jax.plasticity import (
 from dfc_jax.published import PublishedEuler as PublishedEuler, PublishedState as PublishedState
 from dfc_jax.runs import environment as environment, RunFolder as RunFolder
 from dfc_jax.second_order import GaussNewton as GaussNewton, MinimumNorm as MinimumNorm
-from dfc_jax.simulated import Simulated as Simulated
+from dfc_jax.simulated import Simulated as Simulated, StateAtTime as StateAtTime
 from dfc_jax.sleep import AbstractSleepPhase as AbstractSleepPhase, SleepPhase as SleepPhase
-from dfc_jax.strong_dfc import StrongDFC as StrongDFC
+from dfc_jax.strong_dfc import HighPassPhase as HighPassPhase, StrongDFC as StrongDFC
+from dfc_jax.surrogate import (
+    surrogate_gradient as surrogate_gradient,
+    surrogate_loss as surrogate_loss,
+)
 from dfc_jax.targets import AbstractTarget as AbstractTarget, Clamp as Clamp, Nudge as Nudge, Rest as Rest
 from dfc_jax.teaching import (
     AbstractTeachingSignal as AbstractTeachingSignal,
@@ -111,7 +120,6 @@ from dfc_jax.teaching import (
     VoltageDifference as VoltageDifference,
 )
 from dfc_jax.training import (
-    clip_by_tensor_norm as clip_by_tensor_norm,
     fit as fit,
     fit_many as fit_many,
     History as History,

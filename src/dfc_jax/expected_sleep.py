@@ -14,11 +14,11 @@ from dfc_jax.losses import AbstractLoss, CrossEntropy
 from dfc_jax.network import Network
 from dfc_jax.noise import AbstractNoise, WhiteNoise
 from dfc_jax.published import PublishedEuler
-from dfc_jax.sleep import AbstractSleepPhase, optional_time_constant
+from dfc_jax.sleep import AbstractNoisePhase, optional_time_constant
 from dfc_jax.targets import AbstractTarget, Rest
 
 
-class ExpectedSleepPhase(AbstractSleepPhase):
+class ExpectedSleepPhase(AbstractNoisePhase):
     """The mean over all noise of the update that `SleepPhase` draws once, for small noise.
 
     The scheme is linear in deviations as small as the noise. Multiplied by J_i = dr_L/dv_i it closes in n_L

@@ -1,4 +1,4 @@
-"""Steady states reached by the dynamics themselves."""
+"""States reached by the dynamics themselves: at rest, or after a given time."""
 
 import diffrax
 import equinox as eqx
@@ -8,6 +8,7 @@ import numpy as np
 from jaxtyping import Array, Bool, Float
 
 from dfc_jax._checks import check_number
+from dfc_jax.averaging import last_state, PublishedAverage
 from dfc_jax.closed_loop import ClosedLoop, LoopState, Sample
 from dfc_jax.equilibrium import (
     AbstractEquilibrium,
@@ -17,6 +18,7 @@ from dfc_jax.equilibrium import (
     relative_residual,
 )
 from dfc_jax.linearised import distance_from_rest
+from dfc_jax.published import PublishedEuler
 from dfc_jax.trajectory import simulate
 
 
@@ -89,3 +91,35 @@ class Simulated(AbstractEquilibrium):
         fired = (solution.result == diffrax.RESULTS.event_occurred) & jnp.isfinite(error)
         deviation = loop.deviation(state, sample)
         return Equilibrium(control, deviation, fired, error, solution.stats["num_steps"], fired)
+
+
+class StateAtTime(AbstractEquilibrium):
+    """The last state of the published scheme: what both published codes take for the steady state.
+
+    It is one only if the trajectory is long. Strong-DFC's published ones last half a tau_u, and their updates
+    are tens of degrees from those of the steady state (`Broyden()`): hence a name of its own. `residual` says
+    how far each sample is from rest. Converged means that the control error has fallen below half of what it
+    was, the published criterion (`epsilon_di`).
+
+    **Arguments:**
+
+    - `scheme`: the discretisation, and how long the trajectory is.
+    - `tau_v`: time constant of the voltages, which before rest matters; the loop's own is not used.
+    """
+
+    scheme: PublishedEuler = PublishedEuler()
+    tau_v: Float[Array, ""] = eqx.field(converter=jnp.asarray, default=0.2)
+
+    def __check_init__(self) -> None:
+        check_number("tau_v", self.tau_v, above=0)
+
+    def __call__(self, loop: ClosedLoop, samples: Sample) -> Equilibrium:
+        loop = eqx.tree_at(lambda l: l.tau_v, loop, self.tau_v)
+        step = jax.vmap(self.scheme.step, in_axes=(None, 0, 0))
+        first = jax.vmap(self.scheme.initial, in_axes=(None, 0))(loop, samples)
+        steps = self.scheme.states - 1
+        last = jax.lax.fori_loop(0, steps, lambda _, states: step(loop, states, samples), first)
+        return last_state(loop, samples, last.control, last.deviation, steps)
+
+    def doubts(self, loop: ClosedLoop, samples: Sample) -> list[str]:
+        return PublishedAverage(self.scheme).doubts(eqx.tree_at(lambda l: l.tau_v, loop, self.tau_v), samples)

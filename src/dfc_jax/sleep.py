@@ -27,6 +27,21 @@ def optional_time_constant(value: Float[Array, ""] | float | None) -> Float[Arra
 class AbstractSleepPhase(eqx.Module):
     """An update of the feedback weights, `(model, x, y, key=...) -> update`."""
 
+    @abc.abstractmethod
+    def __call__(
+        self,
+        model: Network,
+        x: Float[Array, "batch ..."],
+        y: Float[Array, "batch out"],
+        *,
+        key: PRNGKeyArray,
+    ) -> Network:
+        """The update, shaped and signed like a gradient and zero in its forward weights."""
+
+
+class AbstractNoisePhase(AbstractSleepPhase):
+    """A sleep phase in which a controller at rest answers the noise of a published scheme."""
+
     controller: eqx.AbstractVar[AbstractController]
     noise: eqx.AbstractVar[AbstractNoise]
     tau_v: eqx.AbstractVar[Float[Array, ""]]
@@ -38,17 +53,6 @@ class AbstractSleepPhase(eqx.Module):
     def __check_init__(self) -> None:
         check_number("tau_v", self.tau_v, above=0)
         check_number("noise.sigma", self.noise.sigma, above=0)
-
-    @abc.abstractmethod
-    def __call__(
-        self,
-        model: Network,
-        x: Float[Array, "batch ..."],
-        y: Float[Array, "batch out"],
-        *,
-        key: PRNGKeyArray,
-    ) -> Network:
-        """The update, shaped and signed like a gradient and zero in its forward weights."""
 
     def _loop(self, model: Network) -> ClosedLoop:
         require(
@@ -67,7 +71,7 @@ class AbstractSleepPhase(eqx.Module):
         return Network(jax.tree.map(jnp.zeros_like, model.layers), FeedbackWeights(update))
 
 
-class SleepPhase(AbstractSleepPhase):
+class SleepPhase(AbstractNoisePhase):
     """The update of the feedback weights, `(model, x, y, key=...) -> update`.
 
     The controller holds the output at its feedforward value against noise in every layer; correlating the

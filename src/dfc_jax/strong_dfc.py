@@ -31,6 +31,7 @@ from dfc_jax.network import Layer, Network
 from dfc_jax.noise import FilteredNoise
 from dfc_jax.plasticity import feedback_rule
 from dfc_jax.published import PublishedEuler, PublishedState, sample_keys
+from dfc_jax.sleep import AbstractSleepPhase
 from dfc_jax.targets import AbstractTarget, Clamp
 from dfc_jax.teaching import AbstractTeachingSignal, RateDifference
 
@@ -146,12 +147,30 @@ class StrongDFC(AbstractMethod):
         return time_scale_doubts(self.scheme.dt, self.tau_v, self.noise.tau, self.tau_filter)
 
 
+class HighPassPhase(AbstractSleepPhase):
+    """The feedback half of `StrongDFC` alone: how its feedback weights are pre-trained."""
+
+    dynamics: StrongDFC = StrongDFC()
+
+    def __call__(
+        self,
+        model: Network,
+        x: Float[Array, "batch ..."],
+        y: Float[Array, "batch out"],
+        *,
+        key: PRNGKeyArray,
+    ) -> Network:
+        update, _ = self.dynamics(model, x, y, key=key)
+        return Network(jax.tree.map(jnp.zeros_like, model.layers), update.feedback)
+
+
 def _settled(loop: ClosedLoop, sample: Sample, first: PublishedState, found: Equilibrium) -> PublishedState:
     """A steady state as a state of the published scheme, without noise yet."""
     error = loop.error(sample, found.deviation.rate[-1])
     integral = found.control - loop.controller.control(jnp.zeros_like(error), error)
     apical = loop.apical_input(sample, found.control)
-    return PublishedState(found.deviation, apical, apical, integral, found.control, first.noise)
+    parts = lambda s: (s.deviation, s.apical, s.compartment, s.integral, s.control)
+    return eqx.tree_at(parts, first, (found.deviation, apical, apical, integral, found.control))
 
 
 def _pair(

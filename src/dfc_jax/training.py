@@ -15,7 +15,7 @@ import optax
 from jaxtyping import Array, Key, PRNGKeyArray, PyTree
 from tqdm import tqdm
 
-from dfc_jax._checks import all_finite, check_number, require
+from dfc_jax._checks import all_finite, require
 from dfc_jax._epochs import fold_in
 from dfc_jax._wake import wake_epoch, wake_epochs
 from dfc_jax.data import Dataset
@@ -42,17 +42,6 @@ class History(eqx.Module):
     def best(self) -> Record:
         """The record of the best epoch."""
         return next(r for r in self.records if r["epoch"] == self.best_epoch)
-
-
-def clip_by_tensor_norm(max_norm: float) -> optax.GradientTransformation:
-    """Scale every tensor (each weight and each bias by itself) to an L2 norm of at most `max_norm`."""
-    check_number("max_norm", max_norm, above=0)
-
-    def clip(tensor: Array) -> Array:
-        norm = jnp.linalg.norm(tensor)
-        return tensor * jnp.where(norm > max_norm, max_norm / norm, 1)
-
-    return optax.stateless(lambda updates, params: jax.tree.map(clip, updates))
 
 
 def fit(
