@@ -88,10 +88,13 @@ class Strong:
     """What the clamped output gives the right class; the other classes share the rest."""
     start: Literal["steady-state", "feedforward"] = "steady-state"
     """strong-dfc: where the trajectory starts; as published, in the feedforward state."""
-    sigma: float = 0.1
-    """strong-dfc: size of the noise."""
-    sigma_output: float | None = None
-    """strong-dfc: its size in the output layer; by default the same."""
+    pretraining: Literal["rest", "label"] = "rest"
+    """strong-dfc: what the output is held at while the feedback weights are pre-trained: its feedforward
+    value or, as published, the label."""
+    sigma: float = 0.005
+    """strong-dfc: size of the noise, in both phases."""
+    sigma_output: float | None = 0.03
+    """strong-dfc: its size in the output layer; None: the same."""
     tau_noise: float = 0.05
     """strong-dfc: time constant of the noise."""
     tau_filter: float = 0.25
@@ -128,7 +131,8 @@ class Feedback:
     """simulated: one draw of the noise for each sample. expected: its mean over all draws, in closed form,
     around the feedforward output (a simulated phase of strong-dfc-2phase clamps the output to the label)."""
     lr: float | None = None
-    """Learning rate of Adam for the feedback weights; by default what suits the data set."""
+    """Learning rate of Adam for the feedback weights; by default what suits the data set, and for strong-dfc
+    a hundredth of that: in the wake phase the target's control drowns the answer to the noise."""
     weight_decay: float = 1e-2
     """Decay of the feedback weights, added to their update before Adam (beta in eq. 12)."""
     beta1: float = 0.9
@@ -137,10 +141,9 @@ class Feedback:
     clip: float | None = None
     """Largest L2 norm of all feedback weights' update together, before its decay; none by default."""
     pretraining_lr: float | None = None
-    """Learning rate before the first wake epoch; by default the same."""
+    """Learning rate before the first wake epoch; by default that given for `lr`, or what suits the data set."""
     pretraining_epochs: float | None = None
-    """Sleep epochs before the first wake epoch, or a part of one; by default what suits the data set, and 0
-    for strong-dfc."""
+    """Sleep epochs before the first wake epoch, or a part of one; by default what suits the data set."""
     sleep_epochs: float | None = None
     """Sleep epochs before every wake epoch, or a part of one: 0.2 sleeps on a fifth of the batches. By
     default 1, and 0 for strong-dfc, which learns feedback in the wake phase; or a preset's own."""
@@ -215,11 +218,11 @@ class Config:
         single_phase = self.method == ("strong-dfc",)
         learning = _fill(
             self.feedback_learning,
-            lr=defaults.feedback_lr,
-            pretraining_epochs=0 if single_phase else defaults.pretraining_epochs,
+            lr=defaults.feedback_lr * (0.01 if single_phase else 1),
+            pretraining_lr=self.feedback_learning.lr or defaults.feedback_lr,
+            pretraining_epochs=defaults.pretraining_epochs,
             sleep_epochs=0 if single_phase else 1,
         )
-        learning = _fill(learning, pretraining_lr=learning.lr)
         config = _fill(self, hidden=defaults.hidden, epochs=defaults.epochs)
         config = dataclasses.replace(config, optimiser=optimiser, feedback_learning=learning)
         for name in ("method", "seeds"):

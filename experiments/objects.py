@@ -1,5 +1,7 @@
 """The library's objects that the options of `run.py` stand for."""
 
+import dataclasses
+
 import diffrax
 import jax
 import optax
@@ -9,10 +11,15 @@ from config import Config, IMPLICIT, Method, Optimiser, Solver, WITH_CONTROLLER
 import dfc_jax as dfc
 
 
+def _controller(config: Config) -> dfc.AbstractController:
+    options = config.controller
+    leaks = {"control": dfc.PIController, "integrator": dfc.LeakyIntegratorController}
+    return leaks[options.leak_on](options.k_p, options.alpha)
+
+
 def make_method(config: Config, name: Method, loss: dfc.AbstractLoss) -> dfc.AbstractMethod:
     """The method object of one name."""
-    controller_class = {"control": dfc.PIController, "integrator": dfc.LeakyIntegratorController}
-    controller = controller_class[config.controller.leak_on](config.controller.k_p, config.controller.alpha)
+    controller = _controller(config)
     target, solver = dfc.Nudge(config.nudge), config.solver
     match name:
         case "bp":
@@ -33,29 +40,19 @@ def make_method(config: Config, name: Method, loss: dfc.AbstractLoss) -> dfc.Abs
             every = solver.steady_state == "published"
             return dfc.DFCSS(controller, target, loss, _equilibrium(solver), fallback, every)
         case "strong-dfc":
-            strong = config.strong
-            scheme = dfc.PublishedEuler(strong.dt, strong.steps)
-            return _single_phase(config, controller, loss, strong.tau_v, scheme)
-        case "dfc":
-            return dfc.DFC(controller, target, loss, solver.tau_v, _average(solver))
+            return _single_phase(config, loss)
 
 
-def _single_phase(
-    config: Config,
-    controller: dfc.AbstractController,
-    loss: dfc.AbstractLoss,
-    tau_v: float,
-    scheme: dfc.PublishedEuler,
-) -> dfc.StrongDFC:
+def _single_phase(config: Config, loss: dfc.AbstractLoss) -> dfc.StrongDFC:
     strong = config.strong
     return dfc.StrongDFC(
-        controller,
+        _controller(config),
         dfc.Clamp(strong.class_value),
         loss,
         dfc.FilteredNoise(strong.sigma, strong.tau_noise, strong.sigma_output),
-        tau_v,
+        strong.tau_v,
         strong.tau_filter,
-        scheme,
+        dfc.PublishedEuler(strong.dt, strong.steps),
         dfc.Broyden() if strong.start == "steady-state" else None,
     )
 
@@ -109,8 +106,16 @@ def make_feedback_learning(config: Config, method: Method, loss: dfc.AbstractLos
     learning = config.feedback_learning
     controller = dfc.PIController(learning.k_p, learning.alpha)
     if method == "strong-dfc":
-        scheme = dfc.PublishedEuler(learning.dt, learning.steps)
-        phase = dfc.HighPassPhase(_single_phase(config, controller, loss, learning.tau_v, scheme))
+        label = config.strong.pretraining == "label"
+        dynamics = dataclasses.replace(
+            _single_phase(config, loss),
+            controller=controller,
+            target=dfc.Clamp(config.strong.class_value) if label else dfc.Rest(),
+            tau_v=learning.tau_v,
+            scheme=dfc.PublishedEuler(learning.dt, learning.steps),
+            start=None,
+        )
+        phase = dfc.HighPassPhase(dynamics)
     else:
         phase_class = {"simulated": dfc.SleepPhase, "expected": dfc.ExpectedSleepPhase}[learning.update]
         clamped = method == "strong-dfc-2phase" and learning.update == "simulated"

@@ -19,10 +19,13 @@ COLOURS = {
     "dfc": "#0072B2",
     "dfc-ss": "#009E73",
     "dfc-ssa": "#CC79A7",
+    "strong-dfc": "#882255",
+    "strong-dfc-2phase": "#999933",
     "mn": "#E69F00",
     "gn": "#56B4E9",
 }
 NAMES = {"bp": "backprop", "dfa": "DFA", "dfc": "DFC", "dfc-ss": "DFC-SS", "dfc-ssa": "DFC-SSA"}
+NAMES |= {"strong-dfc": "Strong-DFC", "strong-dfc-2phase": "Strong-DFC, two phases"}
 NAMES |= {"mn": "minimum norm", "gn": "Gauss-Newton"}
 STYLES = {"train": "-", "validation": "--", "test": ":"}
 

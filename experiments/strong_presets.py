@@ -254,6 +254,7 @@ def _strong(run: Published) -> Strong:
     return Strong(
         class_value=run.target_class_value,
         start="feedforward",
+        pretraining="label",
         sigma=run.sigma,
         sigma_output=run.sigma_output,
         tau_noise=run.tau_noise,

@@ -30,7 +30,7 @@ def soft(y: np.ndarray, value: float = 0.9) -> np.ndarray:
 
 
 def replay(plain: Plain, x: np.ndarray, y: np.ndarray, draws: list[np.ndarray], settled: np.ndarray | None):
-    """Sums over one sample's trajectory, from u at rest if `settled`: the forward rule's, and v_fb u_fast^T."""
+    """Sums over one sample's trajectory, from u at rest if `settled`: forward rule and v_fb u_fast^T."""
     dt, k_p, alpha = 0.004, 1.5, 0.01
     v, r = plain.settle(x)
     u = integral = slow = np.zeros(len(y))
