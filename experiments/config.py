@@ -141,7 +141,7 @@ class Feedback:
     clip: float | None = None
     """Largest L2 norm of all feedback weights' update together, before its decay; none by default."""
     pretraining_lr: float | None = None
-    """Learning rate before the first wake epoch; by default that given for `lr`, or what suits the data set."""
+    """Learning rate before the first wake epoch; by default that for `lr`, or what suits the data set."""
     pretraining_epochs: float | None = None
     """Sleep epochs before the first wake epoch, or a part of one; by default what suits the data set."""
     sleep_epochs: float | None = None

@@ -1,7 +1,8 @@
-"""The figures of the NeurIPS 2021 paper: `python experiments/figures.py --help`.
+"""The figures of the NeurIPS 2021 paper, and of Strong-DFC: `python experiments/figures.py --help`.
 
     python experiments/figures.py 2                           one figure as published, some in seconds
     python experiments/figures.py 3 --epochs 30               a shorter run
+    python experiments/figures.py noise                       weak and strong feedback under noise
     python experiments/figures.py alignment --task mnist --feedback learned --epochs 5
 
 Each writes NAME.png and NAME.pdf, their data as NAME.csv, and NAME.json: the command, the configuration,
@@ -19,12 +20,13 @@ import matplotlib.pyplot as plt
 import numpy as np
 import tyro
 from figure_options import FIGURES, Options
+from strong_figures import Noise, SinglePhase, STRONG_FIGURES
 from toy import Rows
 
 import dfc_jax as dfc
 
 
-def save(options: Options, rows: Rows, seconds: float) -> None:
+def save(options: Options | SinglePhase | Noise, rows: Rows, seconds: float) -> None:
     """The picture, its data, and a note of where both came from."""
     options.out.mkdir(parents=True, exist_ok=True)
     path = options.out / options.name
@@ -57,7 +59,7 @@ def _plain(value: Any) -> Any:
     return dataclasses.asdict(value) if dataclasses.is_dataclass(value) else value.item()
 
 
-def main(options: Options) -> int:
+def main(options: Options | SinglePhase | Noise) -> int:
     """Compute, save and draw one figure; returns the exit status."""
     start = time.perf_counter()
     try:
@@ -71,4 +73,4 @@ def main(options: Options) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main(tyro.extras.subcommand_cli_from_dict(FIGURES, description=__doc__)))
+    sys.exit(main(tyro.extras.subcommand_cli_from_dict(FIGURES | STRONG_FIGURES, description=__doc__)))

@@ -119,7 +119,7 @@ def _angles_to_minimum_norm(
 ) -> tuple[Array, tuple[Array, ...]]:
     exact = dfc.Network(model.layers, dfc.ExactFeedback())
     reference = dfc.DFCSSA(dfc.PIController(0.0, damping), dfc.Nudge(1e-4), method.loss)
-    angles = dfc.update_angles(method(model, x, y)[0], reference(exact, x, y)[0])
+    angles = dfc.update_angles(method(model, x, y, key=jax.random.key(0))[0], reference(exact, x, y)[0])
     return angles.network, angles.layers
 
 

@@ -7,7 +7,7 @@ the Jacobian of the output by the voltages of all layers, Q all feedback weights
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, PyTree
+from jaxtyping import Array, Float, PRNGKeyArray, PyTree
 
 from dfc_jax._checks import check_number
 from dfc_jax.closed_loop import ClosedLoop, Sample
@@ -95,16 +95,21 @@ def update_angles(update: Network, reference: Network) -> UpdateAngles:
 
 
 def null_space_fraction(
-    method: AbstractMethod, model: Network, x: Float[Array, "batch ..."], y: Float[Array, "batch out"]
+    method: AbstractMethod,
+    model: Network,
+    x: Float[Array, "batch ..."],
+    y: Float[Array, "batch out"],
+    *,
+    key: PRNGKeyArray | None = None,
 ) -> Float[Array, " batch"]:
     """|N dtheta| / |dtheta| of each sample's own update, N the projection on the null space of dr_L/dtheta.
 
     The part of an update that does not move the output, to first order. Zero for Gauss-Newton without
-    damping. For networks of `Dense` layers.
+    damping. For networks of `Dense` layers. `key` is for methods with noise, the same for every sample.
     """
 
     def one(sample: Float[Array, "..."], label: Float[Array, " out"]) -> Float[Array, ""]:
-        update, _ = method(model, sample[None], label[None])
+        update, _ = method(model, sample[None], label[None], key=key)
         outputs = lambda layers: Network(layers, model.feedback)(sample)
         _, moved = eqx.filter_jvp(outputs, (model.layers,), (update.layers,))
         state = model.feedforward(sample)

@@ -5,12 +5,13 @@ from typing import Any
 import equinox as eqx
 import jax
 import jax.numpy as jnp
+import jax.random as jr
 import numpy as np
 from jaxtyping import Array, Float
 
 from dfc_jax._checks import check_number, require
 from dfc_jax.baselines import Backprop
-from dfc_jax.broyden import Analytic
+from dfc_jax.broyden import Analytic, Broyden
 from dfc_jax.closed_loop import ClosedLoop
 from dfc_jax.data import Split
 from dfc_jax.diagnostics import (
@@ -21,10 +22,13 @@ from dfc_jax.diagnostics import (
     null_space_fraction,
     update_angles,
 )
+from dfc_jax.fallback import PseudoTransient, rescue
 from dfc_jax.linearised import loop_eigenvalues
 from dfc_jax.methods import AbstractMethod, DFCSSA
 from dfc_jax.network import Dense, Network
 from dfc_jax.second_order import GaussNewton, MinimumNorm
+from dfc_jax.surrogate import surrogate_gradient, surrogate_loss
+from dfc_jax.targets import Clamp
 
 
 class Diagnostics(eqx.Module):
@@ -34,7 +38,9 @@ class Diagnostics(eqx.Module):
     with an entry for each layer. Of methods with a controller also `condition_one`, `condition_two`,
     the angles of Q to J^T and to the damped pseudo-inverse, `largest_real_part` of the loop's eigenvalues
     (per tau_u; the largest over the samples), `null_space_fraction` and, a list, `feedback_ratio`.
-    Everything but `largest_real_part` is a mean over the samples.
+    Everything but `largest_real_part` is a mean over the samples. Under strong feedback (`Clamp`) also
+    `surrogate_loss`, the H that learning lowers, at the steady states, and the angle to its exact gradient.
+    Methods with noise are measured under the same noise every time.
 
     **Arguments:**
 
@@ -80,7 +86,8 @@ def _measure(
     damping: Float[Array, ""],
 ) -> dict[str, Array]:
     found = {}
-    update, _ = method(model, x, y)
+    key = jr.key(0)  # the same noise in every epoch: what changes between them is the model
+    update, _ = method(model, x, y, key=key)
     for name, reference in _references(method, model, damping).items():
         angles = update_angles(update, reference(model, x, y)[0])
         found[f"angle_to_{name}"] = angles.network
@@ -95,8 +102,13 @@ def _measure(
     found["angle_of_feedback_to_pseudo_inverse"] = jnp.mean(feedback_angles(model, x, damping))
     ratios = feedback_ratio(loop, samples, Analytic()(loop, samples))
     found["feedback_ratio"] = jnp.stack([jnp.mean(ratio) for ratio in ratios])
+    if isinstance(loop.target, Clamp):
+        rest, _ = rescue(loop, samples, Broyden()(loop, samples), PseudoTransient())
+        found["surrogate_loss"] = jnp.mean(surrogate_loss(loop, samples, rest))
+        angles = update_angles(update, surrogate_gradient(loop, x, y, samples, rest))
+        found["angle_to_surrogate_gradient"] = angles.network
     if _all_dense(model):
-        found["null_space_fraction"] = jnp.mean(null_space_fraction(method, model, x, y))
+        found["null_space_fraction"] = jnp.mean(null_space_fraction(method, model, x, y, key=key))
     return found
 
 
