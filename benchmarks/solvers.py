@@ -23,6 +23,7 @@ import jax.random as jr
 import numpy as np
 import rich
 import tyro
+from contenders import implicit_by_diffrax
 from jaxtyping import Array, Float, PyTree
 from matplotlib import pyplot as plt
 from regimes import make_regimes, Regime
@@ -34,7 +35,6 @@ from training_step import (
     compile_case,
     cost,
     environment,
-    implicit_by_diffrax,
     measure,
     update_of,
 )

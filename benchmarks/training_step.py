@@ -18,7 +18,6 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-import diffrax
 import equinox as eqx
 import jax
 import jax.random as jr
@@ -27,6 +26,7 @@ import numpy as np
 import optax
 import rich.console
 import tyro
+from contenders import METHODS
 from jaxtyping import Array, PyTree
 from regimes import digits
 from rich.box import SIMPLE
@@ -39,29 +39,6 @@ matplotlib.use("Agg")
 from matplotlib import pyplot as plt
 
 
-def implicit_by_diffrax(solver: type[diffrax.AbstractImplicitSolver]) -> dfc.DiffraxAverage:
-    """An implicit solver of Diffrax with adaptive steps; a coarse tolerance is enough for an average."""
-    controller = diffrax.PIDController(rtol=0.1, atol=0.1)
-    return dfc.DiffraxAverage(solver(root_finder=dfc.ControlRootFinder()), controller)
-
-
-METHODS = {
-    "Backprop": dfc.Backprop(),
-    "DFA": dfc.DFA(),
-    "DFC-SSA": dfc.DFCSSA(),
-    "DFC-SS, Broyden": dfc.DFCSS(),
-    "DFC-SS, Newton": dfc.DFCSS(equilibrium=dfc.RootFind()),
-    "DFC-SS, Tsit5 to rest": dfc.DFCSS(equilibrium=dfc.Simulated(), fallback=None),
-    "DFC, closed form": dfc.DFC(average=dfc.ClosedFormAverage()),
-    "DFC, implicit, 10 steps": dfc.DFC(average=dfc.ImplicitAverage(segments=((4, 0.06), (6, 0.94)))),
-    "DFC, implicit, 24 steps": dfc.DFC(average=dfc.ImplicitAverage()),
-    "DFC, published Euler": dfc.DFC(average=dfc.PublishedAverage(dfc.PublishedEuler(dt=0.02, states=500))),
-    "DFC, Diffrax's implicit Euler": dfc.DFC(average=implicit_by_diffrax(diffrax.ImplicitEuler)),
-    "DFC, Diffrax's Kvaerno3": dfc.DFC(average=implicit_by_diffrax(diffrax.Kvaerno3)),
-    "DFC, Tsit5": dfc.DFC(average=dfc.DiffraxAverage()),
-    "Sleep phase": dfc.SleepPhase(),
-    "Sleep phase, expected": dfc.ExpectedSleepPhase(),
-}
 HERE = pathlib.Path(__file__).parent
 BASELINE, REFERENCE = "Backprop", "DFC-SS, Broyden"
 COLUMNS = {  # what a figure is called in the tables and in the JSON file, and how it is shown
@@ -157,8 +134,11 @@ def _problem(options: Options) -> tuple[dfc.Network, Array, Array, Array]:
 
 
 def _learned(method: eqx.Module, network: dfc.Network) -> PyTree:
-    """The part of a network, or of its update, that a method learns: the sleep phase the feedback weights."""
-    part = network.feedback if isinstance(method, dfc.AbstractSleepPhase) else network.layers
+    """The part of a network, or of its update, that a method learns."""
+    if isinstance(method, dfc.AbstractSleepPhase):
+        part = network.feedback
+    else:
+        part = network if method.learns_feedback else network.layers
     return eqx.filter(part, eqx.is_inexact_array)
 
 
@@ -223,7 +203,7 @@ def _quality(update: PyTree, report: dfc.Report | None) -> dict[str, Any]:
     """The update as a vector, and how well its steady states were found, where there are any."""
     entry = dict.fromkeys(("vector", "converged", "largest_residual", "iterations"))
     if report is not None:
-        entry["vector"] = as_vector(update)
+        entry["vector"] = as_vector(update.layers if isinstance(update, dfc.Network) else update)
         if np.any(report.iterations > 0):
             entry["converged"] = float(np.mean(report.converged))
             entry["largest_residual"] = float(np.max(report.residual))

@@ -39,6 +39,8 @@ def make_method(config: Config, name: Method, loss: dfc.AbstractLoss) -> dfc.Abs
             fallback = None if dynamics else dfc.PseudoTransient(solver.rtol)
             every = solver.steady_state == "published"
             return dfc.DFCSS(controller, target, loss, _equilibrium(solver), fallback, every)
+        case "dfc":
+            return dfc.DFC(controller, target, loss, solver.tau_v, _average(solver))
         case "strong-dfc":
             return _single_phase(config, loss)
 

@@ -83,16 +83,19 @@ def _draw(ax: Axes, curves: dict[str, np.ndarray], name: str, factor: float, lin
 
 
 def _curves(folder: pathlib.Path) -> dict[str, np.ndarray]:
-    """Every metric as an array (seeds, epochs); a seed that stopped early ends in NaN."""
+    """Every number as an array (seeds, epochs), NaN where it was not measured or a seed had stopped."""
     by_seed: dict[int, list[dict[str, float]]] = defaultdict(list)
     metrics = folder / "metrics.jsonl"
     for line in metrics.read_text().splitlines() if metrics.exists() else []:
         record = json.loads(line)
         by_seed[record["seed"]].append(record)
     longest = max(map(len, by_seed.values()), default=0)
-    names = {name for records in by_seed.values() for record in records for name in record}
+    pairs = (pair for records in by_seed.values() for record in records for pair in record.items())
+    names = {name for name, value in pairs if not isinstance(value, list)}
     return {
-        name: np.array([[r[name] for r in rs] + [np.nan] * (longest - len(rs)) for rs in by_seed.values()])
+        name: np.array(
+            [[r.get(name, np.nan) for r in rs] + [np.nan] * (longest - len(rs)) for rs in by_seed.values()]
+        )
         for name in names
     }
 

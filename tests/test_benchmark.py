@@ -28,7 +28,7 @@ def test_every_method_has_figures(folder):
     assert {"Backprop", "DFA", "DFC-SSA", "DFC-SS, Broyden", "DFC, implicit, 24 steps", "Sleep phase"} <= set(
         methods
     )
-    assert len(methods) == 15
+    assert len(methods) == 19
     for figures in methods.values():
         assert figures["update_ratio"] > 0 and figures["step_ratio"] > 0
         assert figures["update_rounds"] == figures["step_rounds"] == 3
@@ -43,7 +43,8 @@ def test_steady_states_agree(folder):
     assert methods["DFC-SS, Newton"]["angle_degrees"] < 0.05
     assert methods["DFC-SS, Tsit5 to rest"]["angle_degrees"] < 0.05
     assert methods["DFC, implicit, 24 steps"]["angle_degrees"] < 5
-    assert all(figures["converged"] in (None, 1) for figures in methods.values())
+    at_rest = {n: f for n, f in methods.items() if "single phase" not in n and "after T" not in n}
+    assert all(figures["converged"] in (None, 1) for figures in at_rest.values())
     assert methods["Backprop"]["converged"] is methods["Sleep phase"]["angle_degrees"] is None
 
 

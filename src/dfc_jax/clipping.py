@@ -24,7 +24,7 @@ def clip_by_layer_norm(max_norm: float) -> optax.GradientTransformation:
     check_number("max_norm", max_norm, above=0)
 
     def clip(layer: Layer) -> Layer:
-        shrinkage = _shrinkage(optax.global_norm(layer), max_norm)
+        shrinkage = _shrinkage(optax.tree.norm(layer), max_norm)
         return jax.tree.map(lambda tensor: tensor * shrinkage, layer)
 
     return optax.stateless(lambda updates, params: tuple(clip(layer) for layer in updates))

@@ -1,0 +1,115 @@
+"""The presets of Strong-DFC's published runs, and its methods on the command line."""
+
+import dataclasses
+import json
+
+import jax.numpy as jnp
+import jax.random as jr
+import pytest
+from config import Config, Optimiser, Strong
+from objects import make_feedback_learning, make_method, make_model
+from run import main
+from strong_presets import RUNS, strong_paper
+
+import dfc_jax as dfc
+
+
+RUNS_WITH_CONTROL = [(task, m) for task in RUNS for m in ("dfc", "strong-dfc", "strong-dfc-2phase")]
+
+
+def resolved(task: str, method: str) -> Config:
+    config = strong_paper(Config(dataset=task, preset="strong-paper"), method)
+    return dataclasses.replace(config, method=(method,)).resolved()
+
+
+@pytest.mark.parametrize("task, method", RUNS_WITH_CONTROL)
+def test_presets_undo_the_published_scales(task: str, method: str) -> None:
+    """Ours times 2, or times 2 lambda, is the published update; eps and clip are compared with it."""
+    chosen, run = resolved(task, method), RUNS[task][method]
+    scale = 2 * chosen.nudge if method == "dfc" else 2
+    assert chosen.optimiser.eps * scale == pytest.approx(run.adam_epsilon)
+    assert chosen.optimiser.clip * scale == pytest.approx(1) and chosen.optimiser.clip_over == "layer"
+    rule = make_method(chosen, method, dfc.CrossEntropy())
+    phase = make_feedback_learning(chosen, method, dfc.CrossEntropy()).phase
+    assert float(rule.controller.alpha) == pytest.approx(run.alpha_di)
+    if method == "strong-dfc":
+        assert float(rule.target.class_value) == pytest.approx(run.target_class_value)
+        assert rule.start is None and rule.scheme.states == 500
+        assert float(rule.noise.sigma_output) == pytest.approx(run.sigma_output)
+        assert isinstance(phase.dynamics.target, dfc.Clamp) and phase.dynamics.scheme.states == 500
+        assert float(phase.dynamics.controller.alpha) == pytest.approx(run.alpha_di_fb)
+        return
+    dynamics = rule.equilibrium if method == "strong-dfc-2phase" else rule
+    assert float(dynamics.tau_v) == pytest.approx(run.time_constant_ratio)
+    assert chosen.solver.duration == pytest.approx(run.dt_di * run.tmax_di)
+    assert type(phase.target) is (dfc.Clamp if method == "strong-dfc-2phase" else dfc.Rest)
+    floor = max(run.sigma, 0.01) ** 2 / run.sigma**2
+    assert chosen.feedback_learning.weight_decay == pytest.approx(run.feedback_wd * floor)
+
+
+@pytest.mark.parametrize("task", RUNS)
+def test_the_published_time_scales_are_just_ordered(task: str) -> None:
+    """Their filter is half as slow as the controller; one pre-training has dt = tau_v."""
+    chosen = resolved(task, "strong-dfc")
+    rule = make_method(chosen, "strong-dfc", dfc.CrossEntropy())
+    model = make_model(chosen, "strong-dfc", (4, 3), 0)
+    assert rule.doubts(model, jnp.zeros((1, 4)), jnp.eye(3)[:1]) == []
+    phase = make_feedback_learning(chosen, "strong-dfc", dfc.CrossEntropy()).phase
+    doubts = phase.dynamics.doubts(model, jnp.zeros((1, 4)), jnp.eye(3)[:1])
+    assert len(doubts) == (1 if task == "fashion_mnist" else 0)
+
+
+def test_what_a_preset_does_not_have_is_refused() -> None:
+    with pytest.raises(ValueError, match="not for dfc-ss on mnist"):
+        strong_paper(Config(dataset="mnist"), "dfc-ss")
+    with pytest.raises(ValueError, match="not for strong-dfc on digits"):
+        strong_paper(Config(), "strong-dfc")
+    with pytest.raises(ValueError, match="`strong` is"):
+        strong_paper(Config(dataset="mnist", strong=Strong(sigma=1.0)), "strong-dfc")
+    with pytest.raises(ValueError, match="`feedback` is fixed"):
+        strong_paper(Config(dataset="mnist", feedback="fixed"), "strong-dfc")
+
+
+def test_backprop_is_clipped_layer_by_layer() -> None:
+    optimiser = resolved("mnist", "bp").optimiser
+    assert optimiser == Optimiser(2e-3, 0.9, 0.999, 2e-3, 1.0, "layer")
+    layers = dfc.mlp((2, 3, 2), key=jr.key(0)).layers
+    clipped, _ = dfc.clip_by_layer_norm(1e-3).update(layers, None)
+    for layer, found in zip(layers, clipped, strict=True):
+        norm = jnp.sqrt(jnp.sum(found.transform.weight**2) + jnp.sum(found.transform.bias**2))
+        assert float(norm) == pytest.approx(1e-3)
+        ratio = found.transform.weight / layer.transform.weight
+        assert jnp.allclose(ratio, ratio[0, 0])
+    unclipped, _ = dfc.clip_by_layer_norm(1e3).update(layers, None)
+    assert jnp.array_equal(unclipped[0].transform.weight, layers[0].transform.weight)
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("as_users_run")
+@pytest.mark.parametrize(
+    "method, seeds, diagnostics", [("strong-dfc", (0, 1), None), ("strong-dfc-2phase", (0,), 3)]
+)
+def test_strong_methods_run(tmp_path, method: str, seeds: tuple[int, ...], diagnostics: int | None) -> None:
+    config = Config(
+        method=(method,),
+        feedback="learned" if method == "strong-dfc" else "exact",
+        hidden=(16,),
+        epochs=3,
+        diagnostics=diagnostics,
+        seeds=seeds,
+        out=str(tmp_path / "run"),
+        strong=Strong(steps=40),
+        progress=False,
+    )
+    assert main(config) == 0
+    rows = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
+    assert [row["seed"] for row in rows] == [*seeds] * 3
+    assert rows[-1]["train_loss"] < rows[0]["train_loss"]
+    if diagnostics is not None:
+        assert "surrogate_loss" not in rows[0]  # and the picture copes with that
+        assert rows[-1]["surrogate_loss"] > 0 and 0 < rows[-1]["angle_to_surrogate_gradient"] < 90
+
+
+def test_exact_feedback_is_refused_for_the_single_phase(tmp_path, capsys) -> None:
+    assert main(Config(method=("strong-dfc",), feedback="exact", out=str(tmp_path / "run"))) == 2
+    assert "strong-dfc needs feedback weights" in capsys.readouterr().err
