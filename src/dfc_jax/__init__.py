@@ -61,6 +61,7 @@ from dfc_jax.equilibrium import (
 )
 from dfc_jax.evaluation import evaluate as evaluate
 from dfc_jax.expected_sleep import ExpectedSleepPhase as ExpectedSleepPhase
+from dfc_jax.failures import reasons_for_failure as reasons_for_failure
 from dfc_jax.fallback import PseudoTransient as PseudoTransient
 from dfc_jax.feedback import (
     ExactFeedback as ExactFeedback,

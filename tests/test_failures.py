@@ -1,0 +1,63 @@
+"""Why samples fail: each cause is made on purpose, and must be named."""
+
+import equinox as eqx
+import jax.numpy as jnp
+import jax.random as jr
+import numpy as np
+import pytest
+from helpers import make_batch, make_network
+
+import dfc_jax as dfc
+
+
+minus = lambda weights: tuple(-Q for Q in weights)
+
+
+def broken(cause: str) -> tuple[dfc.AbstractMethod, dfc.Network, jnp.ndarray, jnp.ndarray]:
+    model = make_network(jr.key(0))
+    x, y = make_batch(jr.key(1), 6)
+    method: dfc.AbstractMethod = dfc.DFCSS()
+    match cause:
+        case "unstable":
+            model = eqx.tree_at(lambda m: m.feedback.weights, model, replace_fn=minus)
+        case "gain":
+            # Through three lags a strong control overshoots.
+            model = eqx.tree_at(lambda m: m.feedback.weights[0], model, replace_fn=lambda Q: 100 * Q)
+            method = dfc.DFC()
+        case "step":
+            method = dfc.DFC(average=dfc.PublishedAverage(dfc.PublishedEuler(0.5, 20)))
+        case "time":
+            method = dfc.DFCSS(equilibrium=dfc.Simulated(t1=0.3), fallback=None)
+        case "saturated":
+            model = eqx.tree_at(lambda m: m.layers[1].transform.weight, model, replace_fn=lambda w: 300 * w)
+        case "input":
+            x = x.at[2].set(jnp.inf)
+    return method, model, x, y
+
+
+@pytest.mark.parametrize(
+    "cause, sentence",
+    [
+        ("unstable", "the feedback weights do not fit the network"),
+        ("gain", "the gain is too high, for Condition 3 holds"),
+        ("step", "`scheme.dt` is 0.5, too long"),
+        ("time", "`t1` is 0.3, too short"),
+        ("saturated", "of the neurons of layer 2 are saturated"),
+        ("input", "17% of the samples tried are not finite"),
+    ],
+)
+def test_the_cause_is_named(cause: str, sentence: str) -> None:
+    reasons = dfc.reasons_for_failure(*broken(cause))
+    assert sum(sentence in reason for reason in reasons) == 1
+    others = {"unstable": 1, "gain": 1, "step": 1, "time": 1, "input": 1}
+    assert len(reasons) == others.get(cause, len(reasons))
+
+
+def test_nothing_is_found_where_nothing_fails() -> None:
+    _, model, x, y = broken("none")
+    assert dfc.reasons_for_failure(dfc.DFCSS(), model, x, y) == []
+    assert dfc.reasons_for_failure(dfc.Backprop(), model, x, y) == []
+    assert dfc.reasons_for_failure(dfc.StrongDFC(), model, x, y) == []
+    everything = dfc.reasons_for_failure(dfc.DFCSS(), model, x.at[:].set(jnp.nan), y)
+    assert everything == ["100% of the samples tried are not finite: clean the data."]
+    assert np.all(np.isfinite(x))
