@@ -1,6 +1,7 @@
 """Runs side by side, from nothing but their folders: `python experiments/compare.py RUN RUN ...`.
 
-Prints a table and writes it, with a picture of the curves, as `table.md` and `comparison.png`.
+Prints a table and writes it, with a picture of the curves, as `table.md` and `comparison.png`. Every run is
+compared with the first, seed by seed.
 """
 
 import argparse
@@ -10,9 +11,10 @@ import sys
 from collections.abc import Sequence
 from typing import Any
 
+from paired import as_text, paired_difference
 from plots import plot_comparison
 from rich.console import Console
-from rich.table import Table
+from rich.table import Column, Table
 
 
 def compare(folders: Sequence[pathlib.Path], out: pathlib.Path) -> None:
@@ -28,7 +30,7 @@ def compare(folders: Sequence[pathlib.Path], out: pathlib.Path) -> None:
     out.mkdir(parents=True, exist_ok=True)
     _write_markdown(out / "table.md", title, columns, rows, runs)
     picture = plot_comparison(folders, out / "comparison.png")
-    shown = Table(*columns, title=title)
+    shown = Table(Column(columns[0], no_wrap=True), *columns[1:], title=title)
     for row in rows:
         shown.add_row(*row)
     console = Console()
@@ -62,12 +64,27 @@ def _table(runs: list[dict[str, Any]]) -> tuple[str, list[str], list[list[str]]]
             row.append(f"{mean['seconds_per_epoch']:.2f}")
         else:
             row += ["stopped in the first epoch", "", "", ""]
+        row.append(_difference(run, runs[0], metric, 100 if percent else 1))
         rows.append(row)
     epochs = _range([run["config"]["epochs"] for run in runs])
     seeds = _range([len(run["config"]["seeds"]) for run in runs])
     title = f"{runs[0]['config']['dataset']}, {epochs} epochs, {seeds} seeds"
     score = "test accuracy %" if percent else "test loss"
-    return title, ["method", "feedback", score, "train loss", "converged %", "s / epoch"], rows
+    columns = ["method", "feedback", score, "train loss", "converged %", "s / epoch", "minus the first"]
+    shown = len(columns) if any(row[-1] for row in rows) else -1
+    return title, columns[:shown], [row[:shown] for row in rows]
+
+
+def _difference(run: dict[str, Any], first: dict[str, Any], metric: str, factor: int) -> str:
+    """The score's difference to the first run's over common seeds, with a 95 % confidence interval and p."""
+    if run is first:
+        return ""
+    values, baseline = (
+        {int(s): factor * f[metric] for s, f in r["summary"]["seeds"].items() if metric in f}
+        for r in (run, first)
+    )
+    found = paired_difference(values, baseline)
+    return "" if found is None else as_text(found)
 
 
 def _range(numbers: list[int]) -> str:
@@ -91,6 +108,8 @@ def _write_markdown(
         "",
         "Scores are those of the epoch with the best validation score, mean ± standard deviation over seeds;",
         "train loss is the mean over the last epoch; converged is the fraction of samples in all epochs.",
+        "The last column is the difference of scores over the seeds in common, its 95 % confidence interval",
+        "and p, by a paired t-test.",
         "Seconds an epoch are wall-clock on a shared machine, feedback learning included: no figures to",
         "compare with those of other machines.",
         "",

@@ -19,9 +19,9 @@ from typing import Any, Literal
 import numpy as np
 import tyro
 from config import Config, Feedback, Solver
+from paired import as_text, paired_difference
 from presets import TABLE_1, Task
 from run import prepare, train
-from scipy import stats
 
 
 Row = Literal[
@@ -160,7 +160,7 @@ def collect(out: pathlib.Path) -> list[dict[str, Any]]:
                 continue
             found = _cell(folder, column)
             baseline = found["values"] if row == "BP" else baseline
-            difference = None if row == "BP" else _paired(found["values"], baseline)
+            difference = None if row == "BP" else paired_difference(found["values"], baseline)
             cells.append(
                 {"task": task, "row": row, "paper_mean": paper[0], "paper_std": paper[1], **found}
                 | {"minus_bp": difference}
@@ -186,24 +186,6 @@ def _cell(folder: pathlib.Path, column: Column) -> dict[str, Any]:
         "device": f"{environment['processor']}, {environment['cores']} cores; JAX on {environment['device']}",
         "revision": environment["git_revision"],
         "stopped": [found["stopped"] for found in summary["seeds"].values() if found["stopped"]],
-    }
-
-
-def _paired(values: dict[int, float], baseline: dict[int, float] | None) -> dict[str, float] | None:
-    """Mean difference over the seeds that both have, its 95 % confidence interval and p (paired t-test)."""
-    common = sorted(set(values) & set(baseline or {}))
-    if len(common) < 2:
-        return None
-    differences = [values[seed] - baseline[seed] for seed in common]
-    if np.ptp(differences) == 0:  # no variance to test against
-        return None
-    test = stats.ttest_1samp(differences, 0)
-    low, high = test.confidence_interval(0.95)
-    return {
-        "mean": float(np.mean(differences)),
-        "low": float(low),
-        "high": float(high),
-        "p": float(test.pvalue),
     }
 
 
@@ -248,11 +230,7 @@ def _markdown(cells: list[dict[str, Any]]) -> list[str]:
     ]
     for found in cells:
         difference = found["minus_bp"]
-        compared = (
-            ""
-            if difference is None
-            else "{mean:+.3g} [{low:+.3g}, {high:+.3g}], p = {p:.2g}".format(**difference)
-        )
+        compared = "" if difference is None else as_text(difference)
         lines.append(
             f"| {found['task']} | {found['row']} | {len(found['values'])} | {found['epochs']} | "
             f"{found['sleep_epochs']:.3g} | {compared} | {100 * found['converged']:.2f} | "

@@ -53,6 +53,13 @@ def test_several_methods_and_seeds_leave_tables_pictures_and_summaries(tmp_path)
     assert 0 <= summary["mean"]["fraction_converged"] <= 1
     row = next(line for line in (out / "table.md").read_text().splitlines() if line.startswith("| dfc-ss"))
     assert f"{100 * statistics.fmean(scores):.2f} ±" in row
+    last = next(line for line in (out / "table.md").read_text().splitlines() if line.startswith("| bp"))
+    theirs = [
+        max((r for r in records(out / "bp") if r["seed"] == s), key=lambda r: r["validation_accuracy"])
+        for s in (3, 5)
+    ]
+    differences = [100 * (a["test_accuracy"] - b["test_accuracy"]) for a, b in zip(theirs, best, strict=True)]
+    assert f"{statistics.fmean(differences):+.3g} [" in last and "p = " in last
 
 
 @pytest.mark.usefixtures("as_users_run")

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import table1
 from config import Config, Optimiser
+from paired import paired_difference
 from presets import BATCH_SIZE, paper, TABLE_1
 from scipy import stats
 
@@ -69,12 +70,12 @@ def test_the_closed_form_is_for_long_trajectories_only() -> None:
 
 def test_paired_differences_are_a_paired_t_test() -> None:
     ours, theirs = {0: 2.0, 1: 2.5, 2: 2.2, 9: 7.0}, {0: 1.9, 1: 2.2, 2: 2.2}
-    found = table1._paired(ours, theirs)
+    found = paired_difference(ours, theirs)
     wanted = stats.ttest_rel([2.0, 2.5, 2.2], [1.9, 2.2, 2.2])
     assert found["mean"] == pytest.approx(0.4 / 3)
     assert found["p"] == pytest.approx(wanted.pvalue)
     assert (found["low"], found["high"]) == pytest.approx(tuple(wanted.confidence_interval(0.95)))
-    assert table1._paired(ours, {0: 1.0}) is None
+    assert paired_difference(ours, {0: 1.0}) is None
 
 
 @pytest.mark.parametrize("task", list(TABLE_1))
