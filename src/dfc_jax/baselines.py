@@ -8,7 +8,7 @@ from jaxtyping import Array, Float, PRNGKeyArray
 from dfc_jax.feedback import ExactFeedback
 from dfc_jax.losses import AbstractLoss, CrossEntropy
 from dfc_jax.methods import AbstractMethod, instant_report, Report, shaped_like
-from dfc_jax.network import Layer, Network
+from dfc_jax.network import check_batch, Layer, Network
 from dfc_jax.plasticity import forward_rule
 
 
@@ -26,6 +26,7 @@ class Backprop(AbstractMethod):
         key: PRNGKeyArray | None = None,
     ) -> tuple[Network, Report]:
         del key
+        check_batch(model, x, y)
         layers, rest = eqx.partition(model.layers, eqx.is_inexact_array)
 
         def outputs(weights: tuple[Layer, ...]) -> Float[Array, "batch out"]:
@@ -57,6 +58,7 @@ class DFA(AbstractMethod):
             raise ValueError(
                 "`model.feedback` is ExactFeedback; direct feedback alignment needs FeedbackWeights."
             )
+        check_batch(model, x, y)
         state = jax.vmap(model.feedforward)(x)
         gradient = jax.vmap(self.loss.gradient)(state.output, y) / len(y)
         arriving = (jnp.tensordot(gradient, Q, axes=(1, -1)) for Q in model.feedback.matrices(None))

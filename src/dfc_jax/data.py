@@ -53,6 +53,12 @@ class Dataset(eqx.Module):
                 shape, wanted = getattr(split, array).shape[1:], getattr(self.train, array).shape[1:]
                 problem = f"`{name}.{array}` has samples of shape {shape}"
                 require(shape == wanted, f"{problem}; it must be {wanted} as in `train`.")
+        if self.classification:
+            for name in ("train", "validation", "test"):
+                y = np.asarray(getattr(self, name).y)
+                bad = int(np.sum((np.abs(y.sum(axis=1) - 1) > 1e-3) | (y < 0).any(axis=1)))
+                problem = f"`{name}.y` has {bad} rows that are no distribution over the classes"
+                require(bad == 0, f"{problem}, as of a label out of range; each must add up to 1.")
 
     @property
     def input_size(self) -> int:

@@ -11,7 +11,7 @@ from dfc_jax._checks import require, zero_unless_finite
 from dfc_jax.closed_loop import ClosedLoop, PerLayer, Sample
 from dfc_jax.controller import AbstractController, PIController
 from dfc_jax.losses import AbstractLoss, CrossEntropy
-from dfc_jax.network import Network
+from dfc_jax.network import check_batch, Network
 from dfc_jax.noise import AbstractNoise, WhiteNoise
 from dfc_jax.published import PublishedEuler
 from dfc_jax.sleep import AbstractNoisePhase, optional_time_constant
@@ -62,6 +62,7 @@ class ExpectedSleepPhase(AbstractNoisePhase):
             isinstance(self.target, Rest),
             f"`target` is {type(self.target).__name__}; ExpectedSleepPhase needs Rest, use SleepPhase.",
         )
+        check_batch(model, x, y)
         loop = self._loop(model)
         samples = jax.vmap(loop.sample)(x, y)
         jacobians, C, D = jax.vmap(self._moments, in_axes=(None, 0))(loop, samples)

@@ -20,7 +20,7 @@ from dfc_jax.equilibrium import AbstractEquilibrium, Equilibrium
 from dfc_jax.fallback import PseudoTransient, rescue
 from dfc_jax.implicit import ImplicitAverage
 from dfc_jax.losses import AbstractLoss, CrossEntropy
-from dfc_jax.network import Layer, Network
+from dfc_jax.network import check_batch, Layer, Network
 from dfc_jax.noise import FilteredNoise
 from dfc_jax.plasticity import forward_rule, presynaptic_rates, teaching_signal
 from dfc_jax.targets import AbstractTarget, Nudge
@@ -104,6 +104,7 @@ class _SteadyStateMethod(AbstractMethod):
         key: PRNGKeyArray | None = None,
     ) -> tuple[Network, Report]:
         del key
+        check_batch(model, x, y)
         loop = self.loop(model)
         samples = jax.vmap(loop.sample)(x, y)
         found, rescued = self._equilibrium(loop, samples)
@@ -201,6 +202,7 @@ class DFC(AbstractMethod):
         *,
         key: PRNGKeyArray | None = None,
     ) -> tuple[Network, Report]:
+        check_batch(model, x, y)
         loop = self.loop(model)
         samples = jax.vmap(loop.sample)(x, y)
         change, final = self.average(loop, samples, key)

@@ -95,6 +95,26 @@ class Network(eqx.Module):
         return tuple(reversed(jacobian))
 
 
+def check_batch(model: Network, x: Float[Array, "batch ..."], y: Float[Array, "batch out"]) -> None:
+    """Raise `ValueError` unless `x` and `y` are a batch that `model` can learn from. Works under jit."""
+    for name, array in (("x", x), ("y", y)):
+        fine = array.dtype in (jnp.float32, jnp.float64)
+        require(fine, f"`{name}` holds {array.dtype} values; make them float32 or float64.")
+    for weights in jax.tree.leaves(eqx.filter(model, eqx.is_inexact_array)):
+        fine = weights.dtype in (jnp.float32, jnp.float64)
+        require(fine, f"`model` holds {weights.dtype} weights; make them float32 or float64.")
+    fine = x.ndim >= 2 and y.ndim == 2 and len(x) == len(y) > 0
+    wanted = "(batch, inputs) and (batch, outputs) of the same batch, of one sample or more"
+    require(fine, f"`x` has shape {x.shape} and `y` {y.shape}; they must be {wanted}.")
+    try:
+        output = jax.eval_shape(model, jax.ShapeDtypeStruct(x.shape[1:], x.dtype))
+    except TypeError as error:
+        problem = f"`x` has samples of shape {x.shape[1:]}, which `model` does not take"
+        raise ValueError(f"{problem}: {error}") from error
+    problem = f"`y` has {y.shape[1]} outputs a sample"
+    require(output.shape == y.shape[1:], f"{problem}; those of `model` have the shape {output.shape}.")
+
+
 def mlp(
     sizes: Sequence[int],
     *,

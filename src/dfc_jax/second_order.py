@@ -20,7 +20,7 @@ from dfc_jax._checks import check_number, require
 from dfc_jax.closed_loop import PerLayer
 from dfc_jax.losses import AbstractLoss, CrossEntropy
 from dfc_jax.methods import AbstractMethod, instant_report, Report, shaped_like
-from dfc_jax.network import Dense, Feedforward, Network
+from dfc_jax.network import check_batch, Dense, Feedforward, Network
 from dfc_jax.plasticity import forward_rule
 
 
@@ -43,6 +43,7 @@ class _OutputSpaceMethod(AbstractMethod):
         key: PRNGKeyArray | None = None,
     ) -> tuple[Network, Report]:
         del key
+        check_batch(model, x, y)
         state = jax.vmap(model.feedforward)(x)
         teaching = jax.vmap(self._teaching, in_axes=(None, 0, 0))(model, state, y)
         update = forward_rule(model.layers, state.inputs, jax.tree.map(lambda t: -t / len(y), teaching))

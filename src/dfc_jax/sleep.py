@@ -12,7 +12,7 @@ from dfc_jax.closed_loop import ClosedLoop, PerLayer, Sample
 from dfc_jax.controller import AbstractController, PIController
 from dfc_jax.feedback import FeedbackWeights
 from dfc_jax.losses import AbstractLoss, CrossEntropy
-from dfc_jax.network import Network
+from dfc_jax.network import check_batch, Network
 from dfc_jax.noise import AbstractNoise, WhiteNoise
 from dfc_jax.plasticity import feedback_rule
 from dfc_jax.published import PublishedEuler, PublishedState, sample_keys
@@ -111,6 +111,7 @@ class SleepPhase(AbstractNoisePhase):
 
         A sample whose state is not finite contributes nothing.
         """
+        check_batch(model, x, y)
         loop = self._loop(model)
         samples = jax.vmap(loop.sample)(x, y)
         keys = sample_keys(key, len(x))

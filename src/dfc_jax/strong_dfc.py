@@ -27,7 +27,7 @@ from dfc_jax.equilibrium import AbstractEquilibrium, Equilibrium
 from dfc_jax.feedback import FeedbackWeights
 from dfc_jax.losses import AbstractLoss, CrossEntropy
 from dfc_jax.methods import AbstractMethod, batch_report, Report
-from dfc_jax.network import Layer, Network
+from dfc_jax.network import check_batch, Layer, Network
 from dfc_jax.noise import FilteredNoise
 from dfc_jax.plasticity import feedback_rule
 from dfc_jax.published import PublishedEuler, PublishedState, sample_keys
@@ -90,6 +90,7 @@ class StrongDFC(AbstractMethod):
             isinstance(model.feedback, FeedbackWeights),
             f"`model.feedback` is {type(model.feedback).__name__}; StrongDFC needs FeedbackWeights.",
         )
+        check_batch(model, x, y)
         loop = self.loop(model)
         samples = jax.vmap(loop.sample)(x, y)
         layers, feedback, final = self._trajectory(loop, samples, key)

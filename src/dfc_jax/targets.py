@@ -3,10 +3,11 @@
 import abc
 
 import equinox as eqx
+import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from dfc_jax._checks import check_number
+from dfc_jax._checks import check_number, require
 from dfc_jax.balance import AbstractBalance, PlainBalance
 from dfc_jax.losses import AbstractLoss
 
@@ -74,7 +75,10 @@ class Clamp(AbstractTarget):
 
     def __check_init__(self) -> None:
         check_number("class_value", self.class_value, above=0)
-        check_number("1 - class_value", 1 - self.class_value, minimum=0)
+        if not isinstance(self.class_value, jax.core.Tracer):
+            require(
+                bool(self.class_value <= 1), f"`class_value` is {self.class_value}; it must be at most 1."
+            )
 
     def initial_error(
         self, loss: AbstractLoss, output: Float[Array, " out"], y: Float[Array, " out"]
