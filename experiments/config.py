@@ -189,6 +189,8 @@ class Config:
     """One or several; each seeds initialisation, order of samples and noise."""
     out: str | None = None
     """Folder for the results; by default a new one below runs/."""
+    resume: bool = False
+    """Go on with the run in --out, from its newest checkpoint, or start it if there is none."""
     hidden: tuple[int, ...] | None = None
     """Sizes of the hidden layers; by default the papers'."""
     activation: Activation | None = None
@@ -231,6 +233,8 @@ class Config:
                 raise ValueError(f"`{name}` is {values}; it must name one or several, none of them twice.")
         if any(seed < 0 for seed in self.seeds):
             raise ValueError(f"`seeds` is {self.seeds}; seeds must not be negative.")
+        if self.resume and self.out is None:
+            raise ValueError("`resume` is given without `out`; name the folder of the run.")
         if config.epochs < 1:
             raise ValueError(f"`epochs` is {config.epochs}; it must be at least 1.")
         for name, rate in (

@@ -42,6 +42,7 @@ def train(config: Config, method: str, data: dfc.Dataset, folder: dfc.RunFolder)
         diagnostics=config.diagnostics and dfc.Diagnostics(config.diagnostics, damping=config.damping),
         on_epoch=lambda position, record: folder.append(config.seeds[position], record),
         progress=config.progress,
+        resume=folder.checkpoints,
     )
     histories = {seed: history for seed, (_, history) in zip(config.seeds, found, strict=True)}
     metric = "test_accuracy" if data.classification else "test_loss"
@@ -79,8 +80,12 @@ def prepare(config: Config) -> tuple[list[Run], dfc.Dataset]:
     runs = []
     for method, chosen in configs.items():
         chosen = dataclasses.replace(chosen, out=str(out))
-        folder = out if len(configs) == 1 else out / method
-        runs.append(Run(method, chosen, dfc.RunFolder.create(folder, dataclasses.asdict(chosen))))
+        path, options = out if len(configs) == 1 else out / method, dataclasses.asdict(chosen)
+        if config.resume:
+            folder = dfc.RunFolder.reopen(path, options, may_differ=("epochs", "progress", "resume", "out"))
+        else:
+            folder = dfc.RunFolder.create(path, options)
+        runs.append(Run(method, chosen, folder))
     return runs, data
 
 
@@ -91,15 +96,30 @@ def main(config: Config) -> int:
     except (ValueError, OSError, ImportError, RuntimeError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
-    summaries = {run.method: train(run.config, run.method, data, run.folder) for run in runs}
     paths = [run.folder.path for run in runs]
-    compare(paths, paths[0] if len(paths) == 1 else paths[0].parent)
-    stopped = {
-        m: s["stopped"] for m, summary in summaries.items() for s in summary["seeds"].values() if s["stopped"]
-    }
-    for method, reason in stopped.items():
-        print(f"{method} stopped in {reason}", file=sys.stderr)
-    return 1 if stopped else 0
+    out = paths[0] if len(paths) == 1 else paths[0].parent
+    try:
+        summaries = {run.method: train(run.config, run.method, data, run.folder) for run in runs}
+        compare(paths, out)
+    except (ValueError, OSError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print(f"interrupted: the same command with --out {out} --resume goes on", file=sys.stderr)
+        return 130
+    return _judge(summaries)
+
+
+def _judge(summaries: dict[Method, dict[str, Any]]) -> int:
+    """Say what is wrong with the runs; 1 if anything is."""
+    said = []
+    for method, summary in summaries.items():
+        for seed, found in summary["seeds"].items():
+            said += [f"{method}, seed {seed}: stopped in {found['stopped']}"] if found["stopped"] else []
+            said += [f"{method}, seed {seed}: {' '.join(found['doubts'])}"] if found["doubts"] else []
+    for line in said:
+        print(line, file=sys.stderr)
+    return 1 if said else 0
 
 
 if __name__ == "__main__":

@@ -111,7 +111,7 @@ def test_a_run_that_diverges_says_so_and_fails(tmp_path, capsys):
     options = {"method": ("bp",), "hidden": (16,), "epochs": 2, "progress": False}
     assert main(Config(**options, optimiser=Optimiser(lr=1e38), out=str(tmp_path / "run"))) == 1
     error = capsys.readouterr().err
-    assert re.search(r"bp stopped in epoch \d: the loss or a weight is no longer finite", error)
+    assert re.search(r"bp, seed 0: stopped in epoch \d: the loss or a weight is no longer finite", error)
     assert json.loads((tmp_path / "run" / "summary.json").read_text())["seeds"]["0"]["stopped"]
 
 

@@ -70,6 +70,7 @@ from dfc_jax.feedback import (
     RandomFeedback as RandomFeedback,
 )
 from dfc_jax.feedback_learning import FeedbackLearning as FeedbackLearning
+from dfc_jax.history import History as History
 from dfc_jax.implicit import ImplicitAverage as ImplicitAverage
 from dfc_jax.linearised import (
     distance_from_rest as distance_from_rest,
@@ -105,7 +106,12 @@ from dfc_jax.plasticity import (
     teaching_signal as teaching_signal,
 )
 from dfc_jax.published import PublishedEuler as PublishedEuler, PublishedState as PublishedState
-from dfc_jax.runs import environment as environment, RunFolder as RunFolder
+from dfc_jax.runs import (
+    environment as environment,
+    load_run as load_run,
+    LoadedRun as LoadedRun,
+    RunFolder as RunFolder,
+)
 from dfc_jax.second_order import GaussNewton as GaussNewton, MinimumNorm as MinimumNorm
 from dfc_jax.simulated import Simulated as Simulated, StateAtTime as StateAtTime
 from dfc_jax.sleep import AbstractSleepPhase as AbstractSleepPhase, SleepPhase as SleepPhase
@@ -120,11 +126,7 @@ from dfc_jax.teaching import (
     RateDifference as RateDifference,
     VoltageDifference as VoltageDifference,
 )
-from dfc_jax.training import (
-    fit as fit,
-    fit_many as fit_many,
-    History as History,
-)
+from dfc_jax.training import fit as fit, fit_many as fit_many
 from dfc_jax.trajectory import simulate as simulate
 
 

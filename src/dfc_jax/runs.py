@@ -9,14 +9,17 @@ import shlex
 import statistics
 import subprocess
 import sys
+from collections.abc import Sequence
 from importlib.metadata import version
 from typing import Any
 
 import equinox as eqx
 import jax
 
+from dfc_jax import architecture, checkpoints
 from dfc_jax._checks import require
-from dfc_jax.training import History, Record
+from dfc_jax.history import History, Record
+from dfc_jax.network import Network
 
 
 _PACKAGES = ("dfc_jax", "jax", "jaxlib", "equinox", "diffrax", "optimistix", "lineax", "optax", "numpy")
@@ -38,7 +41,8 @@ def environment() -> dict[str, Any]:
 
 
 class RunFolder(eqx.Module):
-    """A folder that holds one run: `config.json`, `metrics.jsonl` and, at its end, `summary.json`."""
+    """A folder that holds one run: `config.json`, `metrics.jsonl`, `checkpoints/` and, at its end,
+    `summary.json`."""
 
     path: pathlib.Path = eqx.field(static=True)
 
@@ -51,16 +55,47 @@ class RunFolder(eqx.Module):
         folder = pathlib.Path(path)
         require(
             not (folder / "config.json").exists(),
-            f"`out` is {str(folder)!r}, which holds a run already; name a new folder.",
+            f"`out` is {str(folder)!r}, which holds a run already; name a new folder, or resume it.",
         )
         folder.mkdir(parents=True, exist_ok=True)
         _write_json(folder / "config.json", {"config": config, "environment": environment()})
         return RunFolder(folder)
 
+    @staticmethod
+    def reopen(
+        path: str | os.PathLike, config: dict[str, Any], may_differ: Sequence[str] = ("epochs",)
+    ) -> "RunFolder":
+        """The folder of an interrupted run, its metrics brought to its newest checkpoint; or a new one.
+
+        `config` must be that of the run, but for the options in `may_differ`.
+
+        **Raises:** `ValueError` if it is not, or if no checkpoint is intact; `OSError` if the folder cannot
+        be read or written.
+        """
+        folder = RunFolder(pathlib.Path(path))
+        if not (folder.path / "config.json").exists():
+            return RunFolder.create(path, config)
+        held = json.loads((folder.path / "config.json").read_text())
+        difference = _first_difference(held["config"], json.loads(json.dumps(config)), may_differ)
+        require(difference is None, f"{str(folder.path)!r} holds a run with other options: {difference}.")
+        _write_json(folder.path / "config.json", held | {"config": config})
+        found = checkpoints.newest(folder.checkpoints)
+        runs = [] if found is None else [run["records"] for run in found[1]["runs"]]
+        seeds = zip(config["seeds"], runs, strict=False)
+        lines = [(record["epoch"], i, seed, record) for i, (seed, run) in enumerate(seeds) for record in run]
+        text = "".join(_line(seed, record) for *_, seed, record in sorted(lines, key=lambda line: line[:2]))
+        _write(folder.path / "metrics.jsonl", text)
+        return folder
+
+    @property
+    def checkpoints(self) -> pathlib.Path:
+        """Where `fit` keeps the checkpoints of this run."""
+        return self.path / "checkpoints"
+
     def append(self, seed: int, record: Record) -> None:
         """Add one epoch to `metrics.jsonl`; it is on disk when this returns."""
         with open(self.path / "metrics.jsonl", "a") as file:
-            file.write(json.dumps({"seed": seed, **record}) + "\n")
+            file.write(_line(seed, record))
             file.flush()
             os.fsync(file.fileno())
 
@@ -83,7 +118,7 @@ class RunFolder(eqx.Module):
 def _summarise(history: History, metric: str) -> dict[str, Any]:
     """One seed: its scores at the best validation epoch, its losses, and how its dynamics fared."""
     if not history.records:
-        return {"stopped": history.stopped}
+        return {"stopped": history.stopped, "doubts": history.doubts}
     train = [record["train_loss"] for record in history.records]
     return {
         metric: history.best[metric],
@@ -99,11 +134,73 @@ def _summarise(history: History, metric: str) -> dict[str, Any]:
         # The median: the first epoch compiles.
         "seconds_per_epoch": statistics.median(record["seconds"] for record in history.records),
         "stopped": history.stopped,
+        "doubts": history.doubts,
     }
 
 
+class LoadedRun(eqx.Module):
+    """A run read back from its folder, seed by seed."""
+
+    config: dict[str, Any]
+    models: dict[int, Network]  # as training left them, or the newest checkpoint holds them
+    best_models: dict[int, Network]  # of the best epochs
+    records: dict[int, list[Record]]
+
+
+def load_run(path: str | os.PathLike, like: Network | None = None) -> LoadedRun:
+    """The models and the configuration of a run, without the script that made it.
+
+    Networks with layers or activations of the user's own need a model of the same architecture in `like`.
+
+    **Raises:** `ValueError` if the folder holds no checkpoint that is intact, or `like` is needed or wrong.
+    """
+    folder = RunFolder(pathlib.Path(path))
+    config_file = folder.path / "config.json"
+    require(config_file.exists(), f"{str(folder.path)!r} holds no run: there is no config.json.")
+    config = json.loads(config_file.read_text())["config"]
+    found = checkpoints.newest(folder.checkpoints)
+    require(found is not None, f"{str(folder.path)!r} holds no checkpoint yet.")
+    runs, description = found[1]["runs"], found[1]["model"]
+    problem = "`like` is None, but the run's network has layers or activations of the user's own"
+    fine = like is not None or description is not None
+    require(fine, f"{problem}: give a model of its architecture.")
+    model = architecture.build(description) if like is None else like
+    (best, last), _ = checkpoints.newest(folder.checkpoints, ([model] * len(runs), [model] * len(runs)))
+    seeds = config["seeds"]
+    return LoadedRun(
+        config,
+        dict(zip(seeds, last, strict=True)),
+        dict(zip(seeds, best, strict=True)),
+        {seed: run["records"] for seed, run in zip(seeds, runs, strict=True)},
+    )
+
+
+def _first_difference(held: Any, given: Any, may_differ: Sequence[str], name: str = "") -> str | None:
+    """The first option with two values, in words."""
+    if isinstance(held, dict) and isinstance(given, dict):
+        for key in dict.fromkeys((*held, *given)):
+            if name == "" and key in may_differ:
+                continue
+            found = _first_difference(held.get(key), given.get(key), (), f"{name}.{key}".lstrip("."))
+            if found is not None:
+                return found
+        return None
+    return None if held == given else f"`{name}` is {held!r} there and {given!r} now"
+
+
+def _line(seed: int, record: Record) -> str:
+    return json.dumps({"seed": seed, **record}) + "\n"
+
+
 def _write_json(path: pathlib.Path, content: dict[str, Any]) -> None:
-    path.write_text(json.dumps(content, indent=2) + "\n")
+    _write(path, json.dumps(content, indent=2) + "\n")
+
+
+def _write(path: pathlib.Path, text: str) -> None:
+    """All of it or nothing."""
+    temporary = path.with_suffix(".part")
+    temporary.write_text(text)
+    os.replace(temporary, path)
 
 
 def _git_revision() -> str | None:
