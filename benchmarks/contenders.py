@@ -31,7 +31,6 @@ METHODS = {
         target=STRONG,
         equilibrium=dfc.StateAtTime(dfc.PublishedEuler(dt=0.001, states=500), tau_v=0.01),
         fallback=None,
-        include_unconverged=True,
     ),
     "Strong-DFC, single phase": dfc.StrongDFC(target=STRONG),
     "Strong-DFC, single phase, 128 steps": dfc.StrongDFC(

@@ -53,8 +53,10 @@ def _table(runs: list[dict[str, Any]]) -> tuple[str, list[str], list[list[str]]]
     for run in runs:
         config, mean = run["config"], run["summary"]["mean"]
         method = config["method"][0]
+        early = "dfc-ss" in method or "2phase" in method
+        early = early and config["solver"]["steady_state"] == "published"
         row = [
-            method,
+            f"{method}, after T" if early else method,
             {"bp": "none", "mn": "none", "gn": "none", "dfa": "random"}.get(method, config["feedback"]),
         ]
         if metric in mean:

@@ -34,11 +34,10 @@ def make_method(config: Config, name: Method, loss: dfc.AbstractLoss) -> dfc.Abs
             return dfc.DFCSSA(controller, target, loss)
         case "dfc-ss" | "strong-dfc-2phase":
             target = target if name == "dfc-ss" else dfc.Clamp(config.strong.class_value)
-            # What the dynamics do not reach, no other scheme should. The published code takes any state.
+            # What the dynamics do not reach, no other scheme should.
             dynamics = solver.steady_state in ("simulated", "published")
             fallback = None if dynamics else dfc.PseudoTransient(solver.rtol)
-            every = solver.steady_state == "published"
-            return dfc.DFCSS(controller, target, loss, _equilibrium(solver), fallback, every)
+            return dfc.DFCSS(controller, target, loss, _equilibrium(solver), fallback)
         case "dfc":
             return dfc.DFC(controller, target, loss, solver.tau_v, _average(solver))
         case "strong-dfc":

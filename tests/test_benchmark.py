@@ -43,7 +43,7 @@ def test_steady_states_agree(folder):
     assert methods["DFC-SS, Newton"]["angle_degrees"] < 0.05
     assert methods["DFC-SS, Tsit5 to rest"]["angle_degrees"] < 0.05
     assert methods["DFC, implicit, 24 steps"]["angle_degrees"] < 5
-    at_rest = {n: f for n, f in methods.items() if "single phase" not in n and "after T" not in n}
+    at_rest = {n: f for n, f in methods.items() if "single phase" not in n}
     assert all(figures["converged"] in (None, 1) for figures in at_rest.values())
     assert methods["Backprop"]["converged"] is methods["Sleep phase"]["angle_degrees"] is None
 

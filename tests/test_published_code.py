@@ -303,7 +303,7 @@ def test_dfcss_of_the_last_state_is_the_published_gradient(path: Path) -> None:
     case, _ = load(path)
 
     equilibrium = dfc.StateAtTime(case.scheme, case.tau_v)
-    method = dfc.DFCSS(case.controller, case.target, case.loss, equilibrium, None, include_unconverged=True)
+    method = dfc.DFCSS(case.controller, case.target, case.loss, equilibrium, None)
     update, report = eqx.filter_jit(method)(case.model, case.x, case.y)
     assert relative_error(report.control, case.file["u"][-1]) < TOLERANCE
     for name, array in _undo(update, case).items():

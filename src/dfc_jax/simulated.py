@@ -98,8 +98,7 @@ class StateAtTime(AbstractEquilibrium):
 
     It is one only if the trajectory is long. Strong-DFC's published ones last half a tau_u, and their updates
     are tens of degrees from those of the steady state (`Broyden()`): hence a name of its own. `residual` says
-    how far each sample is from rest. Converged means that the control error has fallen below half of what it
-    was, the published criterion (`epsilon_di`).
+    how far each sample is from rest; converged means no more than that the state is finite.
 
     **Arguments:**
 
@@ -119,7 +118,8 @@ class StateAtTime(AbstractEquilibrium):
         first = jax.vmap(self.scheme.initial, in_axes=(None, 0))(loop, samples)
         steps = self.scheme.states - 1
         last = jax.lax.fori_loop(0, steps, lambda _, states: step(loop, states, samples), first)
-        return last_state(loop, samples, last.control, last.deviation, steps)
+        found = last_state(loop, samples, last.control, last.deviation, steps)
+        return eqx.tree_at(lambda f: f.converged, found, jnp.isfinite(found.residual))
 
     def doubts(self, loop: ClosedLoop, samples: Sample) -> list[str]:
         return PublishedAverage(self.scheme).doubts(eqx.tree_at(lambda l: l.tau_v, loop, self.tau_v), samples)
