@@ -229,6 +229,9 @@ def test_runs_load_without_their_script(tmp_path) -> None:
     assert float(found["accuracy"]) == pytest.approx(last["test_accuracy"], abs=1e-6)
     with pytest.raises(ValueError, match="holds no run"):
         dfc.load_run(tmp_path / "nowhere")
+    (tmp_path / "config.json").write_text('{"config": {')
+    with pytest.raises(ValueError, match=r"config\.json' is damaged"):
+        dfc.load_run(tmp_path)
 
 
 def test_networks_with_parts_of_the_users_own_need_a_model(as_users_run, tmp_path, data) -> None:

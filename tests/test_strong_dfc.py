@@ -113,7 +113,7 @@ def _noise_of_an_idle_network(dt: float) -> Array:
     return run()[round(1 / dt) :]
 
 
-@pytest.mark.parametrize("dt", [0.004, 0.002])
+@pytest.mark.parametrize("dt", [0.004, pytest.param(0.002, marks=pytest.mark.slow)])
 def test_the_noise_has_its_stationary_variance_at_any_step(dt: float) -> None:
     found = float(jnp.var(_noise_of_an_idle_network(dt)))
     wanted = SIGMAS[0] ** 2 / (2 * TAU_NOISE)
@@ -162,6 +162,7 @@ def test_a_broken_order_of_time_scales_is_explained(getkey, changed: dict, named
     assert all("must be much smaller, for " in doubt for doubt in doubts)
 
 
+@pytest.mark.slow
 def test_the_feedback_update_answers_noise_not_the_target(getkey) -> None:
     """From the steady state its size does not depend on sigma; from the feedforward state the transient
     of the control, divided by sigma^2, drowns everything."""
@@ -244,6 +245,7 @@ def test_feedback_learns_in_the_wake_phase(toy) -> None:
     assert history.records[-1]["test_loss"] < 0.8 * history.records[0]["test_loss"]
 
 
+@pytest.mark.slow
 def test_without_feedback_learning_feedback_stays(toy) -> None:
     model = dfc.mlp((15, 6, 5), key=jr.key(0), feedback=dfc.RandomFeedback())
     still, _ = train(toy, model, None, 1)

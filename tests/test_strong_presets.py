@@ -55,7 +55,7 @@ def test_the_published_time_scales_are_just_ordered(task: str) -> None:
     model = make_model(chosen, "strong-dfc", (4, 3), 0)
     assert rule.doubts(model, jnp.zeros((1, 4)), jnp.eye(3)[:1]) == []
     phase = make_feedback_learning(chosen, "strong-dfc", dfc.CrossEntropy()).phase
-    doubts = phase.dynamics.doubts(model, jnp.zeros((1, 4)), jnp.eye(3)[:1])
+    doubts = phase.doubts()
     assert len(doubts) == (1 if task == "fashion_mnist" else 0)
 
 

@@ -91,7 +91,8 @@ def train(
     method, learning = options.method, options.learning
     runs = [_Run(start, start) for start in initial]
     handful = jnp.asarray(options.data.train.x[:8]), jnp.asarray(options.data.train.y[:8])
-    for doubt in method.doubts(initial[0], *handful):
+    asleep = [] if learning is None else learning.phase.doubts()
+    for doubt in (*method.doubts(initial[0], *handful), *asleep):
         warnings.warn(doubt, stacklevel=3)
     split = jax.tree.map(jnp.asarray, options.data.train)
     alone = key.ndim == 0

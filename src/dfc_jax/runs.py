@@ -75,7 +75,7 @@ class RunFolder(eqx.Module):
         folder = RunFolder(pathlib.Path(path))
         if not (folder.path / "config.json").exists():
             return RunFolder.create(path, config)
-        held = json.loads((folder.path / "config.json").read_text())
+        held = _read_config(folder.path)
         difference = _first_difference(held["config"], json.loads(json.dumps(config)), may_differ)
         require(difference is None, f"{str(folder.path)!r} holds a run with other options: {difference}.")
         _write_json(folder.path / "config.json", held | {"config": config})
@@ -155,9 +155,7 @@ def load_run(path: str | os.PathLike, like: Network | None = None) -> LoadedRun:
     **Raises:** `ValueError` if the folder holds no checkpoint that is intact, or `like` is needed or wrong.
     """
     folder = RunFolder(pathlib.Path(path))
-    config_file = folder.path / "config.json"
-    require(config_file.exists(), f"{str(folder.path)!r} holds no run: there is no config.json.")
-    config = json.loads(config_file.read_text())["config"]
+    config = _read_config(folder.path)["config"]
     found = checkpoints.newest(folder.checkpoints)
     require(found is not None, f"{str(folder.path)!r} holds no checkpoint yet.")
     runs, description = found[1]["runs"], found[1]["model"]
@@ -173,6 +171,18 @@ def load_run(path: str | os.PathLike, like: Network | None = None) -> LoadedRun:
         dict(zip(seeds, best, strict=True)),
         {seed: run["records"] for seed, run in zip(seeds, runs, strict=True)},
     )
+
+
+def _read_config(folder: pathlib.Path) -> dict[str, Any]:
+    path = folder / "config.json"
+    require(path.exists(), f"{str(folder)!r} holds no run: there is no config.json.")
+    try:
+        held = json.loads(path.read_text())
+    except ValueError as error:
+        raise ValueError(f"{str(path)!r} is damaged: {error}. Restore it or start anew.") from error
+    fine = isinstance(held, dict) and isinstance(held.get("config"), dict)
+    require(fine, f"{str(path)!r} is no configuration of a run: it has no `config`.")
+    return held
 
 
 def _first_difference(held: Any, given: Any, may_differ: Sequence[str], name: str = "") -> str | None:

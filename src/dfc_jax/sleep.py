@@ -38,6 +38,10 @@ class AbstractSleepPhase(eqx.Module):
     ) -> Network:
         """The update, shaped and signed like a gradient and zero in its forward weights."""
 
+    def doubts(self) -> list[str]:
+        """What is known to go wrong with this phase, in a sentence each; `fit` warns of it."""
+        return []
+
 
 class AbstractNoisePhase(AbstractSleepPhase):
     """A sleep phase in which a controller at rest answers the noise of a published scheme."""

@@ -20,7 +20,7 @@ import numpy as np
 from jaxtyping import Array, Float, Int, PRNGKeyArray, PyTree
 
 from dfc_jax._checks import check_number, require, zero_unless_finite
-from dfc_jax.averaging import Accumulator, instant_change, last_state
+from dfc_jax.averaging import Accumulator, instant_change, last_state, PublishedAverage
 from dfc_jax.closed_loop import ClosedLoop, PerLayer, Sample
 from dfc_jax.controller import AbstractController, PIController
 from dfc_jax.equilibrium import AbstractEquilibrium, Equilibrium
@@ -148,8 +148,29 @@ class StrongDFC(AbstractMethod):
         return choose(found.converged, settled, first), found
 
     def doubts(self, model: Network, x: Float[Array, "batch ..."], y: Float[Array, "batch out"]) -> list[str]:
-        del model, x, y
-        return time_scale_doubts(self.scheme.dt, self.tau_v, self.noise.tau, self.tau_filter)
+        loop = self.loop(model)
+        steps = PublishedAverage(self.scheme).doubts(loop, jax.vmap(loop.sample)(x, y))
+        return [*self.time_scale_doubts(), *steps]
+
+    def time_scale_doubts(self) -> list[str]:
+        """Where dt << tau_v, tau_noise << tau_filter << tau_u = 1 is broken, and what that does.
+
+        "Much less" is taken for at most half: the published settings just keep to that.
+        """
+        dt, tau_v = ("dt", self.scheme.dt), ("tau_v", self.tau_v)
+        tau_noise, tau_filter = ("noise.tau", self.noise.tau), ("tau_filter", self.tau_filter)
+        orders = (
+            (dt, tau_v, "Euler's steps distort the voltages"),
+            (dt, tau_noise, "Euler's steps distort the noise"),
+            (tau_v, tau_filter, "the answer to the noise counts as slow control"),
+            (tau_noise, tau_filter, "the answer to the noise counts as slow control"),
+            (tau_filter, ("tau_u", 1.0), "the control of the target counts as an answer to the noise"),
+        )
+        return [
+            f"`{low}` is {float(a):.3g} and {high} {float(b):.3g}: {low} must be much smaller, for {harm}."
+            for (low, a), (high, b), harm in orders
+            if np.float32(a) > np.float32(b) / 2
+        ]
 
 
 class HighPassPhase(AbstractSleepPhase):
@@ -168,6 +189,9 @@ class HighPassPhase(AbstractSleepPhase):
         update, _ = self.dynamics(model, x, y, key=key)
         return Network(jax.tree.map(jnp.zeros_like, model.layers), update.feedback)
 
+    def doubts(self) -> list[str]:
+        return [f"Feedback pre-training: {doubt}" for doubt in self.dynamics.time_scale_doubts()]
+
 
 def _settled(loop: ClosedLoop, sample: Sample, first: PublishedState, found: Equilibrium) -> PublishedState:
     """A steady state as a state of the published scheme, without noise yet."""
@@ -184,30 +208,3 @@ def _pair(
     """v_fb and u_fast of one sample; zeros if not finite."""
     pair = zero_unless_finite((state.apical, state.control - slow))
     return jax.tree.map(lambda leaf: jnp.where(sample.finite, leaf, 0), pair)
-
-
-def time_scale_doubts(
-    dt: Float[Array, ""], tau_v: Float[Array, ""], tau_noise: Float[Array, ""], tau_filter: Float[Array, ""]
-) -> list[str]:
-    """Where dt << tau_v, tau_noise << tau_filter << tau_u = 1 is broken, and what that does; a sentence each.
-
-    "Much less" is taken for at most half: the published settings just keep to that.
-    """
-    pairs = (
-        ("dt", dt, "tau_v", tau_v, "Euler's steps distort the voltages"),
-        ("dt", dt, "noise.tau", tau_noise, "Euler's steps distort the noise"),
-        ("tau_v", tau_v, "tau_filter", tau_filter, "the answer to the noise counts as slow control"),
-        ("noise.tau", tau_noise, "tau_filter", tau_filter, "the answer to the noise counts as slow control"),
-        (
-            "tau_filter",
-            tau_filter,
-            "tau_u",
-            1.0,
-            "the control of the target counts as an answer to the noise",
-        ),
-    )
-    return [
-        f"`{low}` is {float(a):.3g} and {high} {float(b):.3g}: {low} must be much smaller, for {harm}."
-        for low, a, high, b, harm in pairs
-        if float(np.float32(a)) > float(np.float32(b)) / 2
-    ]
