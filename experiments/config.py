@@ -190,7 +190,8 @@ class Config:
     out: str | None = None
     """Folder for the results; by default a new one below runs/."""
     resume: bool = False
-    """Go on with the run in --out, from its newest checkpoint, or start it if there is none."""
+    """Go on with the run in --out, from its newest checkpoint, or start it if there is none. Where nothing
+    else is given, with the options of the run."""
     hidden: tuple[int, ...] | None = None
     """Sizes of the hidden layers; by default the papers'."""
     activation: Activation | None = None
@@ -269,6 +270,24 @@ class Config:
         defaults = DEFAULTS[self.dataset]
         standard = self.hidden == defaults.hidden
         return [ACTIVATIONS[n] for n in (defaults.activations if standard else ["tanh"] * len(self.hidden))]
+
+
+def from_dict(kind: type, values: dict[str, Any]) -> Any:
+    """The options that `dataclasses.asdict` and JSON made a dictionary of.
+
+    **Raises:** `ValueError` for options that this version does not have.
+    """
+    defaults = {field.name: field.default for field in dataclasses.fields(kind)}
+    unknown = [name for name in values if name not in defaults]
+    if unknown:
+        raise ValueError(f"{kind.__name__} has no option `{unknown[0]}`: the run is of another version.")
+    made = {}
+    for name, value in values.items():
+        nested = dataclasses.is_dataclass(defaults[name])
+        made[name] = from_dict(type(defaults[name]), value) if nested else value
+        if isinstance(value, list):
+            made[name] = tuple(value)
+    return kind(**made)
 
 
 def _fill(options: Any, **defaults: Any) -> Any:

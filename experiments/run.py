@@ -9,6 +9,7 @@ table and the picture of all of them, as `compare.py` makes them.
 
 import dataclasses
 import datetime
+import json
 import pathlib
 import sys
 from typing import Any
@@ -16,7 +17,7 @@ from typing import Any
 import jax
 import tyro
 from compare import compare
-from config import Config, Method, WITH_CONTROLLER
+from config import Config, from_dict, Method, WITH_CONTROLLER
 from objects import make_feedback_learning, make_method, make_model, make_optimiser
 from plots import plot_curves
 from presets import paper
@@ -62,16 +63,14 @@ class Run:
 
 def prepare(config: Config) -> tuple[list[Run], dfc.Dataset]:
     """Check every value, load the data and make the folders: all that can fail before any work."""
-    configs = {}
-    for method in config.method:
-        translate = {None: lambda config, _: config, "strong-paper": strong_paper}.get(config.preset, paper)
-        chosen = translate(config, method)
-        chosen = configs[method] = dataclasses.replace(chosen, method=(method,)).resolved()
+    config.resolved()  # what concerns several methods, or none
+    configs = _held(config) or {method: _chosen(config, method) for method in config.method}
+    for method, chosen in configs.items():
         make_method(chosen, method, dfc.CrossEntropy())
         make_model(chosen, method, (1, 1), 0)
         make_optimiser(chosen.optimiser)
         make_feedback_learning(chosen, method, dfc.CrossEntropy())
-    config.resolved()  # what concerns several methods, or none
+    config = dataclasses.replace(next(iter(configs.values())), out=config.out, resume=config.resume)
     data = dfc.load(config.dataset)
     if config.batch_size > len(data.train):
         raise ValueError(f"`batch_size` is {config.batch_size}; {data.name} has {len(data.train)} samples.")
@@ -87,6 +86,24 @@ def prepare(config: Config) -> tuple[list[Run], dfc.Dataset]:
             folder = dfc.RunFolder.create(path, options)
         runs.append(Run(method, chosen, folder))
     return runs, data
+
+
+def _chosen(config: Config, method: Method) -> Config:
+    """The options of one method, preset and defaults filled in."""
+    translate = {None: lambda config, _: config, "strong-paper": strong_paper}.get(config.preset, paper)
+    return dataclasses.replace(translate(config, method), method=(method,)).resolved()
+
+
+def _held(config: Config) -> dict[Method, Config]:
+    """The options of the runs in --out, where --resume is all that is given beside it; else none."""
+    given = dataclasses.replace(config, out=None, resume=False, progress=True)
+    if not config.resume or given != Config():
+        return {}
+    out = pathlib.Path(config.out)
+    files = [out / "config.json"] if (out / "config.json").exists() else sorted(out.glob("*/config.json"))
+    found = [from_dict(Config, json.loads(file.read_text())["config"]) for file in files]
+    found = [dataclasses.replace(one, progress=config.progress, resume=True) for one in found]
+    return {one.method[0]: one for one in found}
 
 
 def main(config: Config) -> int:

@@ -20,7 +20,7 @@ import jax.random as jr
 import numpy as np
 import optax
 import pytest
-from config import Config, Controller, Solver
+from config import Config, Controller, from_dict, Solver
 from helpers import cast, flat
 from run import main
 
@@ -191,6 +191,8 @@ def test_what_stops_the_command_line_is_said_and_resumed(tmp_path, monkeypatch, 
     assert "holds a run already; name a new folder, or resume it" in capsys.readouterr().err
     assert cli(SMALL, out, resume=True, nudge=0.2) == 2
     assert "holds a run with other options: `nudge` is 0.1 there and 0.2 now" in capsys.readouterr().err
+    assert main(Config(out=str(out), resume=True, progress=False)) == 0  # the options are those of the run
+    assert_same_runs(out, whole)
     assert cli(SMALL, out, resume=True) == 0
     assert_same_runs(out, whole)
     assert cli(SMALL, out, resume=True, epochs=3) == 0  # and further than was asked for at first
@@ -206,6 +208,13 @@ def test_a_disk_that_fills_up_is_one_sentence(tmp_path, monkeypatch, capsys) -> 
     assert cli(SMALL, tmp_path / "run") == 2
     error = capsys.readouterr().err
     assert error.startswith("error: ") and "No space left on device" in error
+
+
+def test_options_survive_json() -> None:
+    config = Config(method=("dfc",), seeds=(3, 5), solver=Solver(dt=0.5), preset="paper").resolved()
+    assert from_dict(Config, json.loads(json.dumps(dataclasses.asdict(config)))) == config
+    with pytest.raises(ValueError, match="Config has no option `speed`"):
+        from_dict(Config, {"speed": 1})
 
 
 def test_resume_needs_a_folder(capsys) -> None:
