@@ -30,11 +30,15 @@ def compare(folders: Sequence[pathlib.Path], out: pathlib.Path) -> None:
     out.mkdir(parents=True, exist_ok=True)
     _write_markdown(out / "table.md", title, columns, rows, runs)
     picture = plot_comparison(folders, out / "comparison.png")
-    shown = Table(Column(columns[0], no_wrap=True), *columns[1:], title=title)
+    width = min(len(columns), 6)  # differences have a line each: a screen is narrow
+    shown = Table(Column(columns[0], no_wrap=True), *columns[1:width], title=title)
     for row in rows:
-        shown.add_row(*row)
+        shown.add_row(*row[:width])
     console = Console()
     console.print(shown)
+    for row in rows:
+        if row[width:] and row[width]:
+            console.print(f"{row[0]} minus {rows[0][0]}: {row[width]}", soft_wrap=True, highlight=False)
     console.print(f"Results: {out}   Picture: {picture}", soft_wrap=True)
 
 
