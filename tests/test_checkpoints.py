@@ -63,7 +63,8 @@ def same(a: tuple[dfc.Network, dfc.History], b: tuple[dfc.Network, dfc.History])
     )
 
 
-@pytest.mark.parametrize("seeds", [1, pytest.param(2, marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("seeds", [1, 2])
 def test_a_run_interrupted_after_every_epoch_ends_as_if_it_was_not(
     as_users_run, tmp_path, data, seeds
 ) -> None:
@@ -78,6 +79,7 @@ def test_a_run_interrupted_after_every_epoch_ends_as_if_it_was_not(
     assert all(same(a, b) for a, b in zip(again, whole, strict=True))
 
 
+@pytest.mark.slow
 def test_another_run_is_refused(as_users_run, tmp_path, data) -> None:
     fit(data, 1, tmp_path)
     with pytest.raises(ValueError, match="`key` is not that of the run"):

@@ -140,7 +140,11 @@ def test_reference_solves_the_raw_equations(setting, reference) -> None:
     assert relative_error(found, wanted) < 1e-8
 
 
-@pytest.mark.parametrize("solver, order", [(diffrax.Euler(), 1), (diffrax.Heun(), 2)], ids=["euler", "heun"])
+@pytest.mark.parametrize(
+    "solver, order",
+    [(diffrax.Euler(), 1), pytest.param(diffrax.Heun(), 2, marks=pytest.mark.slow)],
+    ids=["euler", "heun"],
+)
 def test_fixed_steps_have_their_order(setting, reference, solver, order: int) -> None:
     loop, samples, *_ = setting
     errors = [
@@ -209,6 +213,7 @@ def _directly(loop: dfc.ClosedLoop, sample: dfc.Sample, **options: object) -> di
     )
 
 
+@pytest.mark.slow
 def test_saved_states_and_events_are_in_ordinary_units(setting) -> None:
     """What `simulate` returns is Diffrax's own answer, although it solves in units of the error."""
     loop, samples, *_ = setting

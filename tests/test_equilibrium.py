@@ -192,6 +192,7 @@ def tanh() -> tuple[dfc.ClosedLoop, Array, Array]:
     return dfc.ClosedLoop(model, CONTROLLER, TARGET), *make_batch(jr.key(8), 8)
 
 
+@pytest.mark.slow
 def test_the_event_fires_when_there_is_time(tanh) -> None:
     loop, x, y = tanh[0], tanh[1][:4], tanh[2][:4]
     for rtol in (1e-4, 1e-8):
@@ -383,7 +384,7 @@ def test_eigenvalues_of_awkward_matrices() -> None:
     assert test(jnp.eye(3))
 
 
-@pytest.mark.parametrize("hidden", [10, 70])
+@pytest.mark.parametrize("hidden", [10, pytest.param(70, marks=pytest.mark.slow)])
 def test_many_outputs_are_no_different(hidden: int) -> None:
     """Beyond 16 outputs no sample has a Jacobian of its own, and behind fewer hidden neurons the output layer
     is eliminated; the steady states are the same."""

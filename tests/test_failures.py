@@ -39,10 +39,10 @@ def broken(cause: str) -> tuple[dfc.AbstractMethod, dfc.Network, jnp.ndarray, jn
     "cause, sentence",
     [
         ("unstable", "the feedback weights do not fit the network"),
-        ("gain", "the gain is too high, for Condition 3 holds"),
-        ("step", "`scheme.dt` is 0.5, too long"),
+        pytest.param("gain", "the gain is too high, for Condition 3 holds", marks=pytest.mark.slow),
+        pytest.param("step", "`scheme.dt` is 0.5, too long", marks=pytest.mark.slow),
         ("time", "`t1` is 0.3, too short"),
-        ("saturated", "of the neurons of layer 2 are saturated"),
+        pytest.param("saturated", "of the neurons of layer 2 are saturated", marks=pytest.mark.slow),
         ("input", "17% of the samples tried are not finite"),
     ],
 )
@@ -53,6 +53,7 @@ def test_the_cause_is_named(cause: str, sentence: str) -> None:
     assert len(reasons) == others.get(cause, len(reasons))
 
 
+@pytest.mark.slow
 def test_nothing_is_found_where_nothing_fails() -> None:
     _, model, x, y = broken("none")
     assert dfc.reasons_for_failure(dfc.DFCSS(), model, x, y) == []

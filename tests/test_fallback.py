@@ -46,7 +46,8 @@ def residuals(loop: dfc.ClosedLoop, x: Array, y: Array, controls: Array) -> np.n
     return np.asarray(found)
 
 
-@pytest.mark.parametrize("gain", [pytest.param(1.0, marks=pytest.mark.slow), 4.0])
+@pytest.mark.parametrize("gain", [1.0, 4.0])
+@pytest.mark.slow
 def test_strong_feedback_by_logarithms_and_by_continuation(gain: float) -> None:
     """Two schemes that share no equation find the same root, and NumPy calls it one."""
     loop, x, y = strong(jr.key(0), gain)
@@ -111,7 +112,7 @@ class Choosy(dfc.AbstractEquilibrium):
         return eqx.tree_at(lambda f: (f.control, f.converged), found, (wrong, found.converged & ~refused))
 
 
-@pytest.mark.parametrize("block", [pytest.param(320, marks=pytest.mark.slow), 9, 4])
+@pytest.mark.parametrize("block", [*(pytest.param(n, marks=pytest.mark.slow) for n in (320, 9)), 4])
 def test_the_fallback_takes_what_the_first_scheme_left(block: int, monkeypatch) -> None:
     """All failed samples and no others, in however many blocks."""
     monkeypatch.setattr("dfc_jax.fallback._BLOCK_UNKNOWNS", block)
@@ -134,6 +135,7 @@ def test_the_fallback_takes_what_the_first_scheme_left(block: int, monkeypatch) 
     assert np.array_equal(rescued[1:], left[1:]) and np.all(broken.converged[1:])
 
 
+@pytest.mark.slow
 def test_the_report_says_who_needed_the_fallback() -> None:
     loop, x, y = nudged()
     learn = eqx.filter_jit(lambda method: method(loop.network, x, y))

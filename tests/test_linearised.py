@@ -39,7 +39,7 @@ def _jacobian(rates, loop: dfc.ClosedLoop, sample: dfc.Sample) -> np.ndarray:
 
 @pytest.mark.parametrize(
     ("controller", "target"),
-    [(CONTROLLERS[0], dfc.Clamp()), (CONTROLLERS[1], TINY)],
+    [pytest.param(CONTROLLERS[0], dfc.Clamp(), marks=pytest.mark.slow), (CONTROLLERS[1], TINY)],
     ids=["control-strong", "integrator-nudge"],
 )
 def test_eigenvalues_are_those_of_all_neurons(controller, target) -> None:

@@ -115,6 +115,7 @@ def test_a_run_that_diverges_says_so_and_fails(tmp_path, capsys):
     assert json.loads((tmp_path / "run" / "summary.json").read_text())["seeds"]["0"]["stopped"]
 
 
+@pytest.mark.slow
 def test_misspelt_options_are_refused():
     assert "--nudge" in run("--nudges", "0.1", expect=2).stderr
 

@@ -67,7 +67,11 @@ def replay(plain: Plain, x: np.ndarray, y: np.ndarray, draws: list[np.ndarray], 
     return weights, biases, feedback
 
 
-@pytest.mark.parametrize("start", [None, dfc.Broyden(rtol=1e-11)], ids=["feedforward", "steady_state"])
+@pytest.mark.parametrize(
+    "start",
+    [None, pytest.param(dfc.Broyden(rtol=1e-11), marks=pytest.mark.slow)],
+    ids=["feedforward", "steady_state"],
+)
 def test_update_is_that_of_a_replay_in_numpy(getkey, start) -> None:
     model = make_network(getkey(), feedback=dfc.RandomFeedback(), activation=dfc.Sigmoid())
     x, y = make_batch(getkey(), 3)
@@ -156,8 +160,8 @@ def test_a_broken_sample_harms_no_other(getkey) -> None:
         ({"tau_v": 0.005, "tau_filter": 2.0}, ["dt", "tau_filter"]),
     ],
 )
-def test_a_broken_order_of_time_scales_is_explained(getkey, changed: dict, named: list[str]) -> None:
-    doubts = dataclasses.replace(SMALL, **changed).doubts(make_network(getkey()), *make_batch(getkey(), 1))
+def test_a_broken_order_of_time_scales_is_explained(changed: dict, named: list[str]) -> None:
+    doubts = dataclasses.replace(SMALL, **changed).time_scale_doubts()
     assert [doubt.split("`")[1] for doubt in doubts] == named
     assert all("must be much smaller, for " in doubt for doubt in doubts)
 
@@ -256,6 +260,7 @@ def test_without_feedback_learning_feedback_stays(toy) -> None:
     assert kept == [False, True]
 
 
+@pytest.mark.slow
 def test_pre_training_is_the_feedback_half_alone(getkey) -> None:
     model = make_network(getkey(), feedback=dfc.RandomFeedback())
     x, y = make_batch(getkey(), 3)

@@ -36,7 +36,8 @@ def update_of(loop: dfc.ClosedLoop, x, y, **options: object) -> dfc.Network:
     return update
 
 
-@pytest.mark.parametrize("name", [pytest.param("squared", marks=pytest.mark.slow), "cross_entropy"])
+@pytest.mark.slow
+@pytest.mark.parametrize("name", LOSSES)
 def test_gradient_is_that_of_finite_differences(name: str) -> None:
     """H once more in NumPy, its steady states by SciPy; with a leak and feedback that make a difference."""
     loop, x, y, samples = setting(name, 0.3, dfc.RandomFeedback())
@@ -92,6 +93,7 @@ def test_idealised_updates_descend_the_surrogate_loss(name: str) -> None:
     assert angle(update_of(loop, x, y).layers, gradient.layers) > 1  # rates, of tanh, are another thing
 
 
+@pytest.mark.slow
 def test_the_idealised_rest_is_that_of_dynamics_which_recompute_the_feedback() -> None:
     loop, x, y, samples = setting("squared", 0.05, dfc.ExactFeedback())
     found = eqx.filter_jit(PRECISE)(loop, samples)
