@@ -64,7 +64,7 @@ def same(a: tuple[dfc.Network, dfc.History], b: tuple[dfc.Network, dfc.History])
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("seeds", [1, 2])
+@pytest.mark.parametrize("seeds", [pytest.param(1, marks=pytest.mark.script), 2])
 def test_a_run_interrupted_after_every_epoch_ends_as_if_it_was_not(
     as_users_run, tmp_path, data, seeds
 ) -> None:
@@ -294,10 +294,8 @@ def assert_same_runs(a: pathlib.Path, b: pathlib.Path) -> None:
     assert summaries[0] == summaries[1]
 
 
-@pytest.mark.parametrize(
-    "kills", [pytest.param(2, marks=pytest.mark.slow), pytest.param(20, marks=pytest.mark.script)]
-)
-def test_a_run_killed_again_and_again_ends_as_if_it_was_not(tmp_path, kills: int) -> None:
+@pytest.mark.script
+def test_a_run_killed_again_and_again_ends_as_if_it_was_not(tmp_path, kills: int = 20) -> None:
     """SIGKILL at random moments, some while a checkpoint is being written; two seeds, learned feedback."""
     command = [sys.executable, str(ROOT / "experiments" / "run.py"), "--method", "dfc-ss", "--hidden", "16"]
     command += ["--seeds", "0", "1", "--epochs", str(4 * kills), "--no-progress"]

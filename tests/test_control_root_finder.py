@@ -42,7 +42,7 @@ def average(solver: diffrax.AbstractSolver, **options: object) -> dfc.DiffraxAve
         pytest.param(
             diffrax.Kvaerno5, dfc.Nudge(0.5), dfc.LeakyIntegratorController(0.5, 0.1), marks=pytest.mark.slow
         ),
-        pytest.param(diffrax.Kvaerno5, STRONG, dfc.PIController(1.0, 0.05), marks=pytest.mark.slow),
+        pytest.param(diffrax.Kvaerno5, STRONG, dfc.PIController(1.0, 0.05), marks=pytest.mark.script),
     ],
 )
 def test_it_finds_what_newton_over_all_neurons_finds(solver: type, target, controller) -> None:

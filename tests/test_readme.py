@@ -14,7 +14,7 @@ README = pathlib.Path(__file__).parent.parent / "README.md"
 @pytest.mark.slow  # compiles a dozen programs; .ci/run runs it beside the fast suite
 def test_the_code_blocks_run_in_order():
     blocks = re.findall(r"```python\n(.*?)```", README.read_text(), flags=re.DOTALL)
-    assert len(blocks) == 5
+    assert len(blocks) == 6
     program = "\n".join([*blocks, "print(control.shape)"])
     command = [sys.executable, "-W", "error", "-c", program]
     done = subprocess.run(command, capture_output=True, text=True, check=False)

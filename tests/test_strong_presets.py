@@ -86,7 +86,8 @@ def test_backprop_is_clipped_layer_by_layer() -> None:
 @pytest.mark.slow
 @pytest.mark.usefixtures("as_users_run")
 @pytest.mark.parametrize(
-    "method, seeds, diagnostics", [("strong-dfc", (0, 1), None), ("strong-dfc-2phase", (0,), 3)]
+    "method, seeds, diagnostics",
+    [("strong-dfc", (0, 1), None), pytest.param("strong-dfc-2phase", (0,), 3, marks=pytest.mark.script)],
 )
 def test_strong_methods_run(tmp_path, method: str, seeds: tuple[int, ...], diagnostics: int | None) -> None:
     config = Config(
