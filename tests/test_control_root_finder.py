@@ -40,7 +40,10 @@ def average(solver: diffrax.AbstractSolver, **options: object) -> dfc.DiffraxAve
             diffrax.Kvaerno3, STRONG, dfc.LeakyIntegratorController(0.5, 0.1), marks=pytest.mark.slow
         ),
         pytest.param(
-            diffrax.Kvaerno5, dfc.Nudge(0.5), dfc.LeakyIntegratorController(0.5, 0.1), marks=pytest.mark.slow
+            diffrax.Kvaerno5,
+            dfc.Nudge(0.5),
+            dfc.LeakyIntegratorController(0.5, 0.1),
+            marks=pytest.mark.script,
         ),
         pytest.param(diffrax.Kvaerno5, STRONG, dfc.PIController(1.0, 0.05), marks=pytest.mark.script),
     ],

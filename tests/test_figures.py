@@ -106,7 +106,7 @@ def test_the_sweeps_change_what_they_name():
         assert (float(controller.k_p), float(controller.alpha)) == pytest.approx(wanted)
 
 
-@pytest.mark.slow
+@pytest.mark.script
 def test_measurements_against_plain_formulas():
     data = figure_presets.make_data(SMALL)
     model = figure_presets.make_model(SMALL, dfc.RandomFeedback())
@@ -134,7 +134,7 @@ def test_measurements_against_plain_formulas():
     assert sum(norms) == pytest.approx(0, abs=1e-5)
 
 
-@pytest.mark.slow
+@pytest.mark.script
 def test_figure_1d_ends_where_the_error_is_alpha_u(tmp_path):
     rows = table(figure_options.Figure1D(out=tmp_path, samples=1, pretraining_epochs=1))
     assert len(rows) == figure_presets.FIGURE_1D.tmax_di

@@ -31,7 +31,7 @@ def options(out: pathlib.Path, **changed: object) -> table1.Options:
     return dataclasses.replace(start, progress=False, **changed)
 
 
-@pytest.mark.slow
+@pytest.mark.script
 def test_cells_are_run_once_and_tabled(small_mnist, tmp_path: pathlib.Path, monkeypatch) -> None:
     assert table1.main(options(tmp_path, rows=("BP",))) == 0
     assert table1.main(options(tmp_path)) == 0
