@@ -94,7 +94,7 @@ learn = eqx.filter_jit(lambda method, model, x, y: method(model, x, y))
 
 
 @np.errstate(over="ignore")  # of the reference: cosh of a huge voltage
-@settings(max_examples=12, deadline=None, derandomize=True)
+@settings(max_examples=8, deadline=None, derandomize=True)
 @given(
     sizes=st.sampled_from(SIZES),
     activation=st.sampled_from(ACTIVATIONS),

@@ -83,7 +83,7 @@ def test_what_it_cannot_do_is_said() -> None:
         dfc.ClosedFormAverage(-1.0)
 
 
-@pytest.mark.slow
+@pytest.mark.script
 def test_many_outputs_are_no_different(monkeypatch: pytest.MonkeyPatch) -> None:
     """Beyond some number of outputs the linear systems are solved by iteration; the average is the same."""
     model, (x, y) = make_network(jr.key(0), (4, 6, 5, 3)), make_batch(jr.key(1), 3)

@@ -34,7 +34,7 @@ def average(solver: diffrax.AbstractSolver, **options: object) -> dfc.DiffraxAve
     "solver, target, controller",
     [
         pytest.param(
-            diffrax.ImplicitEuler, dfc.Nudge(0.5), dfc.PIController(1.0, 0.05), marks=pytest.mark.slow
+            diffrax.ImplicitEuler, dfc.Nudge(0.5), dfc.PIController(1.0, 0.05), marks=pytest.mark.script
         ),
         pytest.param(
             diffrax.Kvaerno3, STRONG, dfc.LeakyIntegratorController(0.5, 0.1), marks=pytest.mark.slow
@@ -73,7 +73,7 @@ def test_it_finds_what_newton_over_all_neurons_finds(solver: type, target, contr
     assert np.all(last.iterations == len(STEPS) - 1)
 
 
-@pytest.mark.slow
+@pytest.mark.script
 def test_long_steps_follow_the_dynamics_of_strong_feedback() -> None:
     loop, samples = make_loop(STRONG, dfc.PIController(1.0, 0.01))
     tight = dfc.DiffraxAverage(stepsize_controller=diffrax.PIDController(rtol=1e-7, atol=1e-7))

@@ -139,7 +139,7 @@ def test_a_broken_sample_harms_no_other(small) -> None:
     assert relative_error(4 * flat(poisoned.feedback), healthy) < 1e-9
 
 
-@pytest.mark.slow
+@pytest.mark.script
 def test_feedback_turns_to_the_damped_pseudoinverse() -> None:
     """Theorem 6: for a single sample Q settles along J^T (J J^T + gamma I)^-1, from any start."""
     model = make_network(jr.key(33), (3, 8, 2), dfc.Linear(), dfc.RandomFeedback())

@@ -83,7 +83,7 @@ def test_digits_are_learned(method, digits):
         assert scores["loss"] == history.records[-1][f"{name}_loss"]
 
 
-@pytest.mark.slow
+@pytest.mark.script
 def test_the_example_of_the_design_runs(digits):
     model = small_network(0, (64, 16, 16, 10))
     controller = dfc.PIController(alpha=jnp.float32(1e-3), k_p=jnp.float32(2))
