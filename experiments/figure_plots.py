@@ -44,7 +44,7 @@ def draw_1d(rows: Rows) -> Figure:
     axes[0, 0].set_ylabel(r"output $r_L$")
     axes[1, 0].set_ylabel(r"control $u$ ($10^{-3}$)")
     axes[0, 0].legend(frameon=False, fontsize=9, loc="lower right")
-    return _tidied(figure)
+    return tidied(figure)
 
 
 def draw_2(rows: Rows) -> Figure:
@@ -96,7 +96,7 @@ def draw_3(rows: Rows) -> Figure:
         ax.set(xlabel="epoch")
         ax.set_ylim(bottom=0)
     figure.legend(handles=_method_entries(rows), loc="outside lower center", frameon=False, ncols=6)
-    return _tidied(figure)
+    return tidied(figure)
 
 
 def draw_s1(rows: Rows) -> Figure:
@@ -122,7 +122,7 @@ def draw_s1(rows: Rows) -> Figure:
     axes[0, 0].set_ylabel(r"$\max \mathrm{Re}\,\lambda$ ($1/\tau_u$)")
     axes[1, 0].set_ylabel(r"$(\|r_i\| - m) / m$,  $m$ = mean over $i$")
     figure.legend(handles=_method_entries(rows), loc="outside lower center", frameon=False, ncols=3)
-    return _tidied(figure)
+    return tidied(figure)
 
 
 def draw_sweep(rows: Rows, flag: str) -> Figure:
@@ -163,7 +163,7 @@ def draw_sweep(rows: Rows, flag: str) -> Figure:
         for value in values
     ]
     figure.legend(handles=entries, loc="outside right center", frameon=False)
-    return _tidied(figure)
+    return tidied(figure)
 
 
 def draw_alignment(rows: Rows) -> Figure:
@@ -195,7 +195,7 @@ def draw_alignment(rows: Rows) -> Figure:
     for ax in (*axes[:3, layers:].flat, *axes[3, len(feedback) :]):
         ax.set_axis_off()
     figure.legend(handles=_method_entries(rows), loc="outside lower center", frameon=False, ncols=5)
-    return _tidied(figure)
+    return tidied(figure)
 
 
 def _column(rows: Rows, name: str) -> np.ndarray:
@@ -242,7 +242,8 @@ def _method_entries(rows: Rows) -> list[Line2D]:
     ]
 
 
-def _tidied(figure: Figure) -> Figure:
+def tidied(figure: Figure) -> Figure:
+    """With a faint grid and without the frame's upper and right side."""
     for ax in figure.axes:
         ax.grid(alpha=0.25)
         ax.spines[["top", "right"]].set_visible(False)

@@ -9,6 +9,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 import optax
 from figure_options import Common
+from figure_plots import tidied
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from tqdm import tqdm
@@ -208,8 +209,8 @@ class Noise(Common):
     def draw(self, rows: Rows) -> Figure:
         figure, ax = plt.subplots(figsize=(6.4, 4.2), layout="constrained")
         for curve, (colour, style) in CURVES.items():
-            chosen = [row | {"error": 100 * row["test_accuracy"]} for row in rows if row["curve"] == curve]
-            _curve(ax, chosen, "noise_std", "error", colour, NAMES[curve], style)
+            chosen = [row | {"percent": 100 * row["test_accuracy"]} for row in rows if row["curve"] == curve]
+            _curve(ax, chosen, "noise_std", "percent", colour, NAMES[curve], style)
         ax.set(xscale="log", ylabel="test accuracy (%)")
         return _finished(figure, [ax], "standard deviation of the noise in the voltages")
 
@@ -252,14 +253,11 @@ def _curve(ax: Axes, rows: Rows, x: str, y: str, colour: str, label: str, style:
 
 
 def _finished(figure: Figure, bottom: list[Axes], xlabel: str) -> Figure:
-    for ax in figure.axes:
-        ax.grid(alpha=0.25)
-        ax.spines[["top", "right"]].set_visible(False)
     for ax in bottom:
         ax.set_xlabel(xlabel)
     handles, labels = figure.axes[0].get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside upper center", ncols=2, frameon=False, fontsize=9)
-    return figure
+    return tidied(figure)
 
 
 STRONG_FIGURES = {"single-phase": SinglePhase, "noise": Noise}

@@ -8,13 +8,11 @@ from jaxtyping import Array, Float
 
 from dfc_jax.closed_loop import ClosedLoop, Sample
 from dfc_jax.equilibrium import loop_gain
-from dfc_jax.linearised import loop_eigenvalues
+from dfc_jax.linearised import has_few_modes, loop_eigenvalues
 from dfc_jax.methods import AbstractMethod
 from dfc_jax.network import Network
 
 
-# The eigenvalues of a handful of samples stay a matter of seconds up to so many unknowns.
-_MOST_UNKNOWNS = 500
 _SATURATED, _MANY = 0.01, 0.5  # a slope of so little of the largest possible; so many of a layer's neurons
 
 
@@ -46,8 +44,7 @@ def reasons_for_failure(
 
 
 def _instability(loop: ClosedLoop, samples: Sample) -> list[str]:
-    outputs = samples.error.shape[1]
-    if loop.tau_apical is not None or outputs * (len(loop.network.layers) + 1) > _MOST_UNKNOWNS:
+    if loop.tau_apical is not None or not has_few_modes(loop, samples.error.shape[1]):
         return []
     largest = loop_eigenvalues(loop, samples).real.max(axis=1)
     if not np.any(largest > 0):

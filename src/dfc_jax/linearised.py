@@ -28,6 +28,11 @@ def loop_eigenvalues(loop: ClosedLoop, samples: Sample) -> Complex[np.ndarray, "
     return np.concatenate([np.linalg.eigvals(matrices), inner], axis=1)
 
 
+def has_few_modes(loop: ClosedLoop, outputs: int) -> bool:
+    """Whether the eigenvalues of a handful of samples stay a matter of seconds."""
+    return outputs * (len(loop.network.layers) + 1) <= 500
+
+
 def euler_step_bound(loop: ClosedLoop, samples: Sample) -> Float[np.ndarray, " batch"]:
     """The longest step, in units of tau_u, at which forward Euler is stable; 0 if the loop itself is not.
 

@@ -12,7 +12,6 @@ from jaxtyping import Array, Float
 from dfc_jax._checks import check_number, require
 from dfc_jax.baselines import Backprop
 from dfc_jax.broyden import Analytic, Broyden
-from dfc_jax.closed_loop import ClosedLoop
 from dfc_jax.data import Split
 from dfc_jax.diagnostics import (
     condition_one,
@@ -23,7 +22,7 @@ from dfc_jax.diagnostics import (
     update_angles,
 )
 from dfc_jax.fallback import PseudoTransient, rescue
-from dfc_jax.linearised import loop_eigenvalues
+from dfc_jax.linearised import has_few_modes, loop_eigenvalues
 from dfc_jax.methods import AbstractMethod, DFCSSA
 from dfc_jax.network import Dense, Network
 from dfc_jax.second_order import GaussNewton, MinimumNorm
@@ -66,15 +65,10 @@ class Diagnostics(eqx.Module):
         found = _measure(method, model, x, y, self.damping)
         numbers = {name: np.asarray(value).tolist() for name, value in found.items()}
         loop = method.loop(model)
-        if loop is not None and _is_small(loop, y):
+        if loop is not None and has_few_modes(loop, y.shape[1]):
             eigenvalues = loop_eigenvalues(loop, jax.vmap(loop.sample)(x, y))
             numbers["largest_real_part"] = float(np.max(eigenvalues.real))
         return numbers
-
-
-def _is_small(loop: ClosedLoop, y: Float[Array, "batch out"]) -> bool:
-    """Whether the eigenvalues of all samples take no longer than an epoch."""
-    return y.shape[1] * (len(loop.network.layers) + 1) <= 500
 
 
 @eqx.filter_jit
