@@ -28,7 +28,7 @@ BATCHES = {
     "no batch": "`x` has shape (4,) and `y` (3,); they must be",
     "empty batch": "`x` has shape (0, 4) and `y` (0, 3); they must be",
     "unequal batches": "`x` has shape (2, 4) and `y` (1, 3); they must be",
-    "too many inputs": "`x` has samples of shape (7,), which `model` does not take",
+    "too many inputs": "`x` has shape (7,), which this network does not take",
     "too many outputs": "`y` has 4 outputs a sample; those of `model` have the shape (3,)",
 }
 OTHERS = {
@@ -38,7 +38,7 @@ OTHERS = {
     "mlp: activations": "`activation` has 2 entries; the network has 1 hidden layers",
     "Nudge: 0": "`nudge` is 0.0; it must be a finite number greater than 0",
     "Nudge: NaN": "`nudge` is nan; it must be a finite number",
-    "Clamp: 2": "`class_value` is 2.0; it must be at most 1",
+    "Clamp: 2": "`class_value` is 2.0; it must be a finite number greater than 0 and at most 1",
     "PIController: alpha": "`alpha` is -1.0; it must be",
     "PIController: k_p": "`k_p` is inf; it must be a finite number",
     "Broyden: rtol": "`rtol` is 0.0; it must be",

@@ -4,7 +4,7 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import ArrayLike, PyTree
+from jaxtyping import ArrayLike, PRNGKeyArray, PyTree
 
 
 def require(condition: bool, message: str) -> None:
@@ -14,22 +14,51 @@ def require(condition: bool, message: str) -> None:
 
 
 def check_number(
-    name: str, value: ArrayLike, *, minimum: float | int = -np.inf, above: float | int | None = None
+    name: str,
+    value: ArrayLike,
+    *,
+    minimum: float | int = -np.inf,
+    above: float | int | None = None,
+    maximum: float | int = np.inf,
 ) -> None:
-    """Raise unless `value` is a finite number, at least `minimum` and, if `above` is given, greater than it.
+    """Raise unless `value` is a finite number, or an array of them, at least `minimum`, at most `maximum`
+    and, if `above` is given, greater than it. In JAX's precision: in float32, 1e-300 is 0.
 
     Traced values have no number yet and pass: sweeps and vmapped hyperparameters stay possible.
     """
     if isinstance(value, jax.core.Tracer):
         return
+    low = "" if minimum == -np.inf else f" at least {minimum}"
+    low = low if above is None else f" greater than {above}"
+    high = "" if maximum == np.inf else f"{' and' if low else ''} at most {maximum}"
     array = np.asarray(value)
-    bound = f"greater than {above}" if above is not None else f"at least {minimum}"
-    wanted = "a finite number" if above is None and minimum == -np.inf else f"a finite number {bound}"
-    numeric = np.issubdtype(array.dtype, np.number) and not np.iscomplexobj(array)
-    fine = numeric and bool(np.all(np.isfinite(array)) and np.all(array >= minimum))
-    if above is not None:
-        fine = fine and bool(np.all(array > above))
-    require(fine, f"`{name}` is {value}; it must be {wanted}.")
+    numeric = jnp.issubdtype(array.dtype, jnp.floating) or jnp.issubdtype(array.dtype, jnp.integer)
+    fine = numeric and array.size > 0
+    if fine:
+        array = array.astype(jnp.result_type(float))
+        fine = bool(np.all(np.isfinite(array) & (array >= minimum) & (array <= maximum)))
+        fine = fine and (above is None or bool(np.all(array > above)))
+    require(fine, f"`{name}` is {value}; it must be a finite number{low}{high}.")
+
+
+def check_count(name: str, value: int, minimum: int = 1) -> None:
+    """Raise unless `value` is a whole number of at least `minimum`."""
+    whole = isinstance(value, int | np.integer) and not isinstance(value, bool) and value >= minimum
+    require(whole, f"`{name}` is {value!r}; it must be a whole number of at least {minimum}.")
+
+
+def check_key(name: str, key: PRNGKeyArray) -> None:
+    """Raise unless `key` is one random key, of the new kind or the old."""
+    typed = isinstance(key, jax.Array) and jnp.issubdtype(key.dtype, jax.dtypes.prng_key)
+    raw = isinstance(key, np.ndarray | jax.Array) and key.dtype == np.uint32 and key.shape in ((2,), (4,))
+    wanted = "one random key, such as jax.random.key(0)"
+    require(raw or (typed and key.shape == ()), f"`{name}` is {key!r}; it must be {wanted}.")
+
+
+def check_type(name: str, value: object, *kinds: type) -> None:
+    """Raise unless `value` is of one of the `kinds`."""
+    wanted = " or ".join("None" if kind is type(None) else kind.__name__ for kind in kinds)
+    require(isinstance(value, kinds), f"`{name}` is {value!r}; it must be of the type {wanted}.")
 
 
 def all_finite(tree: PyTree) -> bool:

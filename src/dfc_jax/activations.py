@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from dfc_jax._checks import check_number, require
+from dfc_jax._fields import number
 
 
 class AbstractActivation(eqx.Module):
@@ -60,11 +60,7 @@ class Sigmoid(AbstractActivation):
 class LeakyReLU(AbstractActivation):
     """max(v, slope * v) with 0 <= slope <= 1; the published code's leaky ReLU has slope 0.2."""
 
-    slope: float = eqx.field(static=True, default=0.2)
-
-    def __check_init__(self) -> None:
-        check_number("slope", self.slope, minimum=0)
-        require(self.slope <= 1, f"`slope` is {self.slope}; it must be at most 1.")
+    slope: float = number("slope", 0.2, minimum=0, maximum=1, static=True)
 
     def __call__(self, voltage: Float[Array, "*n"]) -> Float[Array, "*n"]:
         return jnp.maximum(voltage, self.slope * voltage)

@@ -9,6 +9,7 @@ import numpy as np
 from jaxtyping import Array, Float, Int, PRNGKeyArray, PyTree
 
 from dfc_jax._checks import require, zero_unless_finite
+from dfc_jax._fields import check_parts
 from dfc_jax.closed_loop import ClosedLoop, Deviation, PerLayer, Sample
 from dfc_jax.equilibrium import controlled, Equilibrium, relative_residual
 from dfc_jax.linearised import euler_step_bound, published_growth
@@ -19,6 +20,9 @@ from dfc_jax.published import PublishedEuler, sample_keys
 
 class AbstractAverage(eqx.Module):
     """A way to step through time that averages the forward rule on the fly."""
+
+    def __check_init__(self) -> None:
+        check_parts(self)
 
     @abc.abstractmethod
     def __call__(

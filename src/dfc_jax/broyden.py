@@ -7,11 +7,11 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
+from dfc_jax._fields import count, number
 from dfc_jax.balance import AbstractBalance
 from dfc_jax.closed_loop import ClosedLoop, Deviation, Sample
 from dfc_jax.equilibrium import (
     AbstractEquilibrium,
-    check_tolerance,
     controlled,
     Equilibrium,
     loop_gain,
@@ -136,11 +136,8 @@ class Broyden(AbstractEquilibrium):
     evaluates the true one). With many outputs it says only that the Jacobian was positive along every step.
     """
 
-    rtol: Float[Array, ""] = eqx.field(converter=jnp.asarray, default=3e-5)
-    max_iterations: int = eqx.field(static=True, default=30)
-
-    def __check_init__(self) -> None:
-        check_tolerance(self.rtol, self.max_iterations)
+    rtol: Float[Array, ""] = number("rtol", 3e-5, above=0)
+    max_iterations: int = count("max_iterations", 30)
 
     def __call__(self, loop: ClosedLoop, samples: Sample) -> Equilibrium:
         if samples.error.shape[1] > _DENSE_OUTPUTS and HiddenSystem.fits(loop, samples):

@@ -27,7 +27,8 @@ def clip_by_layer_norm(max_norm: float) -> optax.GradientTransformation:
         shrinkage = _shrinkage(optax.tree.norm(layer), max_norm)
         return jax.tree.map(lambda tensor: tensor * shrinkage, layer)
 
-    return optax.stateless(lambda updates, params: tuple(clip(layer) for layer in updates))
+    is_layer = lambda part: isinstance(part, Layer)
+    return optax.stateless(lambda updates, params: jax.tree.map(clip, updates, is_leaf=is_layer))
 
 
 def _shrinkage(norm: Float[Array, ""], max_norm: float) -> Float[Array, ""]:

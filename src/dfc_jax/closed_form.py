@@ -8,7 +8,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, PRNGKeyArray, PyTree
 
-from dfc_jax._checks import check_number, require
+from dfc_jax._checks import require
+from dfc_jax._fields import number
 from dfc_jax.averaging import AbstractAverage
 from dfc_jax.broyden import linear_solver
 from dfc_jax.closed_loop import ClosedLoop, Deviation, PerLayer, Sample
@@ -39,10 +40,7 @@ class ClosedFormAverage(AbstractAverage):
     contributes nothing. The state in the report is the linearised steady state.
     """
 
-    duration: Float[Array, ""] = eqx.field(converter=jnp.asarray, default=10.0)
-
-    def __check_init__(self) -> None:
-        check_number("duration", self.duration, above=0)
+    duration: Float[Array, ""] = number("duration", 10.0, above=0)
 
     def doubts(self, loop: ClosedLoop, samples: Sample) -> list[str]:
         distance = distance_from_rest(loop, samples, float(self.duration))

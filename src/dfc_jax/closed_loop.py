@@ -20,7 +20,8 @@ import jax.tree_util as jtu
 import lineax as lx
 from jaxtyping import Array, Bool, Float
 
-from dfc_jax._checks import check_number, require
+from dfc_jax._checks import require
+from dfc_jax._fields import check_parts, number
 from dfc_jax.controller import AbstractController, PIController
 from dfc_jax.losses import AbstractLoss, CrossEntropy
 from dfc_jax.network import Feedforward, Layer, Network
@@ -94,17 +95,13 @@ class ClosedLoop(eqx.Module):
     controller: AbstractController = PIController()
     target: AbstractTarget = Nudge()
     loss: AbstractLoss = CrossEntropy()
-    tau_v: Float[Array, ""] = eqx.field(converter=jnp.asarray, default=0.2)
-    tau_apical: Float[Array, ""] | None = eqx.field(
-        converter=lambda tau: None if tau is None else jnp.asarray(tau), default=None
-    )
+    tau_v: Float[Array, ""] = number("tau_v", 0.2, above=0)
+    tau_apical: Float[Array, ""] | None = number("tau_apical", None, above=0)
     noise: AbstractNoise | None = None
     teaching: AbstractTeachingSignal = RateDifference()
 
     def __check_init__(self) -> None:
-        check_number("tau_v", self.tau_v, above=0)
-        if self.tau_apical is not None:
-            check_number("tau_apical", self.tau_apical, above=0)
+        check_parts(self)
         require(
             self.noise is None or self.noise.filtered or self.tau_apical is not None,
             "`tau_apical` is None; white noise needs an apical compartment, so give its time constant.",
@@ -113,6 +110,11 @@ class ClosedLoop(eqx.Module):
     def sample(self, x: Float[Array, "*inputs"], y: Float[Array, " out"]) -> Sample:
         """The feedforward pass of one input, its target error and, if need be, its own feedback."""
         feedforward = self.network.feedforward(x)
+        shape, wanted = jnp.shape(y), feedforward.output.shape
+        require(
+            shape == wanted and len(wanted) == 1,
+            f"`y` has shape {shape}, the output {wanted}; both must be (outputs,). For batches: jax.vmap.",
+        )
         error = self.target.initial_error(self.loss, feedforward.output, y)
         if not self.network.feedback.needs_jacobian:
             return Sample(feedforward, None, error)

@@ -6,9 +6,10 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
 from dfc_jax._checks import require
+from dfc_jax._fields import count, number
 from dfc_jax.broyden import Broyden
 from dfc_jax.closed_loop import ClosedLoop, PerLayer, Sample
-from dfc_jax.equilibrium import AbstractEquilibrium, check_tolerance, Equilibrium
+from dfc_jax.equilibrium import AbstractEquilibrium, Equilibrium
 from dfc_jax.feedback import ExactFeedback
 from dfc_jax.secant import in_any_run
 
@@ -29,11 +30,8 @@ class ControlledJacobian(AbstractEquilibrium):
     """
 
     equilibrium: AbstractEquilibrium = Broyden()
-    rtol: Float[Array, ""] = eqx.field(converter=jnp.asarray, default=1e-4)
-    max_iterations: int = eqx.field(static=True, default=100)
-
-    def __check_init__(self) -> None:
-        check_tolerance(self.rtol, self.max_iterations)
+    rtol: Float[Array, ""] = number("rtol", 1e-4, above=0)
+    max_iterations: int = count("max_iterations", 100)
 
     def __call__(self, loop: ClosedLoop, samples: Sample) -> Equilibrium:
         return self.settle(loop, samples)[1]

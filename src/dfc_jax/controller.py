@@ -3,10 +3,9 @@
 import abc
 
 import equinox as eqx
-import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from dfc_jax._checks import check_number
+from dfc_jax._fields import number
 
 
 class AbstractController(eqx.Module):
@@ -43,12 +42,8 @@ class PIController(AbstractController):
     `k_p` is the proportional gain and `alpha` the leak, both without units, both at least 0.
     """
 
-    k_p: Float[Array, ""] = eqx.field(converter=jnp.asarray, default=2.0)
-    alpha: Float[Array, ""] = eqx.field(converter=jnp.asarray, default=1e-3)
-
-    def __check_init__(self) -> None:
-        check_number("k_p", self.k_p, minimum=0)
-        check_number("alpha", self.alpha, minimum=0)
+    k_p: Float[Array, ""] = number("k_p", 2.0, minimum=0)
+    alpha: Float[Array, ""] = number("alpha", 1e-3, minimum=0)
 
     def control(self, integral: Float[Array, " out"], error: Float[Array, " out"]) -> Float[Array, " out"]:
         return integral + self.k_p * error
@@ -75,12 +70,8 @@ class LeakyIntegratorController(AbstractController):
     As written in the NeurIPS paper (eq. 5). At steady state e = alpha / (1 + alpha k_p) u (Lemma 1).
     """
 
-    k_p: Float[Array, ""] = eqx.field(converter=jnp.asarray, default=2.0)
-    alpha: Float[Array, ""] = eqx.field(converter=jnp.asarray, default=1e-3)
-
-    def __check_init__(self) -> None:
-        check_number("k_p", self.k_p, minimum=0)
-        check_number("alpha", self.alpha, minimum=0)
+    k_p: Float[Array, ""] = number("k_p", 2.0, minimum=0)
+    alpha: Float[Array, ""] = number("alpha", 1e-3, minimum=0)
 
     def control(self, integral: Float[Array, " out"], error: Float[Array, " out"]) -> Float[Array, " out"]:
         return integral + self.k_p * error

@@ -121,7 +121,7 @@ def load(
         return student_teacher(**options)
     if name in _IMAGE_SETS:
         return _images(name, data_dir, **options)
-    nearest = difflib.get_close_matches(name, DATASETS, n=1)
+    nearest = difflib.get_close_matches(str(name), DATASETS, n=1)
     hint = f" Did you mean {nearest[0]!r}?" if nearest else ""
     raise ValueError(f"`name` is {name!r}; it must be one of {', '.join(DATASETS)}.{hint}")
 
@@ -146,6 +146,7 @@ def student_teacher(
     _check_count("train_samples", train_samples)
     _check_count("validation_samples", validation_samples)
     _check_count("test_samples", test_samples)
+    _check_count("seed", seed, low=0)
     teacher_rng, *split_rngs = np.random.default_rng(seed).spawn(4)
     widths = (input_size, 1000, 1000, 1000, 1000, output_size)
     weights = [

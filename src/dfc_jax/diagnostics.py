@@ -9,11 +9,11 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, PRNGKeyArray, PyTree
 
-from dfc_jax._checks import check_number
+from dfc_jax._checks import check_number, require
 from dfc_jax.closed_loop import ClosedLoop, Sample
 from dfc_jax.equilibrium import controlled, Equilibrium
 from dfc_jax.methods import AbstractMethod
-from dfc_jax.network import Network
+from dfc_jax.network import check_batch, check_inputs, Network
 from dfc_jax.second_order import output_gram, parameter_gains
 
 
@@ -30,6 +30,7 @@ def published_condition_one(model: Network, x: Float[Array, "batch ..."]) -> Flo
 
 
 def _input_norms(model: Network, x: Float[Array, "batch ..."]) -> Float[Array, "layers batch"]:
+    check_inputs(model, x)
     inputs = jax.vmap(model.feedforward)(x).inputs
     return jnp.stack([jnp.linalg.norm(rate.reshape(len(rate), -1), axis=1) for rate in inputs])
 
@@ -40,6 +41,8 @@ def condition_two(model: Network, x: Float[Array, "batch ..."]) -> Float[Array, 
     One exactly if Col(Q) lies in Row(J), which is Condition 2 of the NeurIPS paper (Fig. 3A); about
     sqrt(n_L / sum of n_i) for random feedback weights.
     """
+
+    check_inputs(model, x)
 
     def one(sample: Float[Array, "..."]) -> Float[Array, ""]:
         J, Q = _jacobian_and_feedback(model, sample)
@@ -56,6 +59,7 @@ def feedback_angles(
 
     **Raises:** `ValueError` for a negative `damping`.
     """
+    check_inputs(model, x)
     if damping is not None:
         check_number("damping", damping, minimum=0)
 
@@ -87,6 +91,8 @@ class UpdateAngles(eqx.Module):
 
 def update_angles(update: Network, reference: Network) -> UpdateAngles:
     """The angles between two updates of the forward weights; NaN where one of them is zero."""
+    shapes = [[leaf.shape for leaf in jax.tree.leaves(part.layers)] for part in (update, reference)]
+    require(shapes[0] == shapes[1], f"`update` has the shapes {shapes[0]}, `reference` {shapes[1]}.")
     pairs = list(zip(update.layers, reference.layers, strict=True))
     return UpdateAngles(
         tuple(_degrees(_flat(a), _flat(b)) for a, b in pairs),
@@ -107,6 +113,8 @@ def null_space_fraction(
     The part of an update that does not move the output, to first order. Zero for Gauss-Newton without
     damping. For networks of `Dense` layers. `key` is for methods with noise, the same for every sample.
     """
+
+    check_batch(model, x, y)
 
     def one(sample: Float[Array, "..."], label: Float[Array, " out"]) -> Float[Array, ""]:
         update, _ = method(model, sample[None], label[None], key=key)

@@ -12,10 +12,11 @@ import numpy as np
 import optimistix as optx
 from jaxtyping import Array, Bool, Float, PRNGKeyArray, PyTree
 
-from dfc_jax._checks import check_number, require, zero_unless_finite
+from dfc_jax._checks import require, zero_unless_finite
+from dfc_jax._fields import count, number
 from dfc_jax.averaging import AbstractAverage, Accumulator, instant_change, last_state
 from dfc_jax.closed_loop import ClosedLoop, LoopState, Sample
-from dfc_jax.equilibrium import check_tolerance, Equilibrium
+from dfc_jax.equilibrium import Equilibrium
 from dfc_jax.implicit import implicit_inverse, ImplicitStep
 from dfc_jax.linearised import euler_step_bound
 from dfc_jax.network import Layer
@@ -58,11 +59,8 @@ class ControlRootFinder(optx.AbstractRootFinder):
       step-size controller tries a shorter one, otherwise the solve ends there.
     """
 
-    rtol: float = 1e-5
-    max_iterations: int = eqx.field(static=True, default=20)
-
-    def __check_init__(self) -> None:
-        check_tolerance(self.rtol, self.max_iterations)
+    rtol: float = number("rtol", 1e-5, above=0, static=True)
+    max_iterations: int = count("max_iterations", 20)
 
     @property
     def atol(self) -> float:
@@ -181,14 +179,12 @@ class DiffraxAverage(AbstractAverage):
 
     solver: diffrax.AbstractSolver = diffrax.Tsit5()
     stepsize_controller: diffrax.AbstractStepSizeController = diffrax.PIDController(rtol=1e-4, atol=1e-4)
-    t1: float = eqx.field(static=True, default=10.0)
-    dt0: float | None = eqx.field(static=True, default=0.02)
-    max_steps: int = eqx.field(static=True, default=4096)
+    t1: float = number("t1", 10.0, above=0, static=True)
+    # StepTo, for one, forbids a first step.
+    dt0: float | None = number("dt0", 0.02, above=0, optional=True, static=True)
+    max_steps: int = count("max_steps", 4096)
 
     def __check_init__(self) -> None:
-        check_number("t1", self.t1, above=0)
-        if self.dt0 is not None:  # StepTo, for one, forbids it
-            check_number("dt0", self.dt0, above=0)
         fixed = isinstance(self.stepsize_controller, diffrax.ConstantStepSize)
         require(not fixed or self.dt0 is not None, "`dt0` is None; ConstantStepSize needs a step.")
         needed = math.ceil(self.t1 / self.dt0) + 1 if fixed else 1

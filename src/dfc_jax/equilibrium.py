@@ -15,7 +15,7 @@ import jax.numpy as jnp
 import optimistix as optx
 from jaxtyping import Array, Bool, Float, Int
 
-from dfc_jax._checks import check_number, require
+from dfc_jax._fields import check_parts, count
 from dfc_jax.closed_loop import ClosedLoop, Deviation, Sample
 from dfc_jax.small_matrices import eigenvalues_right_of_zero
 
@@ -33,6 +33,9 @@ class Equilibrium(eqx.Module):
 
 class AbstractEquilibrium(eqx.Module):
     """A way to find steady states."""
+
+    def __check_init__(self) -> None:
+        check_parts(self)
 
     @abc.abstractmethod
     def __call__(self, loop: ClosedLoop, samples: Sample) -> Equilibrium:
@@ -86,10 +89,7 @@ class RootFind(AbstractEquilibrium):
     """
 
     root_finder: optx.AbstractRootFinder = optx.Newton(rtol=3e-5, atol=3e-5)
-    max_iterations: int = eqx.field(static=True, default=50)
-
-    def __check_init__(self) -> None:
-        check_tolerance(1.0, self.max_iterations)
+    max_iterations: int = count("max_iterations", 50)
 
     def __call__(self, loop: ClosedLoop, samples: Sample) -> Equilibrium:
         return jax.vmap(self._one, in_axes=(None, 0))(loop, samples)
@@ -115,12 +115,3 @@ class RootFind(AbstractEquilibrium):
         converged = (solution.result == optx.RESULTS.successful) & jnp.isfinite(error)
         stable = eigenvalues_right_of_zero(loop_gain(loop, sample, deviation))
         return Equilibrium(control, deviation, converged, error, solution.stats["num_steps"], stable)
-
-
-def check_tolerance(rtol: Float[Array, ""] | float, max_iterations: int) -> None:
-    """Raise `ValueError` unless both could end an iteration."""
-    check_number("rtol", rtol, above=0)
-    require(
-        isinstance(max_iterations, int) and max_iterations >= 1,
-        f"`max_iterations` is {max_iterations}; it must be an integer of at least 1.",
-    )

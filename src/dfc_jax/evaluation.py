@@ -5,13 +5,16 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Key
 
+from dfc_jax._checks import check_type
 from dfc_jax.data import Dataset, Split
 from dfc_jax.losses import AbstractLoss
-from dfc_jax.network import Network
+from dfc_jax.network import check_batch, Network
 
 
 def evaluate(model: Network, loss: AbstractLoss, split: Split, *, classification: bool) -> dict[str, float]:
     """Mean loss of a split and, for classification, its accuracy (a fraction)."""
+    check_type("split", split, Split)
+    check_batch(model, jnp.asarray(split.x), jnp.asarray(split.y))
     mean_loss, accuracy = _evaluate(model, loss, jnp.asarray(split.x), jnp.asarray(split.y))
     return {"loss": float(mean_loss)} | ({"accuracy": float(accuracy)} if classification else {})
 

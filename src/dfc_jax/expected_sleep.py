@@ -8,13 +8,14 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, PRNGKeyArray, PyTree
 
 from dfc_jax._checks import require, zero_unless_finite
+from dfc_jax._fields import number
 from dfc_jax.closed_loop import ClosedLoop, PerLayer, Sample
 from dfc_jax.controller import AbstractController, PIController
 from dfc_jax.losses import AbstractLoss, CrossEntropy
 from dfc_jax.network import check_batch, Network
 from dfc_jax.noise import AbstractNoise, WhiteNoise
 from dfc_jax.published import PublishedEuler
-from dfc_jax.sleep import AbstractNoisePhase, optional_time_constant
+from dfc_jax.sleep import AbstractNoisePhase
 from dfc_jax.targets import AbstractTarget, Rest
 
 
@@ -39,8 +40,8 @@ class ExpectedSleepPhase(AbstractNoisePhase):
 
     controller: AbstractController = PIController(k_p=0.1, alpha=0.25)
     noise: AbstractNoise = WhiteNoise(0.01)
-    tau_v: Float[Array, ""] = eqx.field(converter=jnp.asarray, default=0.01)
-    tau_apical: Float[Array, ""] | None = eqx.field(converter=optional_time_constant, default=0.3)
+    tau_v: Float[Array, ""] = number("tau_v", 0.01, above=0)
+    tau_apical: Float[Array, ""] | None = number("tau_apical", 0.3, above=0, optional=True)
     scheme: PublishedEuler = PublishedEuler(dt=0.002, states=50, proactive=False)
     target: AbstractTarget = Rest()
     loss: AbstractLoss = CrossEntropy()

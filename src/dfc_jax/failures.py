@@ -10,7 +10,7 @@ from dfc_jax.closed_loop import ClosedLoop, Sample
 from dfc_jax.equilibrium import loop_gain
 from dfc_jax.linearised import has_few_modes, loop_eigenvalues
 from dfc_jax.methods import AbstractMethod
-from dfc_jax.network import Network
+from dfc_jax.network import check_batch, Network
 
 
 _SATURATED, _MANY = 0.01, 0.5  # a slope of so little of the largest possible; so many of a layer's neurons
@@ -26,6 +26,7 @@ def reasons_for_failure(
     of the solver: a step above its stability bound, a time too short. A handful of samples is enough. Not for
     use under jit.
     """
+    check_batch(model, x, y)
     loop = method.loop(model)
     if loop is None:
         return []

@@ -5,10 +5,10 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
+from dfc_jax._fields import count, number
 from dfc_jax.closed_loop import ClosedLoop, Deviation, Sample
 from dfc_jax.equilibrium import (
     AbstractEquilibrium,
-    check_tolerance,
     controlled,
     Equilibrium,
     loop_gain,
@@ -32,11 +32,8 @@ class PseudoTransient(AbstractEquilibrium):
     - `max_iterations`: steps, refused ones included, after which the sample counts as not converged.
     """
 
-    rtol: Float[Array, ""] = eqx.field(converter=jnp.asarray, default=3e-5)
-    max_iterations: int = eqx.field(static=True, default=60)
-
-    def __check_init__(self) -> None:
-        check_tolerance(self.rtol, self.max_iterations)
+    rtol: Float[Array, ""] = number("rtol", 3e-5, above=0)
+    max_iterations: int = count("max_iterations", 60)
 
     def __call__(self, loop: ClosedLoop, samples: Sample) -> Equilibrium:
         return jax.vmap(self._one, in_axes=(None, 0))(loop, samples)

@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import jax.random as jr
 from jaxtyping import Array, Float, PRNGKeyArray
 
-from dfc_jax._checks import check_number
+from dfc_jax._fields import number
 
 
 class AbstractFeedback(eqx.Module):
@@ -74,11 +74,7 @@ class RandomFeedback(AbstractFeedbackInit):
     `std` is the standard deviation; None means Xavier's sqrt(2 / (n_i + n_L)) for each layer.
     """
 
-    std: float | None = eqx.field(static=True, default=None)
-
-    def __check_init__(self) -> None:
-        if self.std is not None:
-            check_number("std", self.std, minimum=0)
+    std: float | None = number("std", None, minimum=0, static=True)
 
     def init(self, weights: Sequence[Float[Array, "_ _"]], key: PRNGKeyArray) -> FeedbackWeights:
         outputs, hidden = weights[-1].shape[0], [weight.shape[0] for weight in weights[:-1]]

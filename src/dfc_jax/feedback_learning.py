@@ -10,8 +10,9 @@ import optax
 from jaxtyping import Array, Key, PRNGKeyArray, PyTree
 from tqdm import tqdm
 
-from dfc_jax._checks import check_number
+from dfc_jax._checks import check_type
 from dfc_jax._epochs import fold_in, shuffled_batches
+from dfc_jax._fields import check_parts, flag, number
 from dfc_jax.data import Split
 from dfc_jax.network import Network
 from dfc_jax.sleep import AbstractSleepPhase, SleepPhase
@@ -37,13 +38,13 @@ class FeedbackLearning(eqx.Module):
     optimiser: optax.GradientTransformation
     phase: AbstractSleepPhase = SleepPhase()
     pretraining_optimiser: optax.GradientTransformation | None = None
-    pretraining_epochs: float | int = eqx.field(static=True, default=10)
-    epochs_per_wake_epoch: float | int = eqx.field(static=True, default=1)
-    freeze_output: bool = eqx.field(static=True, default=False)
+    pretraining_epochs: float | int = number("pretraining_epochs", 10, minimum=0, static=True)
+    epochs_per_wake_epoch: float | int = number("epochs_per_wake_epoch", 1, minimum=0, static=True)
+    freeze_output: bool = flag("freeze_output", False)
 
     def __check_init__(self) -> None:
-        check_number("pretraining_epochs", self.pretraining_epochs, minimum=0)
-        check_number("epochs_per_wake_epoch", self.epochs_per_wake_epoch, minimum=0)
+        check_parts(self)
+        check_type("optimiser", self.optimiser, optax.GradientTransformation)
 
 
 def pretrain(

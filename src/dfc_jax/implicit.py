@@ -7,7 +7,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, PRNGKeyArray, PyTree
 
-from dfc_jax._checks import check_number, require
+from dfc_jax._checks import require
+from dfc_jax._fields import number
 from dfc_jax.averaging import AbstractAverage, Accumulator, instant_change, last_state
 from dfc_jax.closed_loop import ClosedLoop, Deviation, LoopState, Sample
 from dfc_jax.equilibrium import Equilibrium
@@ -80,13 +81,12 @@ class ImplicitAverage(AbstractAverage):
       parts add up to 1. The default spends a quarter of its 24 steps on the first 4 % of the time.
     """
 
-    duration: Float[Array, ""] = eqx.field(converter=jnp.asarray, default=10.0)
+    duration: Float[Array, ""] = number("duration", 10.0, above=0)
     segments: tuple[tuple[int, float], ...] = eqx.field(
         static=True, default=((6, 0.04), (8, 0.16), (10, 0.8))
     )
 
     def __check_init__(self) -> None:
-        check_number("duration", self.duration, above=0)
         for count, part in self.segments:
             require(
                 isinstance(count, int) and count >= 1 and part > 0,

@@ -16,7 +16,7 @@ import numpy as np
 import scipy.linalg
 from jaxtyping import Array, Complex, Float
 
-from dfc_jax._checks import require
+from dfc_jax._checks import check_number, require
 from dfc_jax.closed_loop import ClosedLoop, Sample
 from dfc_jax.published import PublishedEuler
 
@@ -76,6 +76,7 @@ def distance_from_rest(loop: ClosedLoop, samples: Sample, t: float) -> Float[np.
     From the exact solution of the linear equations, so only modes that the target excites count. Infinite
     if the loop is not stable.
     """
+    check_number("t", t, minimum=0)
     distances = []
     for matrix, drive, reading, direct in zip(*_systems(loop, samples), strict=True):
         if np.max(np.linalg.eigvals(matrix).real) >= 0:
@@ -88,6 +89,10 @@ def distance_from_rest(loop: ClosedLoop, samples: Sample, t: float) -> Float[np.
 
 
 def _gains(loop: ClosedLoop, samples: Sample) -> tuple[Float[Array, "batch out out"], ...]:
+    require(
+        samples.error.ndim == 2,
+        "`samples` is a single one; make a batch by jax.vmap(loop.sample)(x, y).",
+    )
     require(loop.tau_apical is None, "`tau_apical` is set; the linearised loop has no apical compartment.")
     return jax.vmap(loop.layer_gains)(samples)
 

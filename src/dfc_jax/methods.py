@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
 
-from dfc_jax._checks import check_number
+from dfc_jax._fields import check_parts, flag, number
 from dfc_jax.averaging import AbstractAverage
 from dfc_jax.broyden import Analytic, Broyden
 from dfc_jax.closed_loop import ClosedLoop, Deviation, Sample
@@ -44,6 +44,9 @@ class AbstractMethod(eqx.Module):
     """A rule that turns a batch into an update of the forward weights."""
 
     loss: eqx.AbstractVar[AbstractLoss]
+
+    def __check_init__(self) -> None:
+        check_parts(self)
 
     @abc.abstractmethod
     def __call__(
@@ -135,7 +138,7 @@ class DFCSS(_SteadyStateMethod):
     loss: AbstractLoss = CrossEntropy()
     equilibrium: AbstractEquilibrium = Broyden()
     fallback: AbstractEquilibrium | None = PseudoTransient()
-    include_unconverged: bool = eqx.field(static=True, default=False)
+    include_unconverged: bool = flag("include_unconverged", False)
     teaching: AbstractTeachingSignal = RateDifference()
 
     def _equilibrium(
@@ -145,6 +148,7 @@ class DFCSS(_SteadyStateMethod):
         return (found, None) if self.fallback is None else rescue(loop, samples, found, self.fallback)
 
     def doubts(self, model: Network, x: Float[Array, "batch ..."], y: Float[Array, "batch out"]) -> list[str]:
+        check_batch(model, x, y)
         loop = self.loop(model)
         return self.equilibrium.doubts(loop, jax.vmap(loop.sample)(x, y))
 
@@ -182,13 +186,10 @@ class DFC(AbstractMethod):
     controller: AbstractController = PIController()
     target: AbstractTarget = Nudge()
     loss: AbstractLoss = CrossEntropy()
-    tau_v: Float[Array, ""] = eqx.field(converter=jnp.asarray, default=0.2)
+    tau_v: Float[Array, ""] = number("tau_v", 0.2, above=0)
     average: AbstractAverage = ImplicitAverage()
     noise: FilteredNoise | None = None
     teaching: AbstractTeachingSignal = RateDifference()
-
-    def __check_init__(self) -> None:
-        check_number("tau_v", self.tau_v, above=0)
 
     def loop(self, model: Network) -> ClosedLoop:
         parts = self.controller, self.target, self.loss, self.tau_v
@@ -210,6 +211,7 @@ class DFC(AbstractMethod):
         return shaped_like(model, update), batch_report(self.loss, samples, y, final)
 
     def doubts(self, model: Network, x: Float[Array, "batch ..."], y: Float[Array, "batch out"]) -> list[str]:
+        check_batch(model, x, y)
         loop = self.loop(model)
         return self.average.doubts(loop, jax.vmap(loop.sample)(x, y))
 

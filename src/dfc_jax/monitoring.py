@@ -9,7 +9,7 @@ import jax.random as jr
 import numpy as np
 from jaxtyping import Array, Float
 
-from dfc_jax._checks import check_number, require
+from dfc_jax._fields import count, number
 from dfc_jax.baselines import Backprop
 from dfc_jax.broyden import Analytic, Broyden
 from dfc_jax.data import Split
@@ -48,16 +48,9 @@ class Diagnostics(eqx.Module):
     - `damping`: of the minimum-norm and Gauss-Newton updates and of the pseudo-inverse.
     """
 
-    every: int = eqx.field(static=True, default=1)
-    samples: int = eqx.field(static=True, default=128)
-    damping: Float[Array, ""] = eqx.field(converter=jnp.asarray, default=1e-3)
-
-    def __check_init__(self) -> None:
-        for name in ("every", "samples"):
-            value = getattr(self, name)
-            whole = isinstance(value, int) and value >= 1
-            require(whole, f"`{name}` is {value!r}; it must be a whole number of at least 1.")
-        check_number("damping", self.damping, minimum=0)
+    every: int = count("every", 1)
+    samples: int = count("samples", 128)
+    damping: Float[Array, ""] = number("damping", 1e-3, minimum=0)
 
     def __call__(self, model: Network, method: AbstractMethod, validation: Split) -> dict[str, Any]:
         """The measurements, as plain numbers."""

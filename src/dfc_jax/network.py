@@ -12,9 +12,10 @@ import jax.numpy as jnp
 import jax.random as jr
 from jaxtyping import Array, Float, PRNGKeyArray
 
-from dfc_jax._checks import require
+from dfc_jax._checks import check_key, check_type, require
+from dfc_jax._fields import check_parts
 from dfc_jax.activations import AbstractActivation, Linear, Tanh
-from dfc_jax.feedback import AbstractFeedback, AbstractFeedbackInit, ProductOfWeights
+from dfc_jax.feedback import AbstractFeedback, AbstractFeedbackInit, FeedbackWeights, ProductOfWeights
 
 
 class Dense(eqx.Module):
@@ -40,6 +41,9 @@ class Layer(eqx.Module):
     transform: eqx.Module
     activation: AbstractActivation
 
+    def __check_init__(self) -> None:
+        check_parts(self)
+
     def linear(self, change: Float[Array, "*m"]) -> Float[Array, "*n"]:
         """The change of the basal voltage when the layer's input changes by `change`."""
         origin = jnp.zeros_like(change)
@@ -64,7 +68,11 @@ class Network(eqx.Module):
     feedback: AbstractFeedback
 
     def __check_init__(self) -> None:
+        check_type("layers", self.layers, tuple)
         require(len(self.layers) > 0, "`layers` is empty; a network needs at least one layer.")
+        for layer in self.layers:
+            check_type("layers", layer, Layer)
+        check_parts(self)
 
     def __call__(self, x: Float[Array, "*inputs"]) -> Float[Array, " out"]:
         """The network's output r_L (logits, for cross-entropy) without control."""
@@ -73,10 +81,14 @@ class Network(eqx.Module):
     def feedforward(self, x: Float[Array, "*inputs"]) -> Feedforward:
         """Inputs, voltages and output of every layer without control (u = 0)."""
         inputs, voltages, rate = [], [], x
-        for layer in self.layers:
-            inputs.append(rate)
-            voltages.append(layer.transform(rate))
-            rate = layer.activation(voltages[-1])
+        try:
+            for layer in self.layers:
+                inputs.append(rate)
+                voltages.append(layer.transform(rate))
+                rate = layer.activation(voltages[-1])
+        except (TypeError, ValueError) as error:
+            problem = f"`x` has shape {jnp.shape(x)}, which this network does not take"
+            raise ValueError(f"{problem}: {error}") from error
         return Feedforward(tuple(inputs), tuple(voltages), rate)
 
     def slopes(self, voltages: Sequence[Float[Array, "..."]]) -> tuple[Float[Array, "..."], ...]:
@@ -97,22 +109,36 @@ class Network(eqx.Module):
 
 def check_batch(model: Network, x: Float[Array, "batch ..."], y: Float[Array, "batch out"]) -> None:
     """Raise `ValueError` unless `x` and `y` are a batch that `model` can learn from. Works under jit."""
-    for name, array in (("x", x), ("y", y)):
-        fine = array.dtype in (jnp.float32, jnp.float64)
-        require(fine, f"`{name}` holds {array.dtype} values; make them float32 or float64.")
-    for weights in jax.tree.leaves(eqx.filter(model, eqx.is_inexact_array)):
-        fine = weights.dtype in (jnp.float32, jnp.float64)
-        require(fine, f"`model` holds {weights.dtype} weights; make them float32 or float64.")
+    check_floats("y", y)
     fine = x.ndim >= 2 and y.ndim == 2 and len(x) == len(y) > 0
     wanted = "(batch, inputs) and (batch, outputs) of the same batch, of one sample or more"
     require(fine, f"`x` has shape {x.shape} and `y` {y.shape}; they must be {wanted}.")
-    try:
-        output = jax.eval_shape(model, jax.ShapeDtypeStruct(x.shape[1:], x.dtype))
-    except TypeError as error:
-        problem = f"`x` has samples of shape {x.shape[1:]}, which `model` does not take"
-        raise ValueError(f"{problem}: {error}") from error
+    output = check_inputs(model, x)
     problem = f"`y` has {y.shape[1]} outputs a sample"
     require(output.shape == y.shape[1:], f"{problem}; those of `model` have the shape {output.shape}.")
+
+
+def check_inputs(model: Network, x: Float[Array, "batch ..."]) -> jax.ShapeDtypeStruct:
+    """Raise `ValueError` unless `x` is a batch of inputs of `model`; returns what one output looks like."""
+    check_type("model", model, Network)
+    check_floats("x", x)
+    require(x.ndim >= 2 and len(x) > 0, f"`x` has shape {x.shape}; it must be (batch, inputs), not empty.")
+    for weights in jax.tree.leaves(eqx.filter(model, eqx.is_inexact_array)):
+        fine = weights.dtype in (jnp.float32, jnp.float64)
+        require(fine, f"`model` holds {weights.dtype} weights; make them float32 or float64.")
+    one = jax.ShapeDtypeStruct(x.shape[1:], x.dtype)
+    state = jax.eval_shape(lambda sample: model.feedforward(sample), one)
+    if isinstance(model.feedback, FeedbackWeights):
+        shapes = tuple(Q.shape for Q in model.feedback.weights)
+        wanted = tuple((*voltage.shape, *state.output.shape) for voltage in state.voltages)
+        require(shapes == wanted, f"`model.feedback` has the shapes {shapes}; its layers need {wanted}.")
+    return state.output
+
+
+def check_floats(name: str, array: Float[Array, "..."]) -> None:
+    """Raise `ValueError` unless `array` is of a type that the dynamics can be solved in."""
+    fine = array.dtype in (jnp.float32, jnp.float64)
+    require(fine, f"`{name}` holds {array.dtype} values; make them float32 or float64.")
 
 
 def mlp(
@@ -135,6 +161,8 @@ def mlp(
 
     **Raises:** `ValueError` for fewer than two sizes, sizes below one, or a wrong number of activations.
     """
+    check_type("sizes", sizes, Sequence)
+    check_type("feedback", feedback, AbstractFeedbackInit)
     require(
         len(sizes) >= 2, f"`sizes` is {tuple(sizes)}; it must name at least the input and the output size."
     )
@@ -148,6 +176,7 @@ def mlp(
         len(activations) == hidden,
         f"`activation` has {len(activations)} entries; the network has {hidden} hidden layers.",
     )
+    check_key("key", key)
     weights_key, feedback_key = jr.split(key)
     keys = jr.split(weights_key, len(sizes) - 1)
     layers = tuple(

@@ -3,14 +3,9 @@
 import abc
 
 import equinox as eqx
-import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from dfc_jax._checks import check_number
-
-
-def _optional_array(value: Float[Array, ""] | float | None) -> Float[Array, ""] | None:
-    return None if value is None else jnp.asarray(value)
+from dfc_jax._fields import number
 
 
 class AbstractNoise(eqx.Module):
@@ -36,11 +31,8 @@ class WhiteNoise(AbstractNoise):
     The closed loop needs `tau_apical`.
     """
 
-    sigma: Float[Array, ""] = eqx.field(converter=jnp.asarray, default=0.01)
-    sigma_output: Float[Array, ""] | None = eqx.field(converter=_optional_array, default=None)
-
-    def __check_init__(self) -> None:
-        _check_sigmas(self)
+    sigma: Float[Array, ""] = number("sigma", 0.01, minimum=0)
+    sigma_output: Float[Array, ""] | None = number("sigma_output", None, minimum=0)
 
     @property
     def filtered(self) -> bool:
@@ -53,20 +45,10 @@ class FilteredNoise(AbstractNoise):
     As in Strong-DFC (ICML 2022); sigma eps has the variance sigma^2 / (2 tau_noise).
     """
 
-    sigma: Float[Array, ""] = eqx.field(converter=jnp.asarray, default=0.01)
-    tau: Float[Array, ""] = eqx.field(converter=jnp.asarray, default=0.05)
-    sigma_output: Float[Array, ""] | None = eqx.field(converter=_optional_array, default=None)
-
-    def __check_init__(self) -> None:
-        _check_sigmas(self)
-        check_number("tau", self.tau, above=0)
+    sigma: Float[Array, ""] = number("sigma", 0.01, minimum=0)
+    tau: Float[Array, ""] = number("tau", 0.05, above=0)
+    sigma_output: Float[Array, ""] | None = number("sigma_output", None, minimum=0)
 
     @property
     def filtered(self) -> bool:
         return True
-
-
-def _check_sigmas(noise: AbstractNoise) -> None:
-    check_number("sigma", noise.sigma, minimum=0)
-    if noise.sigma_output is not None:
-        check_number("sigma_output", noise.sigma_output, minimum=0)

@@ -16,7 +16,7 @@ import jax.numpy as jnp
 import jax.random as jr
 from jaxtyping import Array, Float, Int, Key, PRNGKeyArray
 
-from dfc_jax._checks import check_number, require
+from dfc_jax._fields import count, flag, number
 from dfc_jax.closed_loop import ClosedLoop, Deviation, PerLayer, Sample
 
 
@@ -43,17 +43,10 @@ class PublishedEuler(eqx.Module):
     - `proactive`: whether the apical compartments see the new control in the same step.
     """
 
-    dt: Float[Array, ""] = eqx.field(converter=jnp.asarray, default=0.02)
-    states: int = eqx.field(static=True, default=500)
-    instant_transmission: bool = eqx.field(static=True, default=True)
-    proactive: bool = eqx.field(static=True, default=True)
-
-    def __check_init__(self) -> None:
-        check_number("dt", self.dt, above=0)
-        require(
-            isinstance(self.states, int) and self.states >= 2,
-            f"`states` is {self.states}; it must be an integer of at least 2, the first state and one step.",
-        )
+    dt: Float[Array, ""] = number("dt", 0.02, above=0)
+    states: int = count("states", 500, minimum=2)  # the first and one step
+    instant_transmission: bool = flag("instant_transmission", True)
+    proactive: bool = flag("proactive", True)
 
     def initial(self, loop: ClosedLoop, sample: Sample) -> PublishedState:
         """The feedforward state without control."""

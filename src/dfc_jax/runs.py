@@ -57,8 +57,12 @@ class RunFolder(eqx.Module):
             not (folder / "config.json").exists(),
             f"`out` is {str(folder)!r}, which holds a run already; name a new folder, or resume it.",
         )
-        folder.mkdir(parents=True, exist_ok=True)
-        _write_json(folder / "config.json", {"config": config, "environment": environment()})
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            _write_json(folder / "config.json", {"config": config, "environment": environment()})
+        except OSError as error:
+            problem = f"`out` is {str(folder)!r}, which cannot be written ({error.strerror})"
+            raise OSError(f"{problem}; name another folder, or free it.") from error
         return RunFolder(folder)
 
     @staticmethod
@@ -199,7 +203,9 @@ def _first_difference(held: Any, given: Any, may_differ: Sequence[str], name: st
 
 
 def _line(seed: int, record: Record) -> str:
-    return json.dumps({"seed": seed, **record}) + "\n"
+    """One line of `metrics.jsonl`: all but the time it took, so that the same run leaves the same bytes."""
+    kept = {name: value for name, value in record.items() if name != "seconds"}
+    return json.dumps({"seed": seed, **kept}) + "\n"
 
 
 def _write_json(path: pathlib.Path, content: dict[str, Any]) -> None:

@@ -16,7 +16,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, PRNGKeyArray
 
-from dfc_jax._checks import check_number, require
+from dfc_jax._checks import require
+from dfc_jax._fields import number
 from dfc_jax.closed_loop import PerLayer
 from dfc_jax.losses import AbstractLoss, CrossEntropy
 from dfc_jax.methods import AbstractMethod, instant_report, Report, shaped_like
@@ -26,9 +27,6 @@ from dfc_jax.plasticity import forward_rule
 
 class _OutputSpaceMethod(AbstractMethod):
     damping: eqx.AbstractVar[Float[Array, ""]]
-
-    def __check_init__(self) -> None:
-        check_number("damping", self.damping, minimum=0)
 
     @abc.abstractmethod
     def _weights(self, model: Network, state: Feedforward) -> tuple[Float[Array, ""], ...]:
@@ -68,7 +66,7 @@ class MinimumNorm(_OutputSpaceMethod):
     """
 
     loss: AbstractLoss = CrossEntropy()
-    damping: Float[Array, ""] = eqx.field(converter=jnp.asarray, default=1e-3)
+    damping: Float[Array, ""] = number("damping", 1e-3, minimum=0)
 
     def _weights(self, model: Network, state: Feedforward) -> tuple[Float[Array, ""], ...]:
         return tuple(jnp.ones((), state.output.dtype) for _ in model.layers)
@@ -82,7 +80,7 @@ class GaussNewton(_OutputSpaceMethod):
     """
 
     loss: AbstractLoss = CrossEntropy()
-    damping: Float[Array, ""] = eqx.field(converter=jnp.asarray, default=1e-3)
+    damping: Float[Array, ""] = number("damping", 1e-3, minimum=0)
 
     def _weights(self, model: Network, state: Feedforward) -> tuple[Float[Array, ""], ...]:
         return parameter_gains(model, state)

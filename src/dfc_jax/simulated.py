@@ -7,12 +7,11 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float
 
-from dfc_jax._checks import check_number
+from dfc_jax._fields import count, number
 from dfc_jax.averaging import last_state, PublishedAverage
 from dfc_jax.closed_loop import ClosedLoop, LoopState, Sample
 from dfc_jax.equilibrium import (
     AbstractEquilibrium,
-    check_tolerance,
     controlled,
     Equilibrium,
     relative_residual,
@@ -39,15 +38,11 @@ class Simulated(AbstractEquilibrium):
     """
 
     solver: diffrax.AbstractSolver = diffrax.Tsit5()
-    rtol: Float[Array, ""] = eqx.field(converter=jnp.asarray, default=1e-4)
-    t1: float = eqx.field(static=True, default=200.0)
-    dt0: float = eqx.field(static=True, default=0.02)
-    dtmax: Float[Array, ""] = eqx.field(converter=jnp.asarray, default=0.2)
-    max_steps: int = eqx.field(static=True, default=20_000)
-
-    def __check_init__(self) -> None:
-        check_tolerance(self.rtol, self.max_steps)
-        check_number("dtmax", self.dtmax, above=0)
+    rtol: Float[Array, ""] = number("rtol", 1e-4, above=0)
+    t1: float = number("t1", 200.0, above=0, static=True)
+    dt0: float = number("dt0", 0.02, above=0, static=True)
+    dtmax: Float[Array, ""] = number("dtmax", 0.2, above=0)
+    max_steps: int = count("max_steps", 20_000)
 
     def __call__(self, loop: ClosedLoop, samples: Sample) -> Equilibrium:
         return jax.vmap(self._one, in_axes=(None, 0))(loop, samples)
@@ -107,10 +102,7 @@ class StateAtTime(AbstractEquilibrium):
     """
 
     scheme: PublishedEuler = PublishedEuler()
-    tau_v: Float[Array, ""] = eqx.field(converter=jnp.asarray, default=0.2)
-
-    def __check_init__(self) -> None:
-        check_number("tau_v", self.tau_v, above=0)
+    tau_v: Float[Array, ""] = number("tau_v", 0.2, above=0)
 
     def __call__(self, loop: ClosedLoop, samples: Sample) -> Equilibrium:
         loop = eqx.tree_at(lambda l: l.tau_v, loop, self.tau_v)

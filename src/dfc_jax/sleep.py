@@ -8,6 +8,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, PRNGKeyArray, PyTree
 
 from dfc_jax._checks import check_number, require, zero_unless_finite
+from dfc_jax._fields import check_parts, number
 from dfc_jax.closed_loop import ClosedLoop, PerLayer, Sample
 from dfc_jax.controller import AbstractController, PIController
 from dfc_jax.feedback import FeedbackWeights
@@ -19,13 +20,11 @@ from dfc_jax.published import PublishedEuler, PublishedState, sample_keys
 from dfc_jax.targets import AbstractTarget, Rest
 
 
-def optional_time_constant(value: Float[Array, ""] | float | None) -> Float[Array, ""] | None:
-    """A field converter: an array, or None as it is."""
-    return None if value is None else jnp.asarray(value)
-
-
 class AbstractSleepPhase(eqx.Module):
     """An update of the feedback weights, `(model, x, y, key=...) -> update`."""
+
+    def __check_init__(self) -> None:
+        check_parts(self)
 
     @abc.abstractmethod
     def __call__(
@@ -55,7 +54,7 @@ class AbstractNoisePhase(AbstractSleepPhase):
     loss: eqx.AbstractVar[AbstractLoss]
 
     def __check_init__(self) -> None:
-        check_number("tau_v", self.tau_v, above=0)
+        check_parts(self)
         check_number("noise.sigma", self.noise.sigma, above=0)
 
     def _loop(self, model: Network) -> ClosedLoop:
@@ -97,8 +96,8 @@ class SleepPhase(AbstractNoisePhase):
 
     controller: AbstractController = PIController(k_p=0.1, alpha=0.25)
     noise: AbstractNoise = WhiteNoise(0.01)
-    tau_v: Float[Array, ""] = eqx.field(converter=jnp.asarray, default=0.01)
-    tau_apical: Float[Array, ""] | None = eqx.field(converter=optional_time_constant, default=0.3)
+    tau_v: Float[Array, ""] = number("tau_v", 0.01, above=0)
+    tau_apical: Float[Array, ""] | None = number("tau_apical", 0.3, above=0, optional=True)
     scheme: PublishedEuler = PublishedEuler(dt=0.002, states=50, proactive=False)
     target: AbstractTarget = Rest()
     loss: AbstractLoss = CrossEntropy()

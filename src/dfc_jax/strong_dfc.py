@@ -20,6 +20,7 @@ import numpy as np
 from jaxtyping import Array, Float, Int, PRNGKeyArray, PyTree
 
 from dfc_jax._checks import check_number, require, zero_unless_finite
+from dfc_jax._fields import check_parts, number
 from dfc_jax.averaging import Accumulator, instant_change, last_state, PublishedAverage
 from dfc_jax.closed_loop import ClosedLoop, PerLayer, Sample
 from dfc_jax.controller import AbstractController, PIController
@@ -59,15 +60,14 @@ class StrongDFC(AbstractMethod):
     target: AbstractTarget = Clamp(0.99)
     loss: AbstractLoss = CrossEntropy()
     noise: FilteredNoise = FilteredNoise(0.01, tau=0.05)
-    tau_v: Float[Array, ""] = eqx.field(converter=jnp.asarray, default=0.01)
-    tau_filter: Float[Array, ""] = eqx.field(converter=jnp.asarray, default=0.5)
+    tau_v: Float[Array, ""] = number("tau_v", 0.01, above=0)
+    tau_filter: Float[Array, ""] = number("tau_filter", 0.5, above=0)
     scheme: PublishedEuler = PublishedEuler(dt=0.001, states=500)
     start: AbstractEquilibrium | None = None
     teaching: AbstractTeachingSignal = RateDifference()
 
     def __check_init__(self) -> None:
-        check_number("tau_v", self.tau_v, above=0)
-        check_number("tau_filter", self.tau_filter, above=0)
+        check_parts(self)
         check_number("noise.sigma", self.noise.sigma, above=0)
 
     @property

@@ -3,11 +3,10 @@
 import abc
 
 import equinox as eqx
-import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from dfc_jax._checks import check_number, require
+from dfc_jax._fields import number
 from dfc_jax.balance import AbstractBalance, PlainBalance
 from dfc_jax.losses import AbstractLoss
 
@@ -39,10 +38,7 @@ class AbstractTarget(eqx.Module):
 class Nudge(AbstractTarget):
     """r_L* = r_L^- - nudge * dl/dr_L, the target of DFC (NeurIPS paper, eq. 3). `nudge` must exceed 0."""
 
-    nudge: Float[Array, ""] = eqx.field(converter=jnp.asarray, default=0.1)
-
-    def __check_init__(self) -> None:
-        check_number("nudge", self.nudge, above=0)
+    nudge: Float[Array, ""] = number("nudge", 0.1, above=0)
 
     def initial_error(
         self, loss: AbstractLoss, output: Float[Array, " out"], y: Float[Array, " out"]
@@ -71,14 +67,7 @@ class Clamp(AbstractTarget):
     for each other one. Labels that are not one-hot are for `class_value` 1, which leaves them as they are.
     """
 
-    class_value: Float[Array, ""] = eqx.field(converter=jnp.asarray, default=1.0)
-
-    def __check_init__(self) -> None:
-        check_number("class_value", self.class_value, above=0)
-        if not isinstance(self.class_value, jax.core.Tracer):
-            require(
-                bool(self.class_value <= 1), f"`class_value` is {self.class_value}; it must be at most 1."
-            )
+    class_value: Float[Array, ""] = number("class_value", 1.0, above=0, maximum=1)
 
     def initial_error(
         self, loss: AbstractLoss, output: Float[Array, " out"], y: Float[Array, " out"]

@@ -11,7 +11,7 @@ import jax.random as jr
 import optax
 from jaxtyping import Array, Key, PRNGKeyArray
 
-from dfc_jax._checks import require
+from dfc_jax._checks import check_count, check_key, check_number, check_type, require
 from dfc_jax._loop import Options, train
 from dfc_jax.data import Dataset
 from dfc_jax.feedback import FeedbackWeights
@@ -60,8 +60,9 @@ def fit(
     **Raises:** `ValueError` if sizes of model and data differ, an argument is out of range, or `resume` holds
     damaged checkpoints or those of another run; `OSError` if a checkpoint cannot be written.
     """
-    _check_fit(model, data, epochs, batch_size, feedback_learning, min_converged)
+    _check_fit(model, method, data, optimiser, epochs, batch_size, feedback_learning, min_converged)
     heard = None if on_epoch is None else lambda _, record: on_epoch(record)
+    check_key("key", key)
     options = Options(
         method,
         data,
@@ -109,8 +110,10 @@ def fit_many(
         len(models) == len(keys) >= 1,
         f"`keys` are {len(keys)} and `models` {len(models)}; there must be as many, at least one.",
     )
+    for key in keys:
+        check_key("keys", key)
     for model in models:
-        _check_fit(model, data, epochs, batch_size, feedback_learning, min_converged)
+        _check_fit(model, method, data, optimiser, epochs, batch_size, feedback_learning, min_converged)
     shapes = [eqx.filter_eval_shape(lambda m=model: m) for model in models]
     require(
         all(eqx.tree_equal(shapes[0], shape) is True for shape in shapes),
@@ -140,25 +143,23 @@ def _typed(key: PRNGKeyArray) -> Key[Array, ""]:
     return key if jnp.issubdtype(key.dtype, jax.dtypes.prng_key) else jr.wrap_key_data(key)
 
 
-def _check_count(name: str, value: int, minimum: int) -> None:
-    require(
-        isinstance(value, int) and value >= minimum,
-        f"`{name}` is {value!r}; it must be a whole number of at least {minimum}.",
-    )
-
-
 def _check_fit(
     model: Network,
+    method: AbstractMethod,
     data: Dataset,
+    optimiser: optax.GradientTransformation,
     epochs: int,
     batch_size: int,
     learning: FeedbackLearning | None,
     min_converged: float,
 ) -> None:
-    _check_count("epochs", epochs, 1)
-    _check_count("batch_size", batch_size, 1)
-    fine = 0 <= min_converged <= 1
-    require(fine, f"`min_converged` is {min_converged}; it must be a part of the samples, from 0 to 1.")
+    check_type("model", model, Network)
+    check_type("method", method, AbstractMethod)
+    check_type("data", data, Dataset)
+    check_type("optimiser", optimiser, optax.GradientTransformation)
+    check_count("epochs", epochs)
+    check_count("batch_size", batch_size)
+    check_number("min_converged", min_converged, minimum=0, maximum=1)
     samples = len(data.train)
     require(
         batch_size <= samples, f"`batch_size` is {batch_size}; the data have only {samples} training samples."
@@ -170,7 +171,7 @@ def _check_fit(
     )
     try:
         outputs = math.prod(jax.eval_shape(model, jnp.asarray(data.train.x[0])).shape)
-    except TypeError as error:
+    except ValueError as error:
         shape = data.train.x.shape[1:]
         raise ValueError(f"`model` does not take the inputs of `data`, of shape {shape}: {error}") from error
     require(

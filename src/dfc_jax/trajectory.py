@@ -47,6 +47,7 @@ def simulate(
 
     **Raises:** `ValueError` if `t1` or `dt0` is not positive, or if noise and `key` do not come together.
     """
+    require(sample.error.ndim == 1, "`sample` is a batch; simulate one, or map over it with jax.vmap.")
     check_number("t1", t1, above=0)
     check_number("dt0", dt0, above=0)
     require(

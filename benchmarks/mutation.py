@@ -1,0 +1,248 @@
+"""Mutation testing of the numerical core: `python benchmarks/mutation.py --help`.
+
+    python benchmarks/mutation.py --sample 300       a random sample of the mutants, an hour or so on a core
+    python benchmarks/mutation.py --report           only write the report again, with new reasons
+
+Cosmic Ray changes one place of the source at a time; the tests of the fast suite that run that place must
+notice. Each place is changed once, an operator or a comparison into a random other. Annotations are left
+alone: a broken one would be found by import alone. The work is done in a clone of HEAD, the verdicts are kept
+in `--work`, so that the same command goes on after an interruption. The report is
+`results/mutation.md`; reasons for survivors are kept in `mutation_survivors.json`, by their number.
+"""
+
+import ast
+import collections
+import dataclasses
+import json
+import os
+import pathlib
+import random
+import subprocess
+import sys
+import xml.etree.ElementTree
+
+import cosmic_ray.plugins
+import coverage
+import scipy.stats
+import tyro
+from cosmic_ray.ast import ast_nodes, get_ast_from_path
+from cosmic_ray.mutating import mutate_and_test
+from cosmic_ray.work_item import MutationSpec, TestOutcome
+from reporting import heading, save, table
+from training_step import environment
+
+
+ROOT = pathlib.Path(__file__).parent.parent
+RESULTS = pathlib.Path(__file__).parent / "results"
+REASONS = pathlib.Path(__file__).parent / "mutation_survivors.json"
+# What is no part of the numerical core: data, training loops, folders, checkpoints and their like.
+AROUND = {
+    *(
+        "__init__",
+        "_checks",
+        "_epochs",
+        "_fields",
+        "_loop",
+        "_wake",
+        "architecture",
+        "checkpoints",
+        "clipping",
+    ),
+    *("data", "evaluation", "failures", "feedback_learning", "history", "monitoring", "runs", "training"),
+}
+CORE = sorted(path.stem for path in (ROOT / "src" / "dfc_jax").glob("*.py") if path.stem not in AROUND)
+
+
+@dataclasses.dataclass(frozen=True)
+class Options:
+    """How much, and where."""
+
+    sample: int | None = None
+    """Mutants tried, drawn at random; all by default."""
+    seed: int = 0
+    seconds: float = 60.0
+    """Tests tried on a mutant, shortest first, by the time they take without it; at least ten."""
+    work: pathlib.Path = pathlib.Path("runs/mutation")
+    report: bool = False
+    """Only write the report from the verdicts in `work`."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Mutant:
+    """One change of one place, and the verdict on it."""
+
+    number: int
+    module: str
+    line: int
+    operator: str
+    occurrence: int
+    verdict: str = ""
+    tests: int = 0
+    diff: str = ""
+
+
+def run(*command: str, folder: pathlib.Path) -> None:
+    """One command in the clone, its own source first."""
+    variables = os.environ | {"PYTHONPATH": str(folder / "src"), "MPLBACKEND": "Agg"}
+    subprocess.run(command, cwd=folder, env=variables, check=True)
+
+
+def prepare(work: pathlib.Path) -> pathlib.Path:
+    """A clone of HEAD in which the fast suite has run once: what each test runs, and how long it takes."""
+    clone = work / "clone"
+    if not clone.exists():
+        subprocess.run(["git", "clone", "--quiet", str(ROOT), str(clone)], check=True)
+    if not (clone / "times.xml").exists():
+        options = ["--cov=dfc_jax", "--cov-context=test", "--cov-report=", "--junitxml=times.xml"]
+        run(sys.executable, "-m", "pytest", *options, "-o", "junit_family=xunit1", folder=clone)
+    return clone
+
+
+def places(path: pathlib.Path, rng: random.Random) -> list[tuple[int, str, int]]:
+    """Line, operator and occurrence of one mutation for every place of a file that is no annotation."""
+    nodes, found = list(ast_nodes(get_ast_from_path(path))), collections.defaultdict(list)
+    for name in cosmic_ray.plugins.operator_names():
+        operator = cosmic_ray.plugins.get_operator(name)
+        if operator.arguments() or "Decorator" in name:  # mostly abstractmethod: no behaviour to test
+            continue
+        positions = [p for node in nodes for p in operator().mutation_positions(node)]
+        for occurrence, position in enumerate(positions):
+            found[position, name.split("/")[1].partition("_")[0]].append((position[0][0], name, occurrence))
+    untouched = annotations(path)
+    return [rng.choice(found[key]) for key in sorted(found) if not untouched & {key[0][0]}]
+
+
+def annotations(path: pathlib.Path) -> set[tuple[int, int]]:
+    """Every position (line, column) within an annotation."""
+    inside: set[tuple[int, int]] = set()
+    lines = path.read_text().splitlines()
+    for node in ast.walk(ast.parse(path.read_text())):
+        for part in (getattr(node, "annotation", None), getattr(node, "returns", None)):
+            if part is not None:
+                for line in range(part.lineno, part.end_lineno + 1):
+                    start = part.col_offset if line == part.lineno else 0
+                    end = part.end_col_offset if line == part.end_lineno else len(lines[line - 1])
+                    inside |= {(line, column) for column in range(start, end)}
+    return inside
+
+
+def mutants(clone: pathlib.Path, options: Options) -> list[Mutant]:
+    """All of them, or a random sample, in random order."""
+    rng = random.Random(options.seed)
+    found = [
+        (module, *place)
+        for module in CORE
+        for place in places(clone / "src" / "dfc_jax" / f"{module}.py", rng)
+    ]
+    numbered = [Mutant(number, *facts) for number, facts in enumerate(found)]
+    rng.shuffle(numbered)
+    return numbered[: options.sample]
+
+
+class Tests:
+    """Which tests run a line, shortest first."""
+
+    def __init__(self, clone: pathlib.Path) -> None:
+        self.data = coverage.CoverageData(str(clone / ".coverage"))
+        self.data.read()
+        cases = xml.etree.ElementTree.parse(clone / "times.xml").iter("testcase")
+        self.seconds = {f"{case.get('file')}::{case.get('name')}": float(case.get("time")) for case in cases}
+
+    def of(self, path: pathlib.Path, line: int, seconds: float) -> list[str]:
+        """Those of the statement's lines or, if import alone runs it, of the whole file."""
+        statements = [node for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.stmt)]
+        around = [node for node in statements if node.lineno <= line <= node.end_lineno]
+        smallest = min(around, key=lambda node: node.end_lineno - node.lineno)
+        by_line = self.data.contexts_by_lineno(str(path))
+        lines = range(smallest.lineno, smallest.end_lineno + 1)
+        contexts = {context for number in lines for context in by_line.get(number, ())} - {""}
+        contexts = contexts or {context for every in by_line.values() for context in every} - {""}
+        names = {context.partition("|")[0] for context in contexts} & set(self.seconds)
+        chosen, total = [], 0.0
+        for name in sorted(names, key=self.seconds.get):
+            total += self.seconds[name]
+            if total > seconds and len(chosen) >= 10:
+                break
+            chosen.append(name)
+        return chosen
+
+
+def judge(mutant: Mutant, tests: Tests, clone: pathlib.Path, options: Options) -> Mutant:
+    """Mutate, test, restore."""
+    path = clone / "src" / "dfc_jax" / f"{mutant.module}.py"
+    chosen = tests.of(path, mutant.line, options.seconds)
+    listed = options.work.absolute() / "tests.txt"
+    listed.write_text("\n".join(["-n0", "-x", "-pno:cacheprovider", "--no-header", "--no-cov", *chosen]))
+    place = MutationSpec(path, mutant.operator, mutant.occurrence, (mutant.line, 0), (mutant.line, 1))
+    os.chdir(clone)
+    os.environ |= {"PYTHONPATH": str(clone / "src"), "MPLBACKEND": "Agg"}
+    result = mutate_and_test([place], f"{sys.executable} -m pytest @{listed}", 10 * options.seconds)
+    fine = result.test_outcome in (TestOutcome.KILLED, TestOutcome.SURVIVED)
+    verdict = result.test_outcome.value if fine else "no verdict"
+    if not chosen:
+        verdict = "survived"
+    changed = [
+        line
+        for line in (result.diff or "").splitlines()
+        if line[:1] in "+-" and line[:3] not in ("+++", "---")
+    ]
+    return dataclasses.replace(mutant, verdict=verdict, tests=len(chosen), diff="\n".join(changed))
+
+
+def write_report(done: list[Mutant], options: Options) -> None:
+    """The rate with its interval, by module, and every survivor with its reason."""
+    reasons = json.loads(REASONS.read_text()) if REASONS.exists() else {}
+    survivors = sorted((m for m in done if m.verdict == "survived"), key=lambda m: (m.module, m.line))
+    killed = sum(mutant.verdict == "killed" for mutant in done)
+    low, high = scipy.stats.binomtest(killed, len(done)).proportion_ci()
+    counts = {m: [d.verdict for d in done if d.module == m] for m in CORE}
+    where = environment("benchmarks/mutation.py")
+    legend = (
+        "A random sample of the places at which Cosmic Ray can change the numerical core, one change each. "
+        "Each was tried with the tests of the fast suite that run the changed statement, shortest first, up "
+        f"to {options.seconds:.0f} s of them. Mutants that change no result survive as well: see the reasons."
+    )
+    rows = [[m, str(len(verdicts)), str(verdicts.count("killed"))] for m, verdicts in counts.items()]
+    lines = [
+        *heading(where, f"Mutation testing, sample of {len(done)}, seed {options.seed}", legend),
+        "",
+        f"**{killed} of {len(done)} killed: {killed / len(done):.1%}** (95 %: {low:.1%} to {high:.1%})",
+        "",
+        *table(["module", "mutants", "killed"], rows),
+        "",
+        "Survivors:",
+    ]
+    for m in survivors:
+        reason = reasons.get(str(m.number), "not looked into yet")
+        lines += ["", f"- {m.number}, `{m.module}.py`, line {m.line}: {reason}", "", "  ```diff"]
+        lines += [*(f"  {line}" for line in m.diff.splitlines()), "  ```"]
+    settings = {"seed": options.seed, "seconds": options.seconds}
+    result = {"environment": where, "settings": settings, "mutants": [dataclasses.asdict(m) for m in done]}
+    save(result, lines, RESULTS, "mutation")
+
+
+def main(options: Options) -> None:
+    """Try every mutant that has no verdict yet, then write the report."""
+    options.work.mkdir(parents=True, exist_ok=True)
+    options = dataclasses.replace(options, work=options.work.absolute())
+    verdicts = options.work / "verdicts.jsonl"
+    done = (
+        [Mutant(**json.loads(line)) for line in verdicts.read_text().splitlines()]
+        if verdicts.exists()
+        else []
+    )
+    if not options.report:
+        clone = prepare(options.work)
+        tests, known = Tests(clone), {mutant.number for mutant in done}
+        for mutant in mutants(clone, options):
+            if mutant.number in known:
+                continue
+            done.append(judge(mutant, tests, clone, options))
+            print(f"{len(done)}: {done[-1].module}.py:{done[-1].line} {done[-1].verdict}", flush=True)
+            with open(verdicts, "a") as file:
+                file.write(json.dumps(dataclasses.asdict(done[-1])) + "\n")
+    write_report(done, options)
+
+
+if __name__ == "__main__":
+    main(tyro.cli(Options))

@@ -1,0 +1,70 @@
+"""Fields of Equinox modules that refuse, the moment a module is made, what they could not mean."""
+
+import dataclasses
+import types
+import typing
+from typing import Any
+
+import equinox as eqx
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array
+
+from dfc_jax._checks import check_count, check_number, check_type, require
+
+
+def number(
+    name: str,
+    default: float | int | None,
+    *,
+    minimum: float | int = -np.inf,
+    above: float | int | None = None,
+    maximum: float | int = np.inf,
+    optional: bool = False,
+    static: bool = False,
+) -> Any:
+    """A field for a number within bounds; None as well where it is `optional` or the default.
+
+    Not `static`, it is an array, which one may sweep without compiling anew, or under `vmap`.
+    """
+
+    def convert(value: Any) -> Array | float | int | None:
+        if value is None and (optional or default is None):
+            return None
+        check_number(name, value, minimum=minimum, above=above, maximum=maximum)
+        if not static:
+            return jnp.asarray(float(value) if isinstance(value, int) else value)
+        require(np.ndim(value) == 0, f"`{name}` is {value}; it must be one number.")
+        return value
+
+    return eqx.field(converter=convert, static=static, default=default)
+
+
+def count(name: str, default: int, minimum: int = 1) -> Any:
+    """A static field for a whole number."""
+
+    def convert(value: Any) -> int:
+        check_count(name, value, minimum)
+        return int(value)
+
+    return eqx.field(converter=convert, static=True, default=default)
+
+
+def flag(name: str, default: bool) -> Any:
+    """A static field for True or False."""
+
+    def convert(value: Any) -> bool:
+        require(isinstance(value, bool), f"`{name}` is {value!r}; it must be True or False.")
+        return value
+
+    return eqx.field(converter=convert, static=True, default=default)
+
+
+def check_parts(module: eqx.Module) -> None:
+    """Raise `ValueError` if a field that is to hold a module holds anything else. For `__check_init__`."""
+    for field in dataclasses.fields(module):
+        union = isinstance(field.type, types.UnionType)
+        value, kinds = getattr(module, field.name), typing.get_args(field.type) if union else (field.type,)
+        parts = [kind for kind in kinds if isinstance(kind, type) and issubclass(kind, eqx.Module)]
+        if parts:
+            check_type(field.name, value, *kinds)

@@ -1,0 +1,398 @@
+"""Properties of every public constructor and function, whatever the numbers (drawn by Hypothesis).
+
+Two questions. What is refused, and does the sentence name the argument? And of what is not refused, is the
+answer right, at the edges too?
+"""
+
+import dataclasses
+import inspect
+import math
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import jax.random as jr
+import jaxtyping
+import numpy as np
+import optax
+import pytest
+import scipy.special
+from helpers import flat, Plain
+from hypothesis import given, settings, strategies as st
+
+import dfc_jax as dfc
+
+
+@pytest.fixture(scope="module", autouse=True)
+def as_users_call():
+    """Without the suite's type checks, which would be the first to complain."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(jaxtyping.config, "jaxtyping_disable", True)
+        yield
+
+
+MODEL = dfc.mlp((4, 5, 3), key=jr.key(0))
+X, Y = np.ones((2, 4)), np.eye(3)[:2]
+REQUIRED = {
+    "ClosedLoop": {"network": MODEL},
+    "FeedbackLearning": {"optimiser": optax.sgd(0.1)},
+    "clip_by_layer_norm": {},
+    "clip_by_tensor_norm": {},
+}
+positive, at_least_0 = (lambda v: v > 0), (lambda v: v >= 0)
+# Every number that a public constructor takes: what it must satisfy, and whether it may be an array.
+NUMBERS = {
+    "Broyden.rtol": positive,
+    "Clamp.class_value": lambda v: 0 < v <= 1,
+    "ClosedFormAverage.duration": positive,
+    "ClosedLoop.tau_apical": positive,
+    "ClosedLoop.tau_v": positive,
+    "ControlledJacobian.rtol": positive,
+    "ControlRootFinder.rtol": positive,
+    "DFC.tau_v": positive,
+    "Diagnostics.damping": at_least_0,
+    "DiffraxAverage.dt0": positive,
+    "DiffraxAverage.t1": positive,
+    "ExpectedSleepPhase.tau_apical": positive,
+    "ExpectedSleepPhase.tau_v": positive,
+    "FeedbackLearning.epochs_per_wake_epoch": at_least_0,
+    "FeedbackLearning.pretraining_epochs": at_least_0,
+    "FilteredNoise.sigma": at_least_0,
+    "FilteredNoise.sigma_output": at_least_0,
+    "FilteredNoise.tau": positive,
+    "GaussNewton.damping": at_least_0,
+    "ImplicitAverage.duration": positive,
+    "LeakyIntegratorController.alpha": at_least_0,
+    "LeakyIntegratorController.k_p": at_least_0,
+    "LeakyReLU.slope": lambda v: 0 <= v <= 1,
+    "MinimumNorm.damping": at_least_0,
+    "Nudge.nudge": positive,
+    "PIController.alpha": at_least_0,
+    "PIController.k_p": at_least_0,
+    "PseudoTransient.rtol": positive,
+    "PublishedEuler.dt": positive,
+    "RandomFeedback.std": at_least_0,
+    "Simulated.dt0": positive,
+    "Simulated.dtmax": positive,
+    "Simulated.rtol": positive,
+    "Simulated.t1": positive,
+    "SleepPhase.tau_apical": positive,
+    "SleepPhase.tau_v": positive,
+    "StateAtTime.tau_v": positive,
+    "StrongDFC.tau_filter": positive,
+    "StrongDFC.tau_v": positive,
+    "WhiteNoise.sigma": at_least_0,
+    "WhiteNoise.sigma_output": at_least_0,
+    "clip_by_layer_norm.max_norm": positive,
+    "clip_by_tensor_norm.max_norm": positive,
+}
+MAY_BE_NONE = ("tau_apical", "sigma_output", "std", "dt0")
+COUNTS = {
+    "Broyden.max_iterations": 1,
+    "ControlledJacobian.max_iterations": 1,
+    "ControlRootFinder.max_iterations": 1,
+    "Diagnostics.every": 1,
+    "Diagnostics.samples": 1,
+    "DiffraxAverage.max_steps": 1,
+    "PseudoTransient.max_iterations": 1,
+    "PublishedEuler.states": 2,
+    "RootFind.max_iterations": 1,
+    "Simulated.max_steps": 1,
+}
+FLAGS = {
+    "DFCSS.include_unconverged",
+    "FeedbackLearning.freeze_output",
+    "PublishedEuler.instant_transmission",
+    "PublishedEuler.proactive",
+}
+PUBLIC = {name: value for name, value in vars(dfc).items() if not name.startswith("_")}
+CLASSES = {name: c for name, c in PUBLIC.items() if inspect.isclass(c) and issubclass(c, eqx.Module)}
+PARTS = {
+    f"{name}.{field.name}"
+    for name, c in CLASSES.items()
+    for field in dataclasses.fields(c)
+    if any(str(kind).startswith(("dfc_jax", "<class 'dfc_jax")) for kind in [field.type])
+    and not inspect.isabstract(c)
+    and name not in ("Layer", "Network", "Equilibrium", "Sample", "PublishedState", "History", "Dataset")
+}
+
+
+def make(name: str, value: object) -> object:
+    owner, _, argument = name.partition(".")
+    given = dict(REQUIRED.get(owner, {}))
+    if owner == "DiffraxAverage" and argument == "max_steps":
+        given |= {"dt0": None}
+    return PUBLIC[owner](**given | {argument: value})
+
+
+def refused(name: str, value: object) -> bool:
+    """Whether it is, and then in a sentence that names the argument."""
+    try:
+        make(name, value)
+    except ValueError as error:
+        assert f"`{name.partition('.')[2]}` is " in str(error), error
+        return True
+    return False
+
+
+numbers = st.one_of(
+    st.floats(),
+    st.integers(-3, 10**400),
+    st.sampled_from([0, 1, -0.0, 1e-300, 1e300, 1e-30, 1e30, math.nan, math.inf, -math.inf]),
+)
+no_numbers = st.one_of(
+    st.text(), st.booleans(), st.complex_numbers(), st.just([]), st.dates(), st.just("0.1"), st.none()
+)
+
+
+def test_the_tables_name_every_argument() -> None:
+    """A new option must be added here: none goes untried."""
+    known = set(NUMBERS) | set(COUNTS) | FLAGS
+    for name, kind in CLASSES.items():
+        if inspect.isabstract(kind):
+            continue
+        for argument, parameter in inspect.signature(kind).parameters.items():
+            if isinstance(parameter.default, bool | int | float):
+                assert f"{name}.{argument}" in known
+
+
+@settings(max_examples=600, deadline=None, derandomize=True)
+@given(name=st.sampled_from(sorted(NUMBERS)), value=numbers)
+def test_numbers_are_refused_outside_their_bounds(name: str, value: float) -> None:
+    try:
+        fine = math.isfinite(float(value)) and NUMBERS[name](value)
+    except OverflowError:
+        fine = False
+    assert refused(name, value) == (not fine)
+
+
+@settings(max_examples=300, deadline=None, derandomize=True)
+@given(name=st.sampled_from(sorted(NUMBERS)), value=no_numbers)
+def test_what_is_no_number_is_refused(name: str, value: object) -> None:
+    may_be_none = name.partition(".")[2] in MAY_BE_NONE and name != "Simulated.dt0"
+    assert refused(name, value) == (not (value is None and may_be_none))
+
+
+@settings(max_examples=300, deadline=None, derandomize=True)
+@given(name=st.sampled_from(sorted(COUNTS)), value=st.one_of(numbers, no_numbers))
+def test_counts_are_whole_numbers(name: str, value: object) -> None:
+    fine = isinstance(value, int) and not isinstance(value, bool) and value >= COUNTS[name]
+    assert refused(name, value) == (not fine)
+
+
+@pytest.mark.parametrize("value", [0, 1, "yes", None, np.True_])
+@pytest.mark.parametrize("name", sorted(FLAGS))
+def test_flags_are_true_or_false(name: str, value: object) -> None:
+    assert refused(name, value) and not refused(name, True)
+
+
+@pytest.mark.parametrize("value", [3, "tanh", dfc.Tanh, X])
+@pytest.mark.parametrize("name", sorted(PARTS))
+def test_parts_are_of_their_type(name: str, value: object) -> None:
+    assert refused(name, value)
+
+
+LOOP = dfc.ClosedLoop(MODEL)
+SAMPLES = jax.vmap(LOOP.sample)(jnp.asarray(X), jnp.asarray(Y))
+ONE = LOOP.sample(jnp.asarray(X[0]), jnp.asarray(Y[0]))
+OF_INPUTS = {
+    "condition_one": dfc.condition_one,
+    "condition_two": dfc.condition_two,
+    "published_condition_one": dfc.published_condition_one,
+    "feedback_angles": dfc.feedback_angles,
+}
+OF_BATCHES = {
+    "null_space_fraction": lambda m, x, y: dfc.null_space_fraction(dfc.DFCSSA(), m, x, y),
+    "reasons_for_failure": lambda m, x, y: dfc.reasons_for_failure(dfc.DFCSSA(), m, x, y),
+    "DFCSS.doubts": dfc.DFCSS().doubts,
+    "DFC.doubts": dfc.DFC().doubts,
+}
+WRONG_INPUTS = {
+    "`model` is 3": (3, X),
+    "`x` holds int64": (MODEL, np.ones((2, 4), int)),
+    "`x` holds float16": (MODEL, X.astype(np.float16)),
+    "`x` holds complex": (MODEL, X + 0j),
+    "`x` has shape (4,)": (MODEL, X[0]),
+    "`x` has shape (0, 4)": (MODEL, X[:0]),
+    "`x` has shape (7,), which this network does not take": (MODEL, np.ones((2, 7))),
+    "`model.feedback` has the shapes": (dfc.Network(MODEL.layers, dfc.FeedbackWeights(())), X),
+}
+WRONG_LABELS = {
+    "`y` holds int64": Y.astype(int),
+    "`y` (2,)": np.ones(2),
+    "`y` (1, 3)": Y[:1],
+    "`y` has 4 outputs": np.eye(4)[:2],
+}
+OTHERS = {
+    "`samples` is a single one": lambda: dfc.loop_eigenvalues(LOOP, ONE),
+    "`sample` is a batch": lambda: dfc.simulate(LOOP, SAMPLES, t1=1.0, dt0=0.1),
+    "`t` is -1.0": lambda: dfc.distance_from_rest(LOOP, SAMPLES, -1.0),
+    "`t` is soon": lambda: dfc.distance_from_rest(LOOP, SAMPLES, "soon"),
+    "`y` has shape (2,), the output (3,)": lambda: LOOP.sample(jnp.ones(4), jnp.ones(2)),
+    "`y` has shape (2, 3), the output (3,)": lambda: LOOP.sample(jnp.asarray(X[0]), jnp.asarray(Y)),
+    "`x` has shape (7,)": lambda: MODEL(jnp.ones(7)),
+    "`damping` is -1.0": lambda: dfc.feedback_angles(MODEL, X, -1.0),
+    "`update` has the shapes": lambda: dfc.update_angles(MODEL, dfc.mlp((4, 6, 3), key=jr.key(0))),
+    "`split` is 3": lambda: dfc.evaluate(MODEL, dfc.CrossEntropy(), 3, classification=True),
+    "`sizes` is 5": lambda: dfc.mlp(5, key=jr.key(0)),
+    "`key` is 3": lambda: dfc.mlp((4, 3), key=3),
+    "`key` is Array([0, 1]": lambda: dfc.mlp((4, 3), key=jnp.arange(2)),
+    "`feedback` is <class": lambda: dfc.mlp((4, 3), key=jr.key(0), feedback=dfc.ProductOfWeights),
+    "`layers` is empty": lambda: dfc.Network((), MODEL.feedback),
+    "`layers` is [": lambda: dfc.Network(list(MODEL.layers), MODEL.feedback),
+    "`layers` is Tanh": lambda: dfc.Network((dfc.Tanh(),), MODEL.feedback),
+    "`activation` is <built-in function tanh": lambda: dfc.Layer(MODEL.layers[0].transform, math.tanh),
+    "`optimiser` is 3": lambda: dfc.FeedbackLearning(3),
+    "`input_size` is 0": lambda: dfc.student_teacher(input_size=0),
+    "`seed` is -1": lambda: dfc.student_teacher(seed=-1),
+    "`name` is 3": lambda: dfc.load(3),
+}
+
+
+def says(call: object, sentence: str) -> None:
+    with pytest.raises(ValueError) as caught:
+        call()
+    assert sentence in str(caught.value)
+
+
+@pytest.mark.parametrize("function", OF_INPUTS)
+@pytest.mark.parametrize("sentence", WRONG_INPUTS)
+def test_wrong_inputs_are_named(function: str, sentence: str) -> None:
+    says(lambda: OF_INPUTS[function](*WRONG_INPUTS[sentence]), sentence)
+
+
+@pytest.mark.parametrize("function", OF_BATCHES)
+def test_wrong_batches_are_named(function: str) -> None:
+    for sentence, (model, x) in WRONG_INPUTS.items():
+        says(lambda m=model, x=x: OF_BATCHES[function](m, x, Y), sentence)
+    for sentence, y in WRONG_LABELS.items():
+        says(lambda y=y: OF_BATCHES[function](MODEL, X, y), sentence)
+
+
+@pytest.mark.parametrize("sentence", OTHERS)
+def test_other_wrong_arguments_are_named(sentence: str) -> None:
+    says(OTHERS[sentence], sentence)
+
+
+extreme = st.sampled_from([0.0, 1e-200, 1e-12, 1.0, 30.0, 1e6, 1e150])
+vectors = st.lists(st.tuples(extreme, st.floats(-1, 1)), min_size=1, max_size=6).map(
+    lambda parts: np.array([scale * part for scale, part in parts])
+)
+
+
+@settings(max_examples=100, deadline=None, derandomize=True)
+@given(output=vectors, seed=st.integers(0, 99))
+def test_losses_are_right_for_logits_of_any_size(output: np.ndarray, seed: int) -> None:
+    y = np.random.default_rng(seed).dirichlet(np.ones(len(output)))
+    entropy, squares = dfc.CrossEntropy(), dfc.MeanSquaredError()
+    logs = scipy.special.log_softmax(output)
+    assert float(entropy(output, y)) == pytest.approx(-np.sum(y * logs), rel=1e-12)
+    assert entropy.gradient(output, y) == pytest.approx(np.exp(logs) - y, abs=1e-14)
+    with np.errstate(over="ignore"):
+        assert float(squares(output, y)) == pytest.approx(np.mean((output - y) ** 2), rel=1e-12)
+    assert squares.gradient(output, y) == pytest.approx(2 * (output - y) / len(y), rel=1e-14)
+
+
+@settings(max_examples=100, deadline=None, derandomize=True)
+@given(
+    activation=st.sampled_from([dfc.Tanh(), dfc.Sigmoid(), dfc.ReLU(), dfc.LeakyReLU(0.3), dfc.Linear()]),
+    voltage=vectors,
+    displacement=extreme,
+)
+def test_activations_stay_finite_and_monotone(activation, voltage: np.ndarray, displacement: float) -> None:
+    rate, later = activation(voltage), activation(jnp.asarray(voltage + displacement))
+    slope, change = activation.derivative(jnp.asarray(voltage)), activation.difference(voltage, displacement)
+    assert np.all(np.isfinite(rate)) and np.all((slope >= 0) & (slope <= 1))
+    assert np.all(change >= 0) and np.all(change <= displacement * (1 + 1e-12))
+    rounding = 4e-16 * np.maximum(np.abs(rate), np.abs(later))
+    assert np.all(np.abs(change - (later - rate)) <= rounding + 1e-12 * np.abs(change))
+
+
+@settings(max_examples=50, deadline=None, derandomize=True)
+@given(limit=st.sampled_from([1e-30, 0.1, 1.0, 1e30]), scale=extreme, seed=st.integers(0, 99))
+def test_clipped_updates_are_no_longer_than_the_limit(limit: float, scale: float, seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    update = jax.tree.map(lambda w: jnp.asarray(scale * rng.normal(size=w.shape)), MODEL)
+    for clip, groups in (
+        (dfc.clip_by_tensor_norm(limit), lambda u: jax.tree.leaves(u)),
+        (dfc.clip_by_layer_norm(limit), lambda u: [flat(layer) for layer in u.layers]),
+    ):
+        clipped, _ = clip.update(update, clip.init(MODEL))
+        for before, after in zip(groups(update), groups(clipped), strict=True):
+            length = np.linalg.norm(before)
+            assert np.linalg.norm(after) <= min(limit, length) * (1 + 1e-12)
+            shorter = min(1.0, limit / length) if length > 0 else 1.0
+            assert after == pytest.approx(shorter * np.asarray(before), rel=1e-9, abs=0)
+
+
+@settings(max_examples=20, deadline=None, derandomize=True)
+@given(
+    sizes=st.lists(st.integers(1, 6), min_size=2, max_size=4),
+    feedback=st.sampled_from([dfc.ProductOfWeights(), dfc.RandomFeedback(), dfc.ExactFeedback()]),
+    scale=st.sampled_from([1e-6, 1.0, 1e3]),
+    seed=st.integers(0, 99),
+)
+def test_networks_and_their_measures(sizes: list[int], feedback, scale: float, seed: int) -> None:
+    model = dfc.mlp(sizes, key=jr.key(seed), feedback=feedback)
+    x = scale * np.random.default_rng(seed).normal(size=(3, sizes[0]))
+    plain = Plain(dfc.mlp(sizes, key=jr.key(seed)))
+    assert jax.vmap(model)(x) == pytest.approx(np.array([plain.settle(one)[1][-1] for one in x]), rel=1e-9)
+    within = dfc.condition_two(model, x)
+    assert np.all(within >= 0) and np.all(within <= 1 + 1e-9)
+    angles = dfc.feedback_angles(model, x)
+    assert np.all(angles >= 0) and np.all(angles <= 180)
+    if isinstance(feedback, dfc.ExactFeedback):
+        assert within == pytest.approx(1, abs=1e-6) and angles == pytest.approx(0, abs=1e-6)
+    assert np.all(dfc.condition_one(model, x) >= 0)
+    for factor, degrees in ((1e-9, 0.0), (1e9, 0.0), (-1.0, 180.0)):
+        found = dfc.update_angles(model, jax.tree.map(lambda w, f=factor: f * w, model))
+        assert float(found.network) == pytest.approx(degrees, abs=1e-6)
+
+
+@settings(max_examples=10, deadline=None, derandomize=True)
+@given(samples=st.integers(1, 2100), outputs=st.integers(1, 4), seed=st.integers(0, 99))
+def test_evaluation_is_the_mean_over_any_number_of_samples(samples: int, outputs: int, seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    model = dfc.mlp((2, outputs), key=jr.key(seed))
+    x, y = rng.normal(size=(samples, 2)), np.eye(outputs)[rng.integers(outputs, size=samples)]
+    found = dfc.evaluate(model, dfc.CrossEntropy(), dfc.Split(x, y), classification=True)
+    logits = x @ np.asarray(model.layers[0].transform.weight).T
+    assert found["loss"] == pytest.approx(
+        -np.mean(np.sum(y * scipy.special.log_softmax(logits, axis=1), axis=1)), abs=1e-12
+    )
+    assert found["accuracy"] == pytest.approx(np.mean(logits.argmax(axis=1) == y.argmax(axis=1)))
+
+
+@settings(max_examples=15, deadline=None, derandomize=True)
+@given(
+    inputs=st.integers(1, 5),
+    outputs=st.integers(1, 4),
+    samples=st.tuples(*[st.integers(1, 40)] * 3),
+    seed=st.integers(0, 99),
+)
+def test_student_teacher_of_any_size(inputs: int, outputs: int, samples: tuple, seed: int) -> None:
+    sizes = dict(zip(("train_samples", "validation_samples", "test_samples"), samples, strict=True))
+    data = dfc.student_teacher(input_size=inputs, output_size=outputs, seed=seed, **sizes)
+    for split, number in zip((data.train, data.validation, data.test), samples, strict=True):
+        assert split.x.shape == (number, inputs) and split.y.shape == (number, outputs)
+        assert np.all(np.isfinite(split.x)) and np.all(np.isfinite(split.y))
+
+
+METHODS = [
+    dfc.Backprop(),
+    dfc.DFA(),
+    dfc.DFC(),
+    dfc.DFCSS(),
+    dfc.DFCSSA(),
+    dfc.StrongDFC(),
+    dfc.GaussNewton(),
+]
+
+
+@pytest.mark.parametrize("method", METHODS, ids=lambda method: type(method).__name__)
+def test_a_key_used_twice_gives_the_same_answer_twice(method: dfc.AbstractMethod) -> None:
+    """No hidden state: the same key means the same noise, bit for bit, and another one other noise."""
+    run = eqx.filter_jit(lambda key: method(MODEL, jnp.asarray(X), jnp.asarray(Y), key=key)[0])
+    once, again, other = (flat(run(jr.key(seed))) for seed in (0, 0, 1))
+    assert np.array_equal(once, again)
+    assert np.array_equal(once, other) == (not isinstance(method, dfc.StrongDFC))
