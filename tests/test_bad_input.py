@@ -48,7 +48,7 @@ OTHERS = {
     "ImplicitAverage: duration": "`duration` is 0.0; it must be",
     "WhiteNoise: sigma": "`sigma` is -1.0; it must be",
     "FilteredNoise: tau": "`tau` is 0.0; it must be",
-    "LeakyReLU: slope": "`slope` is 2.0; it must be at most 1",
+    "LeakyReLU: slope": "`slope` is 2.0; it must be a finite number at least 0 and at most 1",
     "Split: NaN": "`x` has 24 NaN or infinite entries",
     "Split: integers": "`x` holds int64 values; make them floats",
     "Split: lengths": "`x` has 5 samples and `y` has 6",
