@@ -1,14 +1,26 @@
-"""The README's Python runs as it stands, block after block, in a fresh interpreter."""
+"""The README's Python runs as it stands, block after block, in a fresh interpreter; so do the docstrings'."""
 
+import doctest
+import importlib
 import pathlib
+import pkgutil
 import re
 import subprocess
 import sys
 
 import pytest
 
+import dfc_jax
+
 
 README = pathlib.Path(__file__).parent.parent / "README.md"
+
+
+def test_the_examples_of_the_docstrings_run():
+    names = [module.name for module in pkgutil.iter_modules(dfc_jax.__path__)]
+    found = [doctest.testmod(importlib.import_module(f"dfc_jax.{name}")) for name in names]
+    assert sum(result.failed for result in found) == 0
+    assert sum(result.attempted for result in found) >= 14
 
 
 @pytest.mark.slow  # compiles a dozen programs; .ci/run runs it beside the fast suite

@@ -1,6 +1,7 @@
 """The command line: what a run leaves behind, and what it refuses before any work."""
 
 import dataclasses
+import errno
 import json
 import os
 import pathlib
@@ -10,6 +11,7 @@ import subprocess
 import sys
 
 import pytest
+import tyro
 from config import Config, Controller, Feedback, Optimiser, Solver
 from run import main
 
@@ -116,8 +118,46 @@ def test_a_run_that_diverges_says_so_and_fails(tmp_path, capsys):
 
 
 @pytest.mark.slow
-def test_misspelt_options_are_refused():
-    assert "--nudge" in run("--nudges", "0.1", expect=2).stderr
+def test_the_same_command_twice_leaves_the_same_bytes(tmp_path):
+    """Two seeds, learned feedback, drawn noise; two processes."""
+    options = ["--method", "dfc-ss", "strong-dfc", "--seeds", "0", "1", "--epochs", "2", "--hidden", "16"]
+    options += ["--feedback-learning.pretraining-epochs", "1", "--feedback-learning.update", "simulated"]
+    options += ["--strong.steps", "50", "--no-progress"]
+    for name in ("once", "again"):
+        run(*options, "--out", str(tmp_path / name))
+    for method in ("dfc-ss", "strong-dfc"):
+        once, again = (tmp_path / name / method / "metrics.jsonl" for name in ("once", "again"))
+        assert len(once.read_text().splitlines()) == 4
+        assert once.read_bytes() == again.read_bytes()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "named"),
+    [
+        (["--nudges", "0.1"], "--nudge"),
+        (["--nudge", "much"], "--nudge"),
+        (["--epochs", "1.5"], "--epochs"),
+        (["--seeds", "one"], "--seeds"),
+        (["--dataset", "mnits"], "--dataset"),
+        (["--method", "backprop"], "--method"),
+        (["--controller.k-p"], "--controller.k-p"),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, list) else "",
+)
+def test_malformed_options_are_refused(arguments, named, capsys):
+    with pytest.raises(SystemExit) as stopped:
+        tyro.cli(Config, args=arguments)
+    assert stopped.value.code == 2 and named in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("remains", ["incomplete.ABC_3.0.1", "3.0.1"])
+def test_a_half_downloaded_data_set_is_refused(remains, tmp_path, monkeypatch, capsys):
+    (tmp_path / "mnist" / remains).mkdir(parents=True)
+    monkeypatch.setenv("TFDS_DATA_DIR", str(tmp_path))
+    assert main(Config(method=("bp",), dataset="mnist", out=str(tmp_path / "run"))) == 2
+    error = capsys.readouterr().err
+    assert error.startswith("error: ") and "mnist' is damaged, incomplete or not in the array_record" in error
+    assert "Delete it or use another" in error and not (tmp_path / "run").exists()
 
 
 @pytest.mark.parametrize(
@@ -144,6 +184,14 @@ def test_misspelt_options_are_refused():
         (Config(feedback_learning=Feedback(steps=1)), "`states` is 1"),
         (Config(method=("dfa",), feedback="exact"), "uses fixed random feedback"),
         (Config(dataset="mnist"), "mnist is not in"),
+        (
+            Config(preset="paper"),
+            "`preset` is paper, which exists for mnist, fashion_mnist, mnist_autoencoder",
+        ),
+        (Config(dataset="mnist", preset="paper", nudge=0.2), "`nudge` is 0.2; the preset paper sets it"),
+        (Config(dataset="mnist", preset="paper", feedback="exact"), "`feedback` is exact; the preset paper"),
+        (Config(dataset="mnist", preset="paper", method=("mn",)), "`method` is mn, which the preset"),
+        (Config(method=("bp", "bp")), "`method` is ('bp', 'bp')"),
     ],
     ids=lambda value: value if isinstance(value, str) else "",
 )
@@ -163,7 +211,17 @@ def test_a_folder_is_never_overwritten(tmp_path, capsys):
     assert (tmp_path / "config.json").read_text() == "mine"
 
 
-def test_a_folder_that_cannot_be_made_is_refused(tmp_path, capsys):
+@pytest.mark.parametrize("problem", ["under a file", "read-only"])
+def test_a_folder_that_cannot_be_written_is_refused(problem, tmp_path, capsys, monkeypatch):
     (tmp_path / "file").write_text("")
-    assert main(Config(method=("bp",), out=str(tmp_path / "file" / "run"))) == 2
-    assert "file" in capsys.readouterr().err
+    out = tmp_path / ("file" if problem == "under a file" else "kept") / "run"
+    if problem == "read-only":  # the superuser, as whom a container runs, may write anywhere: so we pretend
+
+        def refuse(path: pathlib.Path, **_: object) -> None:
+            raise PermissionError(errno.EACCES, "Permission denied", str(path))
+
+        monkeypatch.setattr(pathlib.Path, "mkdir", refuse)
+    assert main(Config(method=("bp",), out=str(out))) == 2
+    said = capsys.readouterr().err
+    assert said.startswith(f"error: `out` is {str(out)!r}, which cannot be written (")
+    assert said.rstrip().endswith("name another folder, or free it.")

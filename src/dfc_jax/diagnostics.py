@@ -90,7 +90,15 @@ class UpdateAngles(eqx.Module):
 
 
 def update_angles(update: Network, reference: Network) -> UpdateAngles:
-    """The angles between two updates of the forward weights; NaN where one of them is zero."""
+    """The angles between two updates of the forward weights; NaN where one of them is zero.
+
+    >>> from dfc_jax import mlp
+    >>> model = mlp((4, 5, 3), key=jax.random.key(0))
+    >>> round(float(update_angles(model, jax.tree.map(jnp.negative, model)).network))
+    180
+
+    **Raises:** `ValueError` if they are not of the same shapes.
+    """
     shapes = [[leaf.shape for leaf in jax.tree.leaves(part.layers)] for part in (update, reference)]
     require(shapes[0] == shapes[1], f"`update` has the shapes {shapes[0]}, `reference` {shapes[1]}.")
     pairs = list(zip(update.layers, reference.layers, strict=True))

@@ -131,6 +131,12 @@ class DFCSS(_SteadyStateMethod):
     - `include_unconverged`: whether samples whose steady state was not found contribute. They are counted
       in the report either way; a sample that is not finite never contributes.
     - `teaching`: what the weights learn from, rates or voltages.
+
+    >>> from dfc_jax import mlp
+    >>> model = mlp((4, 5, 3), key=jax.random.key(0))
+    >>> update, report = DFCSS()(model, jnp.ones((2, 4)), jnp.eye(3)[:2])
+    >>> update.layers[0].transform.weight.shape, report.converged.tolist()
+    ((5, 4), [True, True])
     """
 
     controller: AbstractController = PIController()

@@ -159,6 +159,12 @@ def mlp(
     - `output_activation`: of the output layer. Softmax belongs to the loss, not to the network.
     - `feedback`: how the feedback weights start: `ProductOfWeights()`, `RandomFeedback()`, `ExactFeedback()`.
 
+    >>> model = mlp((4, 5, 3), key=jr.key(0))
+    >>> [layer.transform.weight.shape for layer in model.layers], [Q.shape for Q in model.feedback.weights]
+    ([(5, 4), (3, 5)], [(5, 3), (3, 3)])
+    >>> model(jnp.ones(4)).shape  # of one sample; a batch is jax.vmap(model)(x)
+    (3,)
+
     **Raises:** `ValueError` for fewer than two sizes, sizes below one, or a wrong number of activations.
     """
     check_type("sizes", sizes, Sequence)

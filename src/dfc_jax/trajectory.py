@@ -45,7 +45,15 @@ def simulate(
     - `max_steps`: by default what a fixed step needs, and at least Diffrax's 4096.
     - `key`: for a loop with noise, which needs a fixed step; the noise is Diffrax's `UnsafeBrownianPath`.
 
-    **Raises:** `ValueError` if `t1` or `dt0` is not positive, or if noise and `key` do not come together.
+    >>> from dfc_jax import mlp
+    >>> loop = ClosedLoop(mlp((4, 5, 3), key=jax.random.key(0)))
+    >>> sample = loop.sample(jnp.ones(4), jnp.eye(3)[0])
+    >>> solution = simulate(loop, sample, t1=1.0, dt0=0.1, saveat=diffrax.SaveAt(t0=True, steps=True))
+    >>> int(solution.stats["num_steps"]), solution.ys.integral[0].tolist()
+    (10, [0.0, 0.0, 0.0])
+
+    **Raises:** `ValueError` if `sample` is a batch, `t1` or `dt0` is not positive, or noise and `key` do not
+    come together.
     """
     require(sample.error.ndim == 1, "`sample` is a batch; simulate one, or map over it with jax.vmap.")
     check_number("t1", t1, above=0)
