@@ -3,20 +3,24 @@
     python benchmarks/mutation.py --sample 300       a random sample of the mutants, an hour or so on a core
     python benchmarks/mutation.py --report           only write the report again, with new reasons
 
-Cosmic Ray changes one place of the source at a time; the tests of the fast suite that run that place must
+Cosmic Ray changes one place of the source at a time; the tests, fast and slow, that run that place must
 notice. Each place is changed once, an operator or a comparison into a random other. Annotations are left
-alone: a broken one would be found by import alone. The work is done in a clone of HEAD, the verdicts are kept
-in `--work`, so that the same command goes on after an interruption. The report is
+alone, for a broken one would be found by import alone, and so is `zip(..., strict=True)`, which checks what
+already holds. The work is done in clones of HEAD, the verdicts are kept in `--work`, so that the same command
+goes on after an interruption; `--retry` tries survivors again with the tests of a later HEAD. The report is
 `results/mutation.md`; reasons for survivors are kept in `mutation_survivors.json`, by their number.
 """
 
 import ast
 import collections
+import concurrent.futures
 import dataclasses
 import json
+import multiprocessing
 import os
 import pathlib
 import random
+import shutil
 import subprocess
 import sys
 import xml.etree.ElementTree
@@ -34,6 +38,9 @@ from training_step import environment
 
 ROOT = pathlib.Path(__file__).parent.parent
 RESULTS = pathlib.Path(__file__).parent / "results"
+SUITE = "not script"
+# Tests of every constructor, for what a class says outside its methods.
+ALWAYS = "tests/test_properties.py::test_"
 REASONS = pathlib.Path(__file__).parent / "mutation_survivors.json"
 # What is no part of the numerical core: data, training loops, folders, checkpoints and their like.
 AROUND = {
@@ -60,6 +67,9 @@ class Options:
     sample: int | None = None
     """Mutants tried, drawn at random; all by default."""
     seed: int = 0
+    workers: int = 2
+    retry: bool = False
+    """Try the survivors again, in clones of the present HEAD, whose numerical core must be the same."""
     seconds: float = 60.0
     """Tests tried on a mutant, shortest first, by the time they take without it; at least ten."""
     work: pathlib.Path = pathlib.Path("runs/mutation")
@@ -88,12 +98,19 @@ def run(*command: str, folder: pathlib.Path) -> None:
 
 
 def prepare(work: pathlib.Path) -> pathlib.Path:
-    """A clone of HEAD in which the fast suite has run once: what each test runs, and how long it takes."""
+    """A clone of HEAD in which the suite has run once: what each test runs, and how long it takes."""
     clone = work / "clone"
     if not clone.exists():
         subprocess.run(["git", "clone", "--quiet", str(ROOT), str(clone)], check=True)
     if not (clone / "times.xml").exists():
-        options = ["--cov=dfc_jax", "--cov-context=test", "--cov-report=", "--junitxml=times.xml"]
+        options = [
+            "--cov=dfc_jax",
+            "--cov-context=test",
+            "--cov-report=",
+            "--junitxml=times.xml",
+            "-m",
+            SUITE,
+        ]
         run(sys.executable, "-m", "pytest", *options, "-o", "junit_family=xunit1", folder=clone)
     return clone
 
@@ -108,7 +125,7 @@ def places(path: pathlib.Path, rng: random.Random) -> list[tuple[int, str, int]]
         positions = [p for node in nodes for p in operator().mutation_positions(node)]
         for occurrence, position in enumerate(positions):
             found[position, name.split("/")[1].partition("_")[0]].append((position[0][0], name, occurrence))
-    untouched = annotations(path)
+    untouched = annotations(path) | strict_zips(path)
     return [rng.choice(found[key]) for key in sorted(found) if not untouched & {key[0][0]}]
 
 
@@ -124,6 +141,13 @@ def annotations(path: pathlib.Path) -> set[tuple[int, int]]:
                     end = part.end_col_offset if line == part.end_lineno else len(lines[line - 1])
                     inside |= {(line, column) for column in range(start, end)}
     return inside
+
+
+def strict_zips(path: pathlib.Path) -> set[tuple[int, int]]:
+    """Every position (line, column) of the value of a `strict=`."""
+    keywords = [node for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.keyword)]
+    values = [keyword.value for keyword in keywords if keyword.arg == "strict"]
+    return {(value.lineno, value.col_offset) for value in values}
 
 
 def mutants(clone: pathlib.Path, options: Options) -> list[Mutant]:
@@ -142,7 +166,8 @@ def mutants(clone: pathlib.Path, options: Options) -> list[Mutant]:
 class Tests:
     """Which tests run a line, shortest first."""
 
-    def __init__(self, clone: pathlib.Path) -> None:
+    def __init__(self, clone: pathlib.Path, worker: pathlib.Path) -> None:
+        self.clone, self.worker = clone, worker
         self.data = coverage.CoverageData(str(clone / ".coverage"))
         self.data.read()
         cases = xml.etree.ElementTree.parse(clone / "times.xml").iter("testcase")
@@ -153,26 +178,44 @@ class Tests:
         statements = [node for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.stmt)]
         around = [node for node in statements if node.lineno <= line <= node.end_lineno]
         smallest = min(around, key=lambda node: node.end_lineno - node.lineno)
-        by_line = self.data.contexts_by_lineno(str(path))
+        by_line = self.data.contexts_by_lineno(str(self.clone / path.relative_to(self.worker)))
         lines = range(smallest.lineno, smallest.end_lineno + 1)
         contexts = {context for number in lines for context in by_line.get(number, ())} - {""}
-        contexts = contexts or {context for every in by_line.values() for context in every} - {""}
         names = {context.partition("|")[0] for context in contexts} & set(self.seconds)
+        first = []
+        if not names:
+            contexts = {context for every in by_line.values() for context in every} - {""}
+            names = {context.partition("|")[0] for context in contexts} & set(self.seconds)
+            first = [name for name in self.seconds if name.startswith(ALWAYS) and self.seconds[name] < 10]
         chosen, total = [], 0.0
         for name in sorted(names, key=self.seconds.get):
             total += self.seconds[name]
             if total > seconds and len(chosen) >= 10:
                 break
             chosen.append(name)
-        return chosen
+        return [*first, *(name for name in chosen if name not in first)]
 
 
-def judge(mutant: Mutant, tests: Tests, clone: pathlib.Path, options: Options) -> Mutant:
-    """Mutate, test, restore."""
+_mine: tuple[pathlib.Path, Tests]  # of a worker process
+
+
+def settle(work: pathlib.Path, numbers: multiprocessing.Queue) -> None:
+    """Give a worker process a clone of its own."""
+    global _mine
+    clone = work / f"worker-{numbers.get()}"
+    if not clone.exists():
+        shutil.copytree(work / "clone", clone)
+    _mine = clone, Tests(work / "clone", clone)
+
+
+def judge(mutant: Mutant, options: Options) -> Mutant:
+    """Mutate, test, restore, in the clone of this process."""
+    clone, tests = _mine
     path = clone / "src" / "dfc_jax" / f"{mutant.module}.py"
     chosen = tests.of(path, mutant.line, options.seconds)
-    listed = options.work.absolute() / "tests.txt"
-    listed.write_text("\n".join(["-n0", "-x", "-pno:cacheprovider", "--no-header", "--no-cov", *chosen]))
+    listed = clone / "chosen.txt"
+    flags = ["-n0", "-x", "-pno:cacheprovider", "--no-header", "--no-cov", f"-m{SUITE}"]
+    listed.write_text("\n".join([*flags, *chosen]))
     place = MutationSpec(path, mutant.operator, mutant.occurrence, (mutant.line, 0), (mutant.line, 1))
     os.chdir(clone)
     os.environ |= {"PYTHONPATH": str(clone / "src"), "MPLBACKEND": "Agg"}
@@ -199,7 +242,7 @@ def write_report(done: list[Mutant], options: Options) -> None:
     where = environment("benchmarks/mutation.py")
     legend = (
         "A random sample of the places at which Cosmic Ray can change the numerical core, one change each. "
-        "Each was tried with the tests of the fast suite that run the changed statement, shortest first, up "
+        "Each was tried with the tests (fast and slow) that run the changed statement, shortest first, up "
         f"to {options.seconds:.0f} s of them. Mutants that change no result survive as well: see the reasons."
     )
     rows = [[m, str(len(verdicts)), str(verdicts.count("killed"))] for m, verdicts in counts.items()]
@@ -223,24 +266,30 @@ def write_report(done: list[Mutant], options: Options) -> None:
 
 def main(options: Options) -> None:
     """Try every mutant that has no verdict yet, then write the report."""
-    options.work.mkdir(parents=True, exist_ok=True)
     options = dataclasses.replace(options, work=options.work.absolute())
+    options.work.mkdir(parents=True, exist_ok=True)
     verdicts = options.work / "verdicts.jsonl"
-    done = (
-        [Mutant(**json.loads(line)) for line in verdicts.read_text().splitlines()]
-        if verdicts.exists()
-        else []
-    )
+    done = [Mutant(**json.loads(l)) for l in verdicts.read_text().splitlines()] if verdicts.exists() else []
+    if options.retry:
+        done = [mutant for mutant in done if mutant.verdict == "killed"]
+        for folder in options.work.iterdir():
+            if folder.is_dir():
+                shutil.rmtree(folder)
+        verdicts.write_text("".join(json.dumps(dataclasses.asdict(mutant)) + "\n" for mutant in done))
     if not options.report:
-        clone = prepare(options.work)
-        tests, known = Tests(clone), {mutant.number for mutant in done}
-        for mutant in mutants(clone, options):
-            if mutant.number in known:
-                continue
-            done.append(judge(mutant, tests, clone, options))
-            print(f"{len(done)}: {done[-1].module}.py:{done[-1].line} {done[-1].verdict}", flush=True)
-            with open(verdicts, "a") as file:
-                file.write(json.dumps(dataclasses.asdict(done[-1])) + "\n")
+        clone, known = prepare(options.work), {mutant.number for mutant in done}
+        left = [mutant for mutant in mutants(clone, options) if mutant.number not in known]
+        numbers = multiprocessing.Queue()
+        for number in range(options.workers):
+            numbers.put(number)
+        with concurrent.futures.ProcessPoolExecutor(
+            options.workers, initializer=settle, initargs=(options.work, numbers)
+        ) as pool:
+            for future in concurrent.futures.as_completed(pool.submit(judge, m, options) for m in left):
+                done.append(future.result())
+                print(f"{len(done)}: {done[-1].module}.py:{done[-1].line} {done[-1].verdict}", flush=True)
+                with open(verdicts, "a") as file:
+                    file.write(json.dumps(dataclasses.asdict(done[-1])) + "\n")
     write_report(done, options)
 
 

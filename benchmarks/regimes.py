@@ -49,7 +49,7 @@ def make_regimes(hidden: tuple[int, ...], batch_size: int, seed: int) -> dict[st
         for name, steps in {"mid": 20, "late": 400}.items()
     }
     models = {name: _with_product_feedback(model) for name, model in trained.items()}
-    noise = dfc.RandomFeedback(0.05).init([l.transform.weight for l in initial.layers], feedback_key)
+    noise = dfc.RandomFeedback(0.05).init(initial.layers, _shapes(initial), feedback_key)
     nudge, soft = dfc.Nudge(0.05), 0.99 * y + (1 - y) * 0.01 / 9
     regimes = {f"{name}-nudge": Regime(model, nudge, x, y) for name, model in models.items()}
     for name in ("init", "late"):
@@ -62,8 +62,7 @@ def make_regimes(hidden: tuple[int, ...], batch_size: int, seed: int) -> dict[st
 
 
 def _with_product_feedback(model: dfc.Network) -> dfc.Network:
-    weights = [layer.transform.weight for layer in model.layers]
-    return dfc.Network(model.layers, dfc.ProductOfWeights().init(weights, jr.key(0)))
+    return dfc.Network(model.layers, dfc.ProductOfWeights().init(model.layers, _shapes(model), jr.key(0)))
 
 
 @eqx.filter_jit
@@ -85,3 +84,7 @@ def _trained(
     batches = jr.randint(key, (steps, 128), 0, len(x))
     (model, _), _ = jax.lax.scan(step, (model, optimiser.init(model)), batches)
     return jax.tree.map(jnp.asarray, model)
+
+
+def _shapes(model: dfc.Network) -> list[tuple[int, ...]]:
+    return [layer.transform.bias.shape for layer in model.layers]

@@ -22,7 +22,7 @@ def strong(key: Array, gain: float = 1.0) -> tuple[dfc.ClosedLoop, Array, Array]
     """Softened labels, a third of them far from what the network says; the larger `gain`, the surer it is."""
     model = make_network(key, (4, 12, 10, 5))
     model = eqx.tree_at(lambda m: m.layers[-1].transform.weight, model, replace_fn=lambda w: gain * w)
-    feedback = dfc.ProductOfWeights().init([layer.transform.weight for layer in model.layers], key)
+    feedback = dfc.ProductOfWeights().init(model.layers, [(12,), (10,), (5,)], key)
     x = make_batch(jr.key(1), 24)[0]
     said = jnp.argmax(jax.vmap(model)(x), axis=1)
     labels = jnp.where(jnp.arange(24) % 3 == 0, (said + 1) % 5, said)

@@ -35,6 +35,7 @@ MODEL = dfc.mlp((4, 5, 3), key=jr.key(0))
 X, Y = np.ones((2, 4)), np.eye(3)[:2]
 REQUIRED = {
     "ClosedLoop": {"network": MODEL},
+    "Convolution": {"weight": np.ones((3, 3, 1, 2)), "bias": np.ones(2)},
     "FeedbackLearning": {"optimiser": optax.sgd(0.1)},
     "clip_by_layer_norm": {},
     "clip_by_tensor_norm": {},
@@ -88,6 +89,9 @@ NUMBERS = {
 }
 MAY_BE_NONE = ("tau_apical", "sigma_output", "std", "dt0")
 COUNTS = {
+    "AveragePool.size": 1,
+    "Convolution.padding": 0,
+    "Convolution.stride": 1,
     "Broyden.max_iterations": 1,
     "ControlledJacobian.max_iterations": 1,
     "ControlRootFinder.max_iterations": 1,
@@ -114,6 +118,41 @@ PARTS = {
     if any(str(kind).startswith(("dfc_jax", "<class 'dfc_jax")) for kind in [field.type])
     and not inspect.isabstract(c)
     and name not in ("Layer", "Network", "Equilibrium", "Sample", "PublishedState", "History", "Dataset")
+}
+
+
+# What is documented, and what figures in the README were made with: a change here is one of behaviour.
+DEFAULTS = {
+    "AveragePool": {"size": 2},
+    "Broyden": {"rtol": 3e-05, "max_iterations": 30},
+    "Clamp": {"class_value": 1.0},
+    "ClosedFormAverage": {"duration": 10.0},
+    "ClosedLoop": {"tau_v": 0.2},
+    "ControlRootFinder": {"rtol": 1e-05, "max_iterations": 20},
+    "ControlledJacobian": {"rtol": 0.0001, "max_iterations": 100},
+    "Convolution": {"stride": 1, "padding": 0},
+    "DFC": {"tau_v": 0.2},
+    "DFCSS": {"include_unconverged": False},
+    "Diagnostics": {"every": 1, "samples": 128, "damping": 0.001},
+    "DiffraxAverage": {"t1": 10.0, "dt0": 0.02, "max_steps": 4096},
+    "ExpectedSleepPhase": {"tau_v": 0.01, "tau_apical": 0.3},
+    "FeedbackLearning": {"pretraining_epochs": 10, "epochs_per_wake_epoch": 1, "freeze_output": False},
+    "FilteredNoise": {"sigma": 0.01, "tau": 0.05},
+    "GaussNewton": {"damping": 0.001},
+    "ImplicitAverage": {"duration": 10.0},
+    "LeakyIntegratorController": {"k_p": 2.0, "alpha": 0.001},
+    "LeakyReLU": {"slope": 0.2},
+    "MinimumNorm": {"damping": 0.001},
+    "Nudge": {"nudge": 0.1},
+    "PIController": {"k_p": 2.0, "alpha": 0.001},
+    "PseudoTransient": {"rtol": 3e-05, "max_iterations": 60},
+    "PublishedEuler": {"dt": 0.02, "states": 500, "instant_transmission": True, "proactive": True},
+    "RootFind": {"max_iterations": 50},
+    "Simulated": {"rtol": 0.0001, "t1": 200.0, "dt0": 0.02, "dtmax": 0.2, "max_steps": 20000},
+    "SleepPhase": {"tau_v": 0.01, "tau_apical": 0.3},
+    "StateAtTime": {"tau_v": 0.2},
+    "StrongDFC": {"tau_v": 0.01, "tau_filter": 0.5},
+    "WhiteNoise": {"sigma": 0.01},
 }
 
 
@@ -154,6 +193,7 @@ def test_the_tables_name_every_argument() -> None:
         for argument, parameter in inspect.signature(kind).parameters.items():
             if isinstance(parameter.default, bool | int | float):
                 assert f"{name}.{argument}" in known
+                assert parameter.default == DEFAULTS[name][argument], name
 
 
 @settings(max_examples=600, deadline=None, derandomize=True)
@@ -242,6 +282,8 @@ OTHERS = {
     "`layers` is [": lambda: dfc.Network(list(MODEL.layers), MODEL.feedback),
     "`layers` is Tanh": lambda: dfc.Network((dfc.Tanh(),), MODEL.feedback),
     "`activation` is <built-in function tanh": lambda: dfc.Layer(MODEL.layers[0].transform, math.tanh),
+    "`image` is (8, 8)": lambda: dfc.convnet((8, 8), (2,), (3,), key=jr.key(0)),
+    "`channels` is 2": lambda: dfc.convnet((1, 8, 8), 2, (3,), key=jr.key(0)),
     "`optimiser` is 3": lambda: dfc.FeedbackLearning(3),
     "`input_size` is 0": lambda: dfc.student_teacher(input_size=0),
     "`seed` is -1": lambda: dfc.student_teacher(seed=-1),

@@ -65,9 +65,8 @@ def test_condition_two_gives_the_minimum_norm_update(method: dfc.AbstractMethod)
     found = of_voltages(eqx.filter_jit(method)(model, x, y)[0], model, x[0])
     assert relative_error(found, weights_and_biases(wanted)) < 1e-4
     # Without the condition it is another update.
-    other = dfc.Network(
-        model.layers, dfc.RandomFeedback().init([l.transform.weight for l in model.layers], jr.key(1))
-    )
+    shapes = [layer.transform.bias.shape for layer in model.layers]
+    other = dfc.Network(model.layers, dfc.RandomFeedback().init(model.layers, shapes, jr.key(1)))
     assert (
         angle(of_voltages(eqx.filter_jit(method)(other, x, y)[0], other, x[0]), weights_and_biases(wanted))
         > 5

@@ -33,6 +33,14 @@ from dfc_jax.controller import (
     LeakyIntegratorController as LeakyIntegratorController,
     PIController as PIController,
 )
+from dfc_jax.convolution import (
+    AveragePool as AveragePool,
+    Chain as Chain,
+    convnet as convnet,
+    Convolution as Convolution,
+    Flatten as Flatten,
+    Image as Image,
+)
 from dfc_jax.data import (
     Dataset as Dataset,
     DATASETS as DATASETS,

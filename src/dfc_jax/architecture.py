@@ -3,44 +3,51 @@
 import dataclasses
 from typing import Any
 
+import equinox as eqx
 import jax.numpy as jnp
 
-from dfc_jax import activations
-from dfc_jax.feedback import ExactFeedback, FeedbackWeights
-from dfc_jax.network import Dense, Layer, Network
+from dfc_jax import activations, convolution, feedback, network
 
 
-def describe(model: Network) -> dict[str, Any] | None:
+_MODULES = (network, convolution, activations, feedback)
+_Description = dict[str, Any] | list[Any] | int | float | bool | str
+
+
+def describe(model: network.Network) -> _Description | None:
     """A description of `model` without its numbers, ready for JSON; None if it has others' parts."""
-    layers = []
-    for layer in model.layers:
-        activation = layer.activation
-        ours = getattr(activations, type(activation).__name__, None) is type(activation)
-        if type(layer.transform) is not Dense or not ours:
-            return None
-        outputs, inputs = layer.transform.weight.shape
-        found = {"inputs": inputs, "outputs": outputs, "activation": type(activation).__name__}
-        layers.append(found | {"options": dataclasses.asdict(activation)})
-    kind = type(model.feedback)
-    if kind not in (FeedbackWeights, ExactFeedback):
+    try:
+        return _describe(model)
+    except TypeError:
         return None
-    dtype = model.layers[0].transform.weight.dtype.name
-    return {"layers": layers, "feedback": kind.__name__, "dtype": dtype}
 
 
-def build(description: dict[str, Any]) -> Network:
+def _describe(part: Any) -> _Description:
+    if isinstance(part, eqx.Module):
+        name = type(part).__name__
+        if _known(name) is not type(part):
+            raise TypeError(name)
+        return {f.name: _describe(getattr(part, f.name)) for f in dataclasses.fields(part)} | {"kind": name}
+    if isinstance(part, tuple):
+        return [_describe(each) for each in part]
+    if eqx.is_array(part):
+        return {"shape": part.shape, "dtype": part.dtype.name, "kind": "array"}
+    if isinstance(part, int | float | str):
+        return part
+    raise TypeError(type(part).__name__)
+
+
+def build(description: _Description) -> Any:
     """A network of that description, all of its numbers zero."""
-    dtype = description["dtype"]
-    zeros = lambda *shape: jnp.zeros(shape, dtype)
-    layers = tuple(
-        Layer(
-            Dense(zeros(layer["outputs"], layer["inputs"]), zeros(layer["outputs"])),
-            getattr(activations, layer["activation"])(**layer["options"]),
-        )
-        for layer in description["layers"]
-    )
-    if description["feedback"] == "ExactFeedback":
-        return Network(layers, ExactFeedback())
-    outputs = description["layers"][-1]["outputs"]
-    weights = tuple(zeros(layer["outputs"], outputs) for layer in description["layers"])
-    return Network(layers, FeedbackWeights(weights))
+    if isinstance(description, list):
+        return tuple(build(each) for each in description)
+    if not isinstance(description, dict):
+        return description
+    kind, fields = description["kind"], {n: build(d) for n, d in description.items() if n != "kind"}
+    if kind == "array":
+        return jnp.zeros(fields["shape"], fields["dtype"])
+    return _known(kind)(**fields)
+
+
+def _known(name: str) -> type | None:
+    """The class of one of the library's own parts."""
+    return next((getattr(module, name) for module in _MODULES if hasattr(module, name)), None)

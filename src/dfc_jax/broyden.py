@@ -28,6 +28,12 @@ from dfc_jax.wide_outputs import HiddenSystem
 _DENSE_OUTPUTS = 16
 
 
+def _own_jacobians_pay(samples: Sample) -> bool:
+    """Few outputs, and no feature maps, through which n_L tangents cost as many convolutions each."""
+    maps = any(voltage.ndim > 2 for voltage in samples.feedforward.voltages)
+    return samples.error.shape[1] <= _DENSE_OUTPUTS and not maps
+
+
 class Analytic(AbstractEquilibrium):
     """u = (E J Q + a I)^-1 e^-: linearised at the feedforward state, the DFC-SSA of the papers (Lemma 1).
 
@@ -60,10 +66,11 @@ class LinearSolution(eqx.Module):
 def linear_solver(loop: ClosedLoop, samples: Sample) -> Callable[[Float[Array, "batch out"]], LinearSolution]:
     """Solves (E J Q + a I) u = b for every sample and any b.
 
-    By each sample's own inverse; with more than 16 outputs by Broyden's method from the Jacobian of the zero
-    input, to 1e-5 of |b|, where `stable` says only that the matrix was positive along every step.
+    By each sample's own inverse; with more than 16 outputs or feature maps by Broyden's method from the
+    Jacobian of the zero input, to 1e-5 of |b| in float32 and 1e-10 in float64, where `stable` says only that
+    the matrix was positive along every step.
     """
-    if samples.error.shape[1] > _DENSE_OUTPUTS:
+    if not _own_jacobians_pay(samples):
         iterated = _iterated_in_hidden if HiddenSystem.fits(loop, samples) else _iterated
         return lambda right: iterated(loop, samples, right)
     gains = jax.vmap(loop_gain, in_axes=(None, 0))(loop, samples)
@@ -77,16 +84,20 @@ def linear_solver(loop: ClosedLoop, samples: Sample) -> Callable[[Float[Array, "
     return solve
 
 
-# Of the iterated linear systems.
-_LINEAR_RTOL, _LINEAR_ITERATIONS = 1e-5, 30
+_LINEAR_ITERATIONS = 30
+
+
+def _linear_rtol(right: Float[Array, "batch out"]) -> float:
+    """Of the iterated linear systems."""
+    return 1e-5 if right.dtype == jnp.float32 else 1e-10
 
 
 def _iterated_in_hidden(
     loop: ClosedLoop, samples: Sample, right: Float[Array, "batch out"]
 ) -> LinearSolution:
     system = HiddenSystem.create(loop, samples, right)
-    found = system.solve(system.linearised(), _LINEAR_RTOL, _LINEAR_ITERATIONS)
-    solved = found.point.error <= _LINEAR_RTOL
+    found = system.solve(system.linearised(), _linear_rtol(right), _LINEAR_ITERATIONS)
+    solved = found.point.error <= _linear_rtol(right)
     return LinearSolution(system.control(found.root), solved, found.iterations, found.positive)
 
 
@@ -106,8 +117,9 @@ def _iterated(loop: ClosedLoop, samples: Sample, right: Float[Array, "batch out"
     whole = lambda control, step: jnp.ones_like(scales)
     start = Point(right, jnp.ones_like(scales), None)
     inverses = _zero_input_inverse(loop, samples, loop_gain, _LINEAR_ITERATIONS)
-    found = broyden(evaluate, whole, start, inverses, _LINEAR_RTOL, _LINEAR_ITERATIONS)
-    return LinearSolution(found.root, found.point.error <= _LINEAR_RTOL, found.iterations, found.positive)
+    rtol = _linear_rtol(right)
+    found = broyden(evaluate, whole, start, inverses, rtol, _LINEAR_ITERATIONS)
+    return LinearSolution(found.root, found.point.error <= rtol, found.iterations, found.positive)
 
 
 def linear_solution(
@@ -123,9 +135,9 @@ class Broyden(AbstractEquilibrium):
 
     One n_L x n_L Jacobian and inverse a sample, then a sweep through the layers each iteration: two or three
     for a nudged target, about ten for large errors and for strong feedback, whose equations for
-    cross-entropy are solved in logarithms (`SoftmaxBalance`). With more than 16 outputs every sample starts
-    from one Jacobian, that of the zero input, which depends on no other sample of the batch; a linear output
-    layer wider than the layer before it is then eliminated (`HiddenSystem`).
+    cross-entropy are solved in logarithms (`SoftmaxBalance`). With more than 16 outputs, or feature maps,
+    every sample starts from one Jacobian, that of the zero input, which depends on no other sample of the
+    batch; a linear output layer wider than the layer before it is then eliminated (`HiddenSystem`).
 
     **Arguments:**
 
@@ -140,7 +152,7 @@ class Broyden(AbstractEquilibrium):
     max_iterations: int = count("max_iterations", 30)
 
     def __call__(self, loop: ClosedLoop, samples: Sample) -> Equilibrium:
-        if samples.error.shape[1] > _DENSE_OUTPUTS and HiddenSystem.fits(loop, samples):
+        if not _own_jacobians_pay(samples) and HiddenSystem.fits(loop, samples):
             return self._in_hidden(loop, samples)
         balance = loop.target.balance(loop.loss)
         leak = loop.controller.steady_state_leak()
@@ -209,7 +221,7 @@ def _inverses(
     balance: AbstractBalance, loop: ClosedLoop, samples: Sample, max_iterations: int
 ) -> AbstractInverse:
     gain = lambda loop, sample: _balance_gain(balance, loop, sample)
-    if samples.error.shape[1] > _DENSE_OUTPUTS:
+    if not _own_jacobians_pay(samples):
         return _zero_input_inverse(loop, samples, gain, max_iterations)
     return OwnInverses(jax.vmap(lambda sample: inverse(gain(loop, sample)))(samples))
 

@@ -14,7 +14,7 @@ from dfc_jax.closed_loop import ClosedLoop, Sample
 from dfc_jax.equilibrium import controlled, Equilibrium
 from dfc_jax.methods import AbstractMethod
 from dfc_jax.network import check_batch, check_inputs, Network
-from dfc_jax.second_order import output_gram, parameter_gains
+from dfc_jax.second_order import parameter_gram
 
 
 def condition_one(model: Network, x: Float[Array, "batch ..."]) -> Float[Array, " batch"]:
@@ -119,7 +119,7 @@ def null_space_fraction(
     """|N dtheta| / |dtheta| of each sample's own update, N the projection on the null space of dr_L/dtheta.
 
     The part of an update that does not move the output, to first order. Zero for Gauss-Newton without
-    damping. For networks of `Dense` layers. `key` is for methods with noise, the same for every sample.
+    damping. `key` is for methods with noise, the same for every sample.
     """
 
     check_batch(model, x, y)
@@ -129,7 +129,7 @@ def null_space_fraction(
         outputs = lambda layers: Network(layers, model.feedback)(sample)
         _, moved = eqx.filter_jvp(outputs, (model.layers,), (update.layers,))
         state = model.feedforward(sample)
-        gram = output_gram(model.jacobian(state.voltages), parameter_gains(model, state))
+        gram = parameter_gram(model, state, model.jacobian(state.voltages))
         seen = moved @ jnp.linalg.solve(gram, moved)
         whole = jnp.sum(_flat(update.layers) ** 2)
         return jnp.sqrt(jnp.maximum(1 - seen / whole, 0))

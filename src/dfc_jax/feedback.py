@@ -9,6 +9,7 @@ import math
 from collections.abc import Sequence
 
 import equinox as eqx
+import jax
 import jax.numpy as jnp
 import jax.random as jr
 from jaxtyping import Array, Float, PRNGKeyArray
@@ -51,20 +52,25 @@ class AbstractFeedbackInit(eqx.Module):
     """How the feedback of a new network starts."""
 
     @abc.abstractmethod
-    def init(self, weights: Sequence[Float[Array, "_ _"]], key: PRNGKeyArray) -> AbstractFeedback:
-        """The feedback for dense layers with these forward weights."""
+    def init(
+        self, layers: Sequence[eqx.Module], shapes: Sequence[tuple[int, ...]], key: PRNGKeyArray
+    ) -> AbstractFeedback:
+        """The feedback for these layers, whose voltages have these shapes."""
 
 
 class ProductOfWeights(AbstractFeedbackInit):
     """Q_i = (W_L ... W_{i+1})^T, Q_L = I: the published `weight_product`, the papers' fixed feedback."""
 
-    def init(self, weights: Sequence[Float[Array, "_ _"]], key: PRNGKeyArray) -> FeedbackWeights:
+    def init(
+        self, layers: Sequence[eqx.Module], shapes: Sequence[tuple[int, ...]], key: PRNGKeyArray
+    ) -> FeedbackWeights:
         del key
-        product = jnp.eye(weights[-1].shape[0], dtype=weights[-1].dtype)
-        feedback = [product]
-        for weight in reversed(weights[1:]):
-            product = weight.T @ product
-            feedback.append(product)
+        rows = jnp.eye(*shapes[-1], dtype=jax.tree.leaves(layers[-1])[0].dtype)
+        feedback = [rows]
+        for layer, shape in zip(layers[:0:-1], shapes[-2::-1], strict=True):
+            _, pull = jax.vjp(layer.linear, jnp.zeros(shape, rows.dtype))
+            rows = jax.vmap(lambda row, pull=pull: pull(row)[0])(rows)
+            feedback.append(jnp.moveaxis(rows, 0, -1))
         return FeedbackWeights(tuple(reversed(feedback)))
 
 
@@ -76,11 +82,15 @@ class RandomFeedback(AbstractFeedbackInit):
 
     std: float | None = number("std", None, minimum=0, static=True)
 
-    def init(self, weights: Sequence[Float[Array, "_ _"]], key: PRNGKeyArray) -> FeedbackWeights:
-        outputs, hidden = weights[-1].shape[0], [weight.shape[0] for weight in weights[:-1]]
-        stds = [self.std if self.std is not None else math.sqrt(2 / (n + outputs)) for n in hidden]
-        keys = jr.split(key, len(weights))
-        random = [s * jr.normal(k, (n, outputs)) for s, n, k in zip(stds, hidden, keys, strict=False)]
+    def init(
+        self, layers: Sequence[eqx.Module], shapes: Sequence[tuple[int, ...]], key: PRNGKeyArray
+    ) -> FeedbackWeights:
+        (outputs,), hidden = shapes[-1], shapes[:-1]
+        own = lambda shape: math.sqrt(2 / (math.prod(shape) + outputs)) if self.std is None else self.std
+        keys = jr.split(key, len(layers))
+        random = [
+            own(shape) * jr.normal(k, (*shape, outputs)) for shape, k in zip(hidden, keys, strict=False)
+        ]
         return FeedbackWeights((*random, jnp.eye(outputs)))
 
 
@@ -90,8 +100,10 @@ class ExactFeedback(AbstractFeedback, AbstractFeedbackInit):
     The ideal that learned feedback approaches: it satisfies Condition 2, Col(Q) = Row(J).
     """
 
-    def init(self, weights: Sequence[Float[Array, "_ _"]], key: PRNGKeyArray) -> "ExactFeedback":
-        del weights, key
+    def init(
+        self, layers: Sequence[eqx.Module], shapes: Sequence[tuple[int, ...]], key: PRNGKeyArray
+    ) -> "ExactFeedback":
+        del layers, shapes, key
         return self
 
     def matrices(

@@ -24,7 +24,7 @@ from dfc_jax.diagnostics import (
 from dfc_jax.fallback import PseudoTransient, rescue
 from dfc_jax.linearised import has_few_modes, loop_eigenvalues
 from dfc_jax.methods import AbstractMethod, DFCSSA
-from dfc_jax.network import Dense, Network
+from dfc_jax.network import Network
 from dfc_jax.second_order import GaussNewton, MinimumNorm
 from dfc_jax.surrogate import surrogate_gradient, surrogate_loss
 from dfc_jax.targets import Clamp
@@ -94,8 +94,7 @@ def _measure(
         found["surrogate_loss"] = jnp.mean(surrogate_loss(loop, samples, rest))
         angles = update_angles(update, surrogate_gradient(loop, x, y, samples, rest))
         found["angle_to_surrogate_gradient"] = angles.network
-    if _all_dense(model):
-        found["null_space_fraction"] = jnp.mean(null_space_fraction(method, model, x, y, key=key))
+    found["null_space_fraction"] = jnp.mean(null_space_fraction(method, model, x, y, key=key))
     return found
 
 
@@ -103,13 +102,11 @@ def _references(
     method: AbstractMethod, model: Network, damping: Float[Array, ""]
 ) -> dict[str, AbstractMethod]:
     loss, loop = method.loss, method.loop(model)
-    references = {"backprop": Backprop(loss), "minimum_norm": MinimumNorm(loss, damping)}
-    if _all_dense(model):
-        references["gauss_newton"] = GaussNewton(loss, damping)
+    references = {
+        "backprop": Backprop(loss),
+        "minimum_norm": MinimumNorm(loss, damping),
+        "gauss_newton": GaussNewton(loss, damping),
+    }
     if loop is not None:
         references["dfc_ssa"] = DFCSSA(loop.controller, loop.target, loss)
     return references
-
-
-def _all_dense(model: Network) -> bool:
-    return all(isinstance(layer.transform, Dense) for layer in model.layers)

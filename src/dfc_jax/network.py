@@ -189,7 +189,7 @@ def mlp(
         Layer(_xavier_dense(m, n, k), phi)
         for m, n, k, phi in zip(sizes[:-1], sizes[1:], keys, [*activations, output_activation], strict=True)
     )
-    return Network(layers, feedback.init([layer.transform.weight for layer in layers], feedback_key))
+    return Network(layers, feedback.init(layers, [(n,) for n in sizes[1:]], feedback_key))
 
 
 def _xavier_dense(inputs: int, outputs: int, key: PRNGKeyArray) -> Dense:

@@ -2,23 +2,23 @@
 
 Both move the output of a sample by delta = -dl/dr_L with the smallest change of a sort:
 
-    z = (sum_i g_i J_i J_i^T + damping I)^-1 delta,   dW_i = J_i^T z r_{i-1}^T,   db_i = J_i^T z,
+    z = (sum_i G_i G_i^T + damping I)^-1 delta,   dW_i = J_i^T z r_{i-1}^T,   db_i = J_i^T z,
 
-where g_i = 1 is the smallest change of the voltages (minimum norm) and g_i = |r_{i-1}|^2 + 1 that of the
-weights and biases (Gauss-Newton): the weight Jacobian of a dense layer is the outer product of J_i and its
-input, so its Gram matrix needs no more than their norms.
+where G_i = J_i makes the change of the voltages the smallest (minimum norm) and G_i = dr_L/dtheta_i that of
+weights and biases (Gauss-Newton).
 """
 
 import abc
 
 import equinox as eqx
 import jax
+import jax.flatten_util
 import jax.numpy as jnp
 from jaxtyping import Array, Float, PRNGKeyArray
 
-from dfc_jax._checks import require
 from dfc_jax._fields import number
 from dfc_jax.closed_loop import PerLayer
+from dfc_jax.convolution import Chain
 from dfc_jax.losses import AbstractLoss, CrossEntropy
 from dfc_jax.methods import AbstractMethod, instant_report, Report, shaped_like
 from dfc_jax.network import check_batch, Dense, Feedforward, Network
@@ -29,8 +29,8 @@ class _OutputSpaceMethod(AbstractMethod):
     damping: eqx.AbstractVar[Float[Array, ""]]
 
     @abc.abstractmethod
-    def _weights(self, model: Network, state: Feedforward) -> tuple[Float[Array, ""], ...]:
-        """g_i of every layer."""
+    def _gram(self, model: Network, state: Feedforward, jacobian: PerLayer) -> Float[Array, "out out"]:
+        """sum_i G_i G_i^T of one sample."""
 
     def __call__(
         self,
@@ -50,7 +50,7 @@ class _OutputSpaceMethod(AbstractMethod):
     def _teaching(self, model: Network, state: Feedforward, y: Float[Array, " out"]) -> PerLayer:
         """J_i^T z of every layer."""
         jacobian = model.jacobian(state.voltages)
-        gram = output_gram(jacobian, self._weights(model, state))
+        gram = self._gram(model, state, jacobian)
         delta = -self.loss.gradient(state.output, y)
         z = jnp.linalg.solve(gram + self.damping * jnp.eye(len(gram), dtype=gram.dtype), delta)
         return tuple(jnp.tensordot(z, J, axes=1) for J in jacobian)
@@ -68,36 +68,45 @@ class MinimumNorm(_OutputSpaceMethod):
     loss: AbstractLoss = CrossEntropy()
     damping: Float[Array, ""] = number("damping", 1e-3, minimum=0)
 
-    def _weights(self, model: Network, state: Feedforward) -> tuple[Float[Array, ""], ...]:
-        return tuple(jnp.ones((), state.output.dtype) for _ in model.layers)
+    def _gram(self, model: Network, state: Feedforward, jacobian: PerLayer) -> Float[Array, "out out"]:
+        return sum(_square(rows) for rows in jacobian)
 
 
 class GaussNewton(_OutputSpaceMethod):
     """dtheta = G^T (G G^T + damping I)^-1 delta, G = dr_L/dtheta, of every sample alone, averaged over them.
 
     That is Gauss-Newton with a minibatch size of one, the paper's reference (Theorem 2), over the weights
-    and biases of all layers. For networks of `Dense` layers.
+    and biases of all layers.
     """
 
     loss: AbstractLoss = CrossEntropy()
     damping: Float[Array, ""] = number("damping", 1e-3, minimum=0)
 
-    def _weights(self, model: Network, state: Feedforward) -> tuple[Float[Array, ""], ...]:
-        return parameter_gains(model, state)
+    def _gram(self, model: Network, state: Feedforward, jacobian: PerLayer) -> Float[Array, "out out"]:
+        return parameter_gram(model, state, jacobian)
 
 
-def parameter_gains(model: Network, state: Feedforward) -> tuple[Float[Array, ""], ...]:
-    """|r_{i-1}|^2 + 1 of every layer: how far a unit of its weights and bias together can move a voltage.
-
-    **Raises:** `ValueError` for layers that are not `Dense`.
-    """
-    for layer in model.layers:
-        kind = type(layer.transform).__name__
-        require(isinstance(layer.transform, Dense), f"`model` has a {kind} layer; only Dense has this form.")
-    return tuple(jnp.sum(rate**2) + 1 for rate in state.inputs)
+def parameter_gram(model: Network, state: Feedforward, jacobian: PerLayer) -> Float[Array, "out out"]:
+    """G G^T of one sample, G = dr_L/dtheta of all weights and biases."""
+    parts = zip(model.layers, state.inputs, jacobian, strict=True)
+    return sum(_layer_gram(layer.transform, rate, rows) for layer, rate, rows in parts)
 
 
-def output_gram(jacobian: PerLayer, gains: tuple[Float[Array, ""], ...]) -> Float[Array, "out out"]:
-    """sum_i g_i J_i J_i^T."""
-    rows = (J.reshape(len(J), -1) for J in jacobian)
-    return sum(g * (J @ J.T) for g, J in zip(gains, rows, strict=True))
+def _layer_gram(
+    transform: eqx.Module, rate: Float[Array, "..."], rows: Float[Array, "out ..."]
+) -> Float[Array, "out out"]:
+    """That of one layer's parameters, through J_i = `rows`."""
+    while isinstance(transform, Chain) and not jax.tree.leaves(transform.parts[0]):
+        rate, transform = transform.parts[0](rate), Chain(transform.parts[1:])
+        transform = transform.parts[0] if len(transform.parts) == 1 else transform
+    if isinstance(transform, Dense):  # G_i is the outer product of J_i and its input
+        return (jnp.sum(rate**2) + 1) * _square(rows)
+    weights, rest = eqx.partition(transform, eqx.is_inexact_array)
+    _, pull = jax.vjp(lambda w: eqx.combine(w, rest)(rate), weights)
+    by_weight = jax.vmap(lambda row: jax.flatten_util.ravel_pytree(pull(row)[0])[0])(rows)
+    return _square(by_weight)
+
+
+def _square(rows: Float[Array, "out ..."]) -> Float[Array, "out out"]:
+    flat = rows.reshape(len(rows), -1)
+    return flat @ flat.T
