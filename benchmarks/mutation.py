@@ -24,6 +24,7 @@ import shutil
 import subprocess
 import sys
 import xml.etree.ElementTree
+from collections.abc import Iterable
 
 import cosmic_ray.plugins
 import coverage
@@ -181,19 +182,19 @@ class Tests:
         by_line = self.data.contexts_by_lineno(str(self.clone / path.relative_to(self.worker)))
         lines = range(smallest.lineno, smallest.end_lineno + 1)
         contexts = {context for number in lines for context in by_line.get(number, ())} - {""}
-        names = {context.partition("|")[0] for context in contexts} & set(self.seconds)
-        first = []
-        if not names:
-            contexts = {context for every in by_line.values() for context in every} - {""}
-            names = {context.partition("|")[0] for context in contexts} & set(self.seconds)
-            first = [name for name in self.seconds if name.startswith(ALWAYS) and self.seconds[name] < 10]
+        names, every = self._names(contexts), self._names(c for found in by_line.values() for c in found)
+        first = [] if names else [n for n in self.seconds if n.startswith(ALWAYS) and self.seconds[n] < 10]
+        # What is compiled runs in the first test that needs it only: others of the file may notice as well.
         chosen, total = [], 0.0
-        for name in sorted(names, key=self.seconds.get):
+        for name in [*sorted(names, key=self.seconds.get), *sorted(every - names, key=self.seconds.get)]:
             total += self.seconds[name]
             if total > seconds and len(chosen) >= 10:
                 break
             chosen.append(name)
         return [*first, *(name for name in chosen if name not in first)]
+
+    def _names(self, contexts: Iterable[str]) -> set[str]:
+        return {context.partition("|")[0] for context in contexts} & set(self.seconds)
 
 
 _mine: tuple[pathlib.Path, Tests]  # of a worker process

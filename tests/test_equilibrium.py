@@ -213,6 +213,13 @@ def test_simulated_admits_that_time_ran_out(tanh) -> None:
     assert np.all(np.asarray(found.residual) > 1e-2)
 
 
+def test_a_root_finder_admits_that_it_ran_out(tanh) -> None:
+    """In the result, sample by sample; nothing is raised."""
+    loop, x, y = tanh[0], tanh[1][:4], tanh[2][:4]
+    found = find(dfc.RootFind(optx.Newton(rtol=1e-12, atol=1e-12), max_iterations=1), loop, x, y)
+    assert not np.any(found.converged) and np.all(np.asarray(found.iterations) == 1)
+
+
 def test_broyden_admits_that_it_ran_out(tanh) -> None:
     loop, x, y = tanh[0], tanh[1][:4], tanh[2][:4]
     once = find(dfc.Broyden(1e-11, 1), loop, x, y)
@@ -388,7 +395,7 @@ def test_eigenvalues_of_awkward_matrices() -> None:
 def test_many_outputs_are_no_different(hidden: int) -> None:
     """Beyond 16 outputs no sample has a Jacobian of its own, and behind fewer hidden neurons the output layer
     is eliminated; the steady states are the same."""
-    model, leak = make_network(jr.key(14), (5, hidden, 66)), 0.3
+    model, leak = make_network(jr.key(14), (5, 12, hidden, 66)), 0.3
     mixed = lambda Q: Q + 0.02 * jr.normal(jr.key(15), Q.shape)
     model = eqx.tree_at(lambda m: m.feedback.weights[-1], model, replace_fn=mixed)
     loop = dfc.ClosedLoop(model, dfc.PIController(1.0, leak), dfc.Nudge(1.0))
@@ -405,7 +412,7 @@ def test_many_outputs_are_no_different(hidden: int) -> None:
         assert np.linalg.norm(error - moved - leak * u) / np.linalg.norm(error) < 2e-7
     for found in (linearised, steady):
         assert np.all(found.converged) and np.all(found.stable)
-    assert np.all(np.asarray(steady.iterations) <= 12)  # without its secants it takes 14
+    assert np.all(np.asarray(steady.iterations) <= 13)  # without its secants it takes 15, or more than 30
     others = find(dfc.Broyden(rtol=1e-7), loop, x.at[0].set(3.0), y)
     assert relative_error(others.control[1:], steady.control[1:]) < 1e-12
 

@@ -13,6 +13,7 @@ from helpers import cast, make_batch, make_network, take_samples
 from jaxtyping import Array
 
 import dfc_jax as dfc
+from dfc_jax.linearised import has_few_modes
 
 
 TAU_V, TINY = 0.2, dfc.Nudge(1e-6)
@@ -59,6 +60,14 @@ def end(loop: dfc.ClosedLoop, sample: dfc.Sample, dt: float, steps: int) -> floa
 
 
 @pytest.mark.slow
+def test_few_modes_are_at_most_500() -> None:
+    """(L + 1) n_L of them; the network has three layers."""
+    loop, _ = make_loop()
+    assert has_few_modes(loop, 125) and not has_few_modes(loop, 126)
+    two = dfc.ClosedLoop(make_network(jr.key(0), (4, 3)))
+    assert has_few_modes(two, 250) and not has_few_modes(two, 251)
+
+
 def test_forward_euler_is_stable_just_below_its_bound() -> None:
     loop, samples = make_loop()
     bounds = dfc.euler_step_bound(loop, samples)
