@@ -1,5 +1,6 @@
 """Nothing is lost: interrupted and killed runs end as if nothing had happened, damage is said."""
 
+import collections
 import dataclasses
 import errno
 import json
@@ -295,7 +296,9 @@ def assert_same_runs(a: pathlib.Path, b: pathlib.Path) -> None:
 
 
 @pytest.mark.script
-def test_a_run_killed_again_and_again_ends_as_if_it_was_not(tmp_path, kills: int = 20) -> None:
+def test_a_run_killed_again_and_again_ends_as_if_it_was_not(
+    tmp_path, record_property, kills: int = 20
+) -> None:
     """SIGKILL at random moments, some while a checkpoint is being written; two seeds, learned feedback."""
     command = [sys.executable, str(ROOT / "experiments" / "run.py"), "--method", "dfc-ss", "--hidden", "16"]
     command += ["--seeds", "0", "1", "--epochs", str(4 * kills), "--no-progress"]
@@ -305,32 +308,36 @@ def test_a_run_killed_again_and_again_ends_as_if_it_was_not(tmp_path, kills: int
     environment = os.environ | cache | {"MPLBACKEND": "Agg"}
     whole, out = tmp_path / "whole", tmp_path / "run"
     subprocess.run([*command, str(whole)], check=True, capture_output=True, env=environment)
-    rng, survived = random.Random(0), 0
+    rng, survived, kinds = random.Random(0), 0, collections.Counter()
     while survived < kills:
         process = subprocess.Popen([*command, str(out)], stderr=subprocess.PIPE, env=environment)
-        wait_for_a_bad_moment(out, process, rng)
+        kinds[wait_for_a_bad_moment(out, process, rng)] += 1
         assert process.poll() is None, f"ended after {survived} kills: {process.stderr.read()}"
         process.send_signal(signal.SIGKILL)
         process.communicate()
         survived += 1
     subprocess.run([*command, str(out)], check=True, capture_output=True, env=environment)
     assert_same_runs(out, whole)
-    print(f"{survived} kills survived")
+    record_property("kills survived", survived)
+    for kind, number in sorted(kinds.items()):
+        record_property(f"of them {kind}", number)
 
 
-def wait_for_a_bad_moment(out: pathlib.Path, process: subprocess.Popen, rng: random.Random) -> None:
+def wait_for_a_bad_moment(out: pathlib.Path, process: subprocess.Popen, rng: random.Random) -> str:
     """Any time since its start, soon after an epoch's end, or while a checkpoint is being written."""
-    kind = rng.choice(["any", "epoch", "writing"])
-    if kind == "any":
+    any_time, epoch, writing = "at any time", "just after an epoch", "while a checkpoint was written"
+    kind = rng.choice([any_time, epoch, writing])
+    if kind == any_time:
         time.sleep(rng.uniform(0, 8))
-        return
+        return kind
     lines = lambda: (
         len((out / "metrics.jsonl").read_bytes().splitlines()) if (out / "metrics.jsonl").exists() else 0
     )
     begun, parts = lines(), out / "checkpoints"
     while process.poll() is None:
-        if kind == "epoch" and lines() > begun:
+        if kind == epoch and lines() > begun:
             time.sleep(rng.uniform(0, 0.1))
-            return
-        if kind == "writing" and any(parts.glob("*.part")):
-            return
+            return kind
+        if kind == writing and any(parts.glob("*.part")):
+            return kind
+    return kind

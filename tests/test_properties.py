@@ -24,13 +24,15 @@ import dfc_jax as dfc
 
 
 @pytest.fixture(scope="module", autouse=True)
-def as_users_call():
+def as_users_call(record_testsuite_property):
     """Without the suite's type checks, which would be the first to complain."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(jaxtyping.config, "jaxtyping_disable", True)
         yield
+    record_testsuite_property("wrong or extreme arguments tried", len(TRIED))
 
 
+TRIED: list[str] = []  # one entry an input, for the report
 MODEL = dfc.mlp((4, 5, 3), key=jr.key(0))
 X, Y = np.ones((2, 4)), np.eye(3)[:2]
 REQUIRED = {
@@ -166,6 +168,7 @@ def make(name: str, value: object) -> object:
 
 def refused(name: str, value: object) -> bool:
     """Whether it is, and then in a sentence that names the argument."""
+    TRIED.append(name)
     try:
         make(name, value)
     except ValueError as error:
@@ -292,6 +295,7 @@ OTHERS = {
 
 
 def says(call: object, sentence: str) -> None:
+    TRIED.append(sentence)
     with pytest.raises(ValueError) as caught:
         call()
     assert sentence in str(caught.value)

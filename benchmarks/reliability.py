@@ -1,0 +1,66 @@
+"""What the tests of "never a lost run, never a silent wrong number" tried, in figures.
+
+    python benchmarks/reliability.py            ten minutes or so: 20 runs are killed and resumed
+
+Runs those tests, the long ones included, and writes `results/reliability.md` from what they record.
+"""
+
+import os
+import pathlib
+import subprocess
+import sys
+import tempfile
+import xml.etree.ElementTree
+
+from reporting import heading, save, table
+from training_step import environment
+
+
+ROOT = pathlib.Path(__file__).parent.parent
+RESULTS = pathlib.Path(__file__).parent / "results"
+FILES = {
+    "test_checkpoints.py": "kills, damage, full disks, resuming",
+    "test_properties.py": "arguments of every public constructor and function, by Hypothesis",
+    "test_bad_input.py": "wrong batches, edges, bad numbers in one sample",
+    "test_run.py": "the command line: options, folders, data sets, the same bytes twice",
+    "test_data.py": "data sets, damaged and half downloaded ones included",
+    "test_failures.py": "reasons found for samples that fail to converge",
+}
+
+
+def main() -> None:
+    """Run, count and write."""
+    with tempfile.TemporaryDirectory() as folder:
+        report = pathlib.Path(folder) / "report.xml"
+        options = ["-m", "", "-n0", f"--junitxml={report}", "-o", "junit_family=xunit1"]
+        files = [f"tests/{name}" for name in FILES]
+        command = [sys.executable, "-m", "pytest", *options, *files]
+        done = subprocess.run(command, cwd=ROOT, env=os.environ | {"MPLBACKEND": "Agg"}, check=False)
+        tree = xml.etree.ElementTree.parse(report)
+    cases = list(tree.iter("testcase"))
+    rows, failed = [], 0
+    for name, what in FILES.items():
+        mine = [case for case in cases if case.get("file") == f"tests/{name}"]
+        broken = sum(case.find("failure") is not None or case.find("error") is not None for case in mine)
+        skipped = sum(case.find("skipped") is not None for case in mine)
+        rows.append([name, what, str(len(mine) - broken - skipped), str(broken), str(skipped)])
+        failed += broken
+    figures = [[prop.get("name"), prop.get("value")] for prop in tree.iter("property")]
+    where = environment("benchmarks/reliability.py")
+    legend = (
+        "Kills are SIGKILLs of a training run of two seeds with learned feedback; after the last one the run "
+    )
+    legend += "goes on to its end, and its models and metrics are, bit for bit, those of a run left alone."
+    lines = [
+        *heading(where, "Tests of what can go wrong", legend),
+        "",
+        *table(["figure", "number"], figures),
+        "",
+        *table(["file", "of what", "passed", "failed", "skipped"], rows, texts=2),
+    ]
+    save({"environment": where, "figures": figures, "tests": rows}, lines, RESULTS, "reliability")
+    sys.exit(1 if failed else done.returncode)
+
+
+if __name__ == "__main__":
+    main()
