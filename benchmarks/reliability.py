@@ -19,8 +19,10 @@ from training_step import environment
 ROOT = pathlib.Path(__file__).parent.parent
 RESULTS = pathlib.Path(__file__).parent / "results"
 FILES = {
-    "test_checkpoints.py": "kills, damage, full disks, resuming",
-    "test_properties.py": "arguments of every public constructor and function, by Hypothesis",
+    "test_checkpoints.py": "damage, full disks, resuming from Python",
+    "test_resuming.py": "resuming from the command line, kills",
+    "test_public_arguments.py": "arguments of every public constructor and function, by Hypothesis",
+    "test_properties.py": "right answers whatever the numbers, by Hypothesis",
     "test_bad_input.py": "wrong batches, edges, bad numbers in one sample",
     "test_run.py": "the command line: options, folders, data sets, the same bytes twice",
     "test_data.py": "data sets, damaged and half downloaded ones included",

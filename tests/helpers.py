@@ -183,3 +183,9 @@ class Replayed(dfc.PublishedEuler):
         given = tuple(noise[state.time, state.index] for noise in self.noise)
         after = super().step(loop, state, sample, given)
         return _Counted(*vars(after).values(), state.time + 1, state.index)
+
+
+def few_digits() -> dfc.Dataset:
+    """scikit-learn's digits with 96 training samples."""
+    digits = dfc.load("digits")
+    return eqx.tree_at(lambda d: (d.train.x, d.train.y), digits, (digits.train.x[:96], digits.train.y[:96]))

@@ -1,17 +1,9 @@
-"""Nothing is lost: interrupted and killed runs end as if nothing had happened, damage is said."""
+"""Nothing is lost: interrupted training ends as if nothing had happened, damage is said."""
 
-import collections
-import dataclasses
 import errno
 import json
 import os
 import pathlib
-import random
-import signal
-import subprocess
-import sys
-import time
-import warnings
 from typing import Any
 
 import equinox as eqx
@@ -21,9 +13,7 @@ import jax.random as jr
 import numpy as np
 import optax
 import pytest
-from config import Config, Controller, from_dict, Solver
-from helpers import cast, flat
-from run import main
+from helpers import cast, few_digits, flat
 
 import dfc_jax as dfc
 from dfc_jax import checkpoints
@@ -34,8 +24,7 @@ ROOT = pathlib.Path(__file__).parent.parent
 
 @pytest.fixture(scope="module")
 def data() -> dfc.Dataset:
-    digits = dfc.load("digits")
-    return eqx.tree_at(lambda d: (d.train.x, d.train.y), digits, (digits.train.x[:96], digits.train.y[:96]))
+    return few_digits()
 
 
 def fit(data: dfc.Dataset, epochs: int, resume: pathlib.Path | None, seeds: int = 1, **changed: Any) -> list:
@@ -162,88 +151,8 @@ def test_a_full_disk_leaves_the_checkpoint_before(tmp_path, monkeypatch, call: s
     assert checkpoints.newest(tmp_path, TREE)[1] == {"number": 2}
 
 
-SMALL = Config(method=("dfc-ss",), hidden=(8,), epochs=2, feedback="fixed", progress=False)
-
-
-def cli(config: Config, out: pathlib.Path, **changed: Any) -> int:
-    return main(dataclasses.replace(config, out=str(out), **changed))
-
-
-@pytest.mark.slow
-@pytest.mark.usefixtures("as_users_run")
-def test_what_stops_the_command_line_is_said_and_resumed(tmp_path, monkeypatch, capsys) -> None:
-    whole, out = tmp_path / "whole", tmp_path / "run"
-    assert cli(SMALL, whole) == 0
-    save = checkpoints.save
-
-    def stopping(error: BaseException):
-        def after_one_epoch(folder, number, *rest):
-            save(folder, number, *rest)
-            if number == 1:
-                raise error
-
-        return after_one_epoch
-
-    monkeypatch.setattr(checkpoints, "save", stopping(KeyboardInterrupt()))
-    assert cli(SMALL, out) == 130
-    assert f"--out {out} --resume goes on" in capsys.readouterr().err
-    monkeypatch.setattr(checkpoints, "save", save)
-    with open(out / "metrics.jsonl", "a") as file:
-        file.write('{"seed": 0, "epoch": 2, "torn')
-    assert cli(SMALL, out) == 2  # without --resume a run is never touched
-    assert "holds a run already; name a new folder, or resume it" in capsys.readouterr().err
-    assert cli(SMALL, out, resume=True, nudge=0.2) == 2
-    assert "holds a run with other options: `nudge` is 0.1 there and 0.2 now" in capsys.readouterr().err
-    assert main(Config(out=str(out), resume=True, progress=False)) == 0  # the options are those of the run
-    assert_same_runs(out, whole)
-    assert cli(SMALL, out, resume=True) == 0
-    assert_same_runs(out, whole)
-    assert cli(SMALL, out, resume=True, epochs=3) == 0  # and further than was asked for at first
-    assert len((out / "metrics.jsonl").read_text().splitlines()) == 3
-
-
-@pytest.mark.usefixtures("as_users_run")
-def test_a_disk_that_fills_up_is_one_sentence(tmp_path, monkeypatch, capsys) -> None:
-    def full(*_: object) -> None:
-        raise OSError(errno.ENOSPC, "No space left on device")
-
-    monkeypatch.setattr(os, "fsync", full)
-    assert cli(SMALL, tmp_path / "run") == 2
-    error = capsys.readouterr().err
-    assert error.startswith("error: ") and "No space left on device" in error
-
-
-def test_options_survive_json() -> None:
-    config = Config(method=("dfc",), seeds=(3, 5), solver=Solver(dt=0.5), preset="paper").resolved()
-    assert from_dict(Config, json.loads(json.dumps(dataclasses.asdict(config)))) == config
-    with pytest.raises(ValueError, match="Config has no option `speed`"):
-        from_dict(Config, {"speed": 1})
-
-
-def test_resume_needs_a_folder(capsys) -> None:
-    assert main(Config(method=("bp",), resume=True)) == 2
-    assert "`resume` is given without `out`" in capsys.readouterr().err
-
-
 class Cubic(dfc.Tanh):
     """An activation of the user's own."""
-
-
-@pytest.mark.slow
-@pytest.mark.usefixtures("as_users_run")
-def test_runs_load_without_their_script(tmp_path) -> None:
-    assert cli(SMALL, tmp_path, seeds=(3, 5), feedback="exact") == 0
-    run = dfc.load_run(tmp_path)
-    assert run.config["nudge"] == 0.1 and list(run.models) == list(run.best_models) == [3, 5]
-    last = run.records[5][-1]
-    data = dfc.load("digits")
-    found = dfc.evaluate(run.models[5], dfc.CrossEntropy(), data.test, classification=True)
-    assert float(found["accuracy"]) == pytest.approx(last["test_accuracy"], abs=1e-6)
-    with pytest.raises(ValueError, match="holds no run"):
-        dfc.load_run(tmp_path / "nowhere")
-    (tmp_path / "config.json").write_text('{"config": {')
-    with pytest.raises(ValueError, match=r"config\.json' is damaged"):
-        dfc.load_run(tmp_path)
 
 
 def test_networks_with_parts_of_the_users_own_need_a_model(as_users_run, tmp_path, data) -> None:
@@ -258,86 +167,3 @@ def test_networks_with_parts_of_the_users_own_need_a_model(as_users_run, tmp_pat
     assert np.array_equal(flat(dfc.load_run(tmp_path, model).models[0]), flat(trained))
     with pytest.raises(ValueError, match="its arrays have other shapes"):
         dfc.load_run(tmp_path, dfc.mlp((64, 9, 10), key=jr.key(0)))
-
-
-@pytest.mark.slow
-@pytest.mark.usefixtures("as_users_run")
-def test_too_few_converged_samples_are_no_quiet_success(tmp_path, capsys, data) -> None:
-    hasty = cast(dfc.DFCSS(equilibrium=dfc.Simulated(t1=0.2), fallback=None), jnp.float32)
-    model = dfc.mlp((64, 8, 10), key=jr.key(0))
-    options = {"epochs": 2, "key": jr.key(1), "batch_size": 32, "progress": False}
-    with pytest.warns(UserWarning) as warned:
-        _, history = dfc.fit(model, hasty, data, optax.sgd(0.1), **options)
-    assert sum("of the samples converged in epoch 1" in str(w.message) for w in warned) == 1
-    assert history.doubts[0] == "Only 0.0% of the samples converged in epoch 1."
-    assert "`t1` is 0.2, too short" in history.doubts[1]
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        _, trusting = dfc.fit(model, hasty, data, optax.sgd(0.1), min_converged=0.0, **options)
-        solver = Solver(trajectory="published", duration=0.1)
-        assert cli(SMALL, tmp_path, method=("dfc",), controller=Controller(k_p=0.0), solver=solver) == 1
-    assert trusting.doubts == []
-    assert "dfc, seed 0: Only 0.0% of the samples converged in epoch 1." in capsys.readouterr().err
-    assert json.loads((tmp_path / "summary.json").read_text())["seeds"]["0"]["doubts"]
-
-
-def assert_same_runs(a: pathlib.Path, b: pathlib.Path) -> None:
-    """Metrics, models and summaries, but for seconds."""
-    read = lambda folder: [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
-    assert without_seconds(read(a)) == without_seconds(read(b))
-    runs = [dfc.load_run(folder) for folder in (a, b)]
-    for name in ("models", "best_models"):
-        assert np.array_equal(flat(getattr(runs[0], name)), flat(getattr(runs[1], name)))
-    summaries = [json.loads((folder / "summary.json").read_text()) for folder in (a, b)]
-    for summary in summaries:
-        for part in (summary["mean"], summary["std"], *summary["seeds"].values()):
-            part.pop("seconds_per_epoch", None)
-    assert summaries[0] == summaries[1]
-
-
-@pytest.mark.script
-def test_a_run_killed_again_and_again_ends_as_if_it_was_not(
-    tmp_path, record_property, kills: int = 20
-) -> None:
-    """SIGKILL at random moments, some while a checkpoint is being written; two seeds, learned feedback."""
-    command = [sys.executable, str(ROOT / "experiments" / "run.py"), "--method", "dfc-ss", "--hidden", "16"]
-    command += ["--seeds", "0", "1", "--epochs", str(4 * kills), "--no-progress"]
-    command += ["--feedback-learning.pretraining-epochs", "2", "--resume", "--out"]
-    cache = {"JAX_COMPILATION_CACHE_DIR": str(tmp_path / "cache")}
-    cache["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
-    environment = os.environ | cache | {"MPLBACKEND": "Agg"}
-    whole, out = tmp_path / "whole", tmp_path / "run"
-    subprocess.run([*command, str(whole)], check=True, capture_output=True, env=environment)
-    rng, survived, kinds = random.Random(0), 0, collections.Counter()
-    while survived < kills:
-        process = subprocess.Popen([*command, str(out)], stderr=subprocess.PIPE, env=environment)
-        kinds[wait_for_a_bad_moment(out, process, rng)] += 1
-        assert process.poll() is None, f"ended after {survived} kills: {process.stderr.read()}"
-        process.send_signal(signal.SIGKILL)
-        process.communicate()
-        survived += 1
-    subprocess.run([*command, str(out)], check=True, capture_output=True, env=environment)
-    assert_same_runs(out, whole)
-    record_property("kills survived", survived)
-    for kind, number in sorted(kinds.items()):
-        record_property(f"of them {kind}", number)
-
-
-def wait_for_a_bad_moment(out: pathlib.Path, process: subprocess.Popen, rng: random.Random) -> str:
-    """Any time since its start, soon after an epoch's end, or while a checkpoint is being written."""
-    any_time, epoch, writing = "at any time", "just after an epoch", "while a checkpoint was written"
-    kind = rng.choice([any_time, epoch, writing])
-    if kind == any_time:
-        time.sleep(rng.uniform(0, 8))
-        return kind
-    lines = lambda: (
-        len((out / "metrics.jsonl").read_bytes().splitlines()) if (out / "metrics.jsonl").exists() else 0
-    )
-    begun, parts = lines(), out / "checkpoints"
-    while process.poll() is None:
-        if kind == epoch and lines() > begun:
-            time.sleep(rng.uniform(0, 0.1))
-            return kind
-        if kind == writing and any(parts.glob("*.part")):
-            return kind
-    return kind

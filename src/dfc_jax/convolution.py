@@ -8,7 +8,7 @@ Channels come last because XLA's loops on CPUs are ten times slower the other wa
 """
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from functools import partial
 
 import equinox as eqx
@@ -161,29 +161,25 @@ def convnet(
     keys = iter(jr.split(weights_key, len(channels) + len(sizes)))
     layers, shapes = [], [tuple(image)]
 
-    def add(
-        before: eqx.Module, make: Callable[[tuple[int, ...]], eqx.Module], phi: AbstractActivation
-    ) -> None:
-        arriving = _shape_after(before, shapes[-1])
+    def arriving(before: eqx.Module) -> tuple[int, ...]:
+        shape = _shape_after(before, shapes[-1])
         problem = f"`image` is {tuple(image)}, too small for {len(channels)} convolutions with pooling"
-        require(min(arriving) > 0, f"{problem}; layer {len(shapes)} would see the shape {arriving}.")
-        layers.append(Layer(Chain((before, make(arriving))), phi))
+        require(min(shape) > 0, f"{problem}; layer {len(shapes)} would see the shape {shape}.")
+        return shape
+
+    def add(before: eqx.Module, transform: eqx.Module) -> None:
+        layers.append(Layer(Chain((before, transform)), activation))
         shapes.append(_shape_after(layers[-1].transform, shapes[-1]))
 
     for number in channels:
-        make = lambda arriving, number=number: Convolution(
-            _xavier((kernel, kernel, arriving[-1], number), next(keys)),
-            jnp.zeros(number),
-            stride,
-            kernel // 2,
-        )
-        add(AveragePool(pool) if layers else Image(tuple(image)), make, activation)
+        before = AveragePool(pool) if layers else Image(tuple(image))
+        weight = _xavier((kernel, kernel, arriving(before)[-1], number), next(keys))
+        add(before, Convolution(weight, jnp.zeros(number), stride, kernel // 2))
     for number in sizes:
-        make = lambda arriving, number=number: Dense(
-            _xavier((arriving[0], number), next(keys)).T, jnp.zeros(number)
-        )
-        flatten = Chain((AveragePool(pool), Flatten())) if len(shapes[-1]) == 3 and layers else Flatten()
-        add(flatten, make, activation)
+        pooled = len(shapes[-1]) == 3 and len(layers) > 0
+        before = Chain((AveragePool(pool), Flatten())) if pooled else Flatten()
+        weight = _xavier((*arriving(before), number), next(keys)).T
+        add(before, Dense(weight, jnp.zeros(number)))
     layers[-1] = Layer(layers[-1].transform, output_activation)
     return Network(tuple(layers), feedback.init(layers, shapes[1:], feedback_key))
 

@@ -14,8 +14,9 @@ from dfc_jax.network import check_batch, Network
 def evaluate(model: Network, loss: AbstractLoss, split: Split, *, classification: bool) -> dict[str, float]:
     """Mean loss of a split and, for classification, its accuracy (a fraction)."""
     check_type("split", split, Split)
-    check_batch(model, jnp.asarray(split.x), jnp.asarray(split.y))
-    mean_loss, accuracy = _evaluate(model, loss, jnp.asarray(split.x), jnp.asarray(split.y))
+    x, y = jnp.asarray(split.x), jnp.asarray(split.y)
+    check_batch(model, x, y)
+    mean_loss, accuracy = _evaluate(model, loss, x, y)
     return {"loss": float(mean_loss)} | ({"accuracy": float(accuracy)} if classification else {})
 
 

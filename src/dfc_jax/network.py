@@ -124,8 +124,7 @@ def check_inputs(model: Network, x: Float[Array, "batch ..."]) -> jax.ShapeDtype
     check_floats("x", x)
     require(x.ndim >= 2 and len(x) > 0, f"`x` has shape {x.shape}; it must be (batch, inputs), not empty.")
     for weights in jax.tree.leaves(eqx.filter(model, eqx.is_inexact_array)):
-        fine = weights.dtype in (jnp.float32, jnp.float64)
-        require(fine, f"`model` holds {weights.dtype} weights; make them float32 or float64.")
+        check_floats("model", weights, "weights")
     one = jax.ShapeDtypeStruct(x.shape[1:], x.dtype)
     state = jax.eval_shape(lambda sample: model.feedforward(sample), one)
     if isinstance(model.feedback, FeedbackWeights):
@@ -135,10 +134,10 @@ def check_inputs(model: Network, x: Float[Array, "batch ..."]) -> jax.ShapeDtype
     return state.output
 
 
-def check_floats(name: str, array: Float[Array, "..."]) -> None:
+def check_floats(name: str, array: Float[Array, "..."], what: str = "values") -> None:
     """Raise `ValueError` unless `array` is of a type that the dynamics can be solved in."""
     fine = array.dtype in (jnp.float32, jnp.float64)
-    require(fine, f"`{name}` holds {array.dtype} values; make them float32 or float64.")
+    require(fine, f"`{name}` holds {array.dtype} {what}; make them float32 or float64.")
 
 
 def mlp(

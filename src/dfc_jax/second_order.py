@@ -96,9 +96,8 @@ def _layer_gram(
     transform: eqx.Module, rate: Float[Array, "..."], rows: Float[Array, "out ..."]
 ) -> Float[Array, "out out"]:
     """That of one layer's parameters, through J_i = `rows`."""
-    while isinstance(transform, Chain) and not jax.tree.leaves(transform.parts[0]):
-        rate, transform = transform.parts[0](rate), Chain(transform.parts[1:])
-        transform = transform.parts[0] if len(transform.parts) == 1 else transform
+    if isinstance(transform, Chain) and not jax.tree.leaves(transform.parts[:-1]):
+        return _layer_gram(transform.parts[-1], Chain(transform.parts[:-1])(rate), rows)
     if isinstance(transform, Dense):  # G_i is the outer product of J_i and its input
         return (jnp.sum(rate**2) + 1) * _square(rows)
     weights, rest = eqx.partition(transform, eqx.is_inexact_array)

@@ -67,7 +67,7 @@ class StrongDFC(AbstractMethod):
     teaching: AbstractTeachingSignal = RateDifference()
 
     def __check_init__(self) -> None:
-        check_parts(self)
+        check_parts(self)  # the base class's turn comes later, and the next line needs a noise
         check_number("noise.sigma", self.noise.sigma, above=0)
 
     @property

@@ -1,0 +1,314 @@
+"""What every public constructor and function refuses, and that the sentence names the argument."""
+
+import dataclasses
+import inspect
+import math
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import jax.random as jr
+import jaxtyping
+import numpy as np
+import optax
+import pytest
+from hypothesis import given, settings, strategies as st
+
+import dfc_jax as dfc
+
+
+@pytest.fixture(scope="module", autouse=True)
+def as_users_call(record_testsuite_property):
+    """Without the suite's type checks, which would be the first to complain."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(jaxtyping.config, "jaxtyping_disable", True)
+        yield
+    record_testsuite_property("wrong or extreme arguments tried", len(TRIED))
+
+
+TRIED: list[str] = []  # one entry an input, for the report
+MODEL = dfc.mlp((4, 5, 3), key=jr.key(0))
+X, Y = np.ones((2, 4)), np.eye(3)[:2]
+REQUIRED = {
+    "ClosedLoop": {"network": MODEL},
+    "Convolution": {"weight": np.ones((3, 3, 1, 2)), "bias": np.ones(2)},
+    "FeedbackLearning": {"optimiser": optax.sgd(0.1)},
+    "clip_by_layer_norm": {},
+    "clip_by_tensor_norm": {},
+}
+positive, at_least_0 = (lambda v: v > 0), (lambda v: v >= 0)
+# Every number that a public constructor takes: what it must satisfy, and whether it may be an array.
+NUMBERS = {
+    "Broyden.rtol": positive,
+    "Clamp.class_value": lambda v: 0 < v <= 1,
+    "ClosedFormAverage.duration": positive,
+    "ClosedLoop.tau_apical": positive,
+    "ClosedLoop.tau_v": positive,
+    "ControlledJacobian.rtol": positive,
+    "ControlRootFinder.rtol": positive,
+    "DFC.tau_v": positive,
+    "Diagnostics.damping": at_least_0,
+    "DiffraxAverage.dt0": positive,
+    "DiffraxAverage.t1": positive,
+    "ExpectedSleepPhase.tau_apical": positive,
+    "ExpectedSleepPhase.tau_v": positive,
+    "FeedbackLearning.epochs_per_wake_epoch": at_least_0,
+    "FeedbackLearning.pretraining_epochs": at_least_0,
+    "FilteredNoise.sigma": at_least_0,
+    "FilteredNoise.sigma_output": at_least_0,
+    "FilteredNoise.tau": positive,
+    "GaussNewton.damping": at_least_0,
+    "ImplicitAverage.duration": positive,
+    "LeakyIntegratorController.alpha": at_least_0,
+    "LeakyIntegratorController.k_p": at_least_0,
+    "LeakyReLU.slope": lambda v: 0 <= v <= 1,
+    "MinimumNorm.damping": at_least_0,
+    "Nudge.nudge": positive,
+    "PIController.alpha": at_least_0,
+    "PIController.k_p": at_least_0,
+    "PseudoTransient.rtol": positive,
+    "PublishedEuler.dt": positive,
+    "RandomFeedback.std": at_least_0,
+    "Simulated.dt0": positive,
+    "Simulated.dtmax": positive,
+    "Simulated.rtol": positive,
+    "Simulated.t1": positive,
+    "SleepPhase.tau_apical": positive,
+    "SleepPhase.tau_v": positive,
+    "StateAtTime.tau_v": positive,
+    "StrongDFC.tau_filter": positive,
+    "StrongDFC.tau_v": positive,
+    "WhiteNoise.sigma": at_least_0,
+    "WhiteNoise.sigma_output": at_least_0,
+    "clip_by_layer_norm.max_norm": positive,
+    "clip_by_tensor_norm.max_norm": positive,
+}
+MAY_BE_NONE = ("tau_apical", "sigma_output", "std", "dt0")
+COUNTS = {
+    "AveragePool.size": 1,
+    "Convolution.padding": 0,
+    "Convolution.stride": 1,
+    "Broyden.max_iterations": 1,
+    "ControlledJacobian.max_iterations": 1,
+    "ControlRootFinder.max_iterations": 1,
+    "Diagnostics.every": 1,
+    "Diagnostics.samples": 1,
+    "DiffraxAverage.max_steps": 1,
+    "PseudoTransient.max_iterations": 1,
+    "PublishedEuler.states": 2,
+    "RootFind.max_iterations": 1,
+    "Simulated.max_steps": 1,
+}
+FLAGS = {
+    "DFCSS.include_unconverged",
+    "FeedbackLearning.freeze_output",
+    "PublishedEuler.instant_transmission",
+    "PublishedEuler.proactive",
+}
+PUBLIC = {name: value for name, value in vars(dfc).items() if not name.startswith("_")}
+CLASSES = {name: c for name, c in PUBLIC.items() if inspect.isclass(c) and issubclass(c, eqx.Module)}
+PARTS = {
+    f"{name}.{field.name}"
+    for name, c in CLASSES.items()
+    for field in dataclasses.fields(c)
+    if any(str(kind).startswith(("dfc_jax", "<class 'dfc_jax")) for kind in [field.type])
+    and not inspect.isabstract(c)
+    and name not in ("Layer", "Network", "Equilibrium", "Sample", "PublishedState", "History", "Dataset")
+}
+
+
+# What is documented, and what figures in the README were made with: a change here is one of behaviour.
+DEFAULTS = {
+    "AveragePool": {"size": 2},
+    "Broyden": {"rtol": 3e-05, "max_iterations": 30},
+    "Clamp": {"class_value": 1.0},
+    "ClosedFormAverage": {"duration": 10.0},
+    "ClosedLoop": {"tau_v": 0.2},
+    "ControlRootFinder": {"rtol": 1e-05, "max_iterations": 20},
+    "ControlledJacobian": {"rtol": 0.0001, "max_iterations": 100},
+    "Convolution": {"stride": 1, "padding": 0},
+    "DFC": {"tau_v": 0.2},
+    "DFCSS": {"include_unconverged": False},
+    "Diagnostics": {"every": 1, "samples": 128, "damping": 0.001},
+    "DiffraxAverage": {"t1": 10.0, "dt0": 0.02, "max_steps": 4096},
+    "ExpectedSleepPhase": {"tau_v": 0.01, "tau_apical": 0.3},
+    "FeedbackLearning": {"pretraining_epochs": 10, "epochs_per_wake_epoch": 1, "freeze_output": False},
+    "FilteredNoise": {"sigma": 0.01, "tau": 0.05},
+    "GaussNewton": {"damping": 0.001},
+    "ImplicitAverage": {"duration": 10.0},
+    "LeakyIntegratorController": {"k_p": 2.0, "alpha": 0.001},
+    "LeakyReLU": {"slope": 0.2},
+    "MinimumNorm": {"damping": 0.001},
+    "Nudge": {"nudge": 0.1},
+    "PIController": {"k_p": 2.0, "alpha": 0.001},
+    "PseudoTransient": {"rtol": 3e-05, "max_iterations": 60},
+    "PublishedEuler": {"dt": 0.02, "states": 500, "instant_transmission": True, "proactive": True},
+    "RootFind": {"max_iterations": 50},
+    "Simulated": {"rtol": 0.0001, "t1": 200.0, "dt0": 0.02, "dtmax": 0.2, "max_steps": 20000},
+    "SleepPhase": {"tau_v": 0.01, "tau_apical": 0.3},
+    "StateAtTime": {"tau_v": 0.2},
+    "StrongDFC": {"tau_v": 0.01, "tau_filter": 0.5},
+    "WhiteNoise": {"sigma": 0.01},
+}
+
+
+def make(name: str, value: object) -> object:
+    owner, _, argument = name.partition(".")
+    given = dict(REQUIRED.get(owner, {}))
+    if owner == "DiffraxAverage" and argument == "max_steps":
+        given |= {"dt0": None}
+    return PUBLIC[owner](**given | {argument: value})
+
+
+def refused(name: str, value: object) -> bool:
+    """Whether it is, and then in a sentence that names the argument."""
+    TRIED.append(name)
+    try:
+        make(name, value)
+    except ValueError as error:
+        assert f"`{name.partition('.')[2]}` is " in str(error), error
+        return True
+    return False
+
+
+numbers = st.one_of(
+    st.floats(),
+    st.integers(-3, 10**400),
+    st.sampled_from([0, 1, -0.0, 1e-300, 1e300, 1e-30, 1e30, math.nan, math.inf, -math.inf]),
+)
+no_numbers = st.one_of(
+    st.text(), st.booleans(), st.complex_numbers(), st.just([]), st.dates(), st.just("0.1"), st.none()
+)
+
+
+def test_the_tables_name_every_argument() -> None:
+    """A new option must be added here: none goes untried."""
+    known = set(NUMBERS) | set(COUNTS) | FLAGS
+    for name, kind in CLASSES.items():
+        if inspect.isabstract(kind):
+            continue
+        for argument, parameter in inspect.signature(kind).parameters.items():
+            if isinstance(parameter.default, bool | int | float):
+                assert f"{name}.{argument}" in known
+                assert parameter.default == DEFAULTS[name][argument], name
+
+
+@settings(max_examples=600, deadline=None, derandomize=True)
+@given(name=st.sampled_from(sorted(NUMBERS)), value=numbers)
+def test_numbers_are_refused_outside_their_bounds(name: str, value: float) -> None:
+    try:
+        fine = math.isfinite(float(value)) and NUMBERS[name](value)
+    except OverflowError:
+        fine = False
+    assert refused(name, value) == (not fine)
+
+
+@settings(max_examples=300, deadline=None, derandomize=True)
+@given(name=st.sampled_from(sorted(NUMBERS)), value=no_numbers)
+def test_what_is_no_number_is_refused(name: str, value: object) -> None:
+    may_be_none = name.partition(".")[2] in MAY_BE_NONE and name != "Simulated.dt0"
+    assert refused(name, value) == (not (value is None and may_be_none))
+
+
+@settings(max_examples=300, deadline=None, derandomize=True)
+@given(name=st.sampled_from(sorted(COUNTS)), value=st.one_of(numbers, no_numbers))
+def test_counts_are_whole_numbers(name: str, value: object) -> None:
+    fine = isinstance(value, int) and not isinstance(value, bool) and value >= COUNTS[name]
+    assert refused(name, value) == (not fine)
+
+
+@pytest.mark.parametrize("value", [0, 1, "yes", None, np.True_])
+@pytest.mark.parametrize("name", sorted(FLAGS))
+def test_flags_are_true_or_false(name: str, value: object) -> None:
+    assert refused(name, value) and not refused(name, True)
+
+
+@pytest.mark.parametrize("value", [3, "tanh", dfc.Tanh, X])
+@pytest.mark.parametrize("name", sorted(PARTS))
+def test_parts_are_of_their_type(name: str, value: object) -> None:
+    assert refused(name, value)
+
+
+LOOP = dfc.ClosedLoop(MODEL)
+SAMPLES = jax.vmap(LOOP.sample)(jnp.asarray(X), jnp.asarray(Y))
+ONE = LOOP.sample(jnp.asarray(X[0]), jnp.asarray(Y[0]))
+OF_INPUTS = {
+    "condition_one": dfc.condition_one,
+    "condition_two": dfc.condition_two,
+    "published_condition_one": dfc.published_condition_one,
+    "feedback_angles": dfc.feedback_angles,
+}
+OF_BATCHES = {
+    "null_space_fraction": lambda m, x, y: dfc.null_space_fraction(dfc.DFCSSA(), m, x, y),
+    "reasons_for_failure": lambda m, x, y: dfc.reasons_for_failure(dfc.DFCSSA(), m, x, y),
+    "DFCSS.doubts": dfc.DFCSS().doubts,
+    "DFC.doubts": dfc.DFC().doubts,
+}
+WRONG_INPUTS = {
+    "`model` is 3": (3, X),
+    "`x` holds int64": (MODEL, np.ones((2, 4), int)),
+    "`x` holds float16": (MODEL, X.astype(np.float16)),
+    "`x` holds complex": (MODEL, X + 0j),
+    "`x` has shape (4,)": (MODEL, X[0]),
+    "`x` has shape (0, 4)": (MODEL, X[:0]),
+    "`x` has shape (7,), which this network does not take": (MODEL, np.ones((2, 7))),
+    "`model.feedback` has the shapes": (dfc.Network(MODEL.layers, dfc.FeedbackWeights(())), X),
+}
+WRONG_LABELS = {
+    "`y` holds int64": Y.astype(int),
+    "`y` (2,)": np.ones(2),
+    "`y` (1, 3)": Y[:1],
+    "`y` has 4 outputs": np.eye(4)[:2],
+}
+OTHERS = {
+    "`samples` is a single one": lambda: dfc.loop_eigenvalues(LOOP, ONE),
+    "`sample` is a batch": lambda: dfc.simulate(LOOP, SAMPLES, t1=1.0, dt0=0.1),
+    "`t` is -1.0": lambda: dfc.distance_from_rest(LOOP, SAMPLES, -1.0),
+    "`t` is soon": lambda: dfc.distance_from_rest(LOOP, SAMPLES, "soon"),
+    "`y` has shape (2,), the output (3,)": lambda: LOOP.sample(jnp.ones(4), jnp.ones(2)),
+    "`y` has shape (2, 3), the output (3,)": lambda: LOOP.sample(jnp.asarray(X[0]), jnp.asarray(Y)),
+    "`x` has shape (7,)": lambda: MODEL(jnp.ones(7)),
+    "`damping` is -1.0": lambda: dfc.feedback_angles(MODEL, X, -1.0),
+    "`update` has the shapes": lambda: dfc.update_angles(MODEL, dfc.mlp((4, 6, 3), key=jr.key(0))),
+    "`split` is 3": lambda: dfc.evaluate(MODEL, dfc.CrossEntropy(), 3, classification=True),
+    "`sizes` is 5": lambda: dfc.mlp(5, key=jr.key(0)),
+    "`key` is 3": lambda: dfc.mlp((4, 3), key=3),
+    "`key` is Array([0, 1]": lambda: dfc.mlp((4, 3), key=jnp.arange(2)),
+    "`feedback` is <class": lambda: dfc.mlp((4, 3), key=jr.key(0), feedback=dfc.ProductOfWeights),
+    "`layers` is empty": lambda: dfc.Network((), MODEL.feedback),
+    "`layers` is [": lambda: dfc.Network(list(MODEL.layers), MODEL.feedback),
+    "`layers` is Tanh": lambda: dfc.Network((dfc.Tanh(),), MODEL.feedback),
+    "`activation` is <built-in function tanh": lambda: dfc.Layer(MODEL.layers[0].transform, math.tanh),
+    "`image` is (8, 8)": lambda: dfc.convnet((8, 8), (2,), (3,), key=jr.key(0)),
+    "`channels` is 2": lambda: dfc.convnet((1, 8, 8), 2, (3,), key=jr.key(0)),
+    "`optimiser` is 3": lambda: dfc.FeedbackLearning(3),
+    "`input_size` is 0": lambda: dfc.student_teacher(input_size=0),
+    "`seed` is -1": lambda: dfc.student_teacher(seed=-1),
+    "`name` is 3": lambda: dfc.load(3),
+}
+
+
+def says(call: object, sentence: str) -> None:
+    TRIED.append(sentence)
+    with pytest.raises(ValueError) as caught:
+        call()
+    assert sentence in str(caught.value)
+
+
+@pytest.mark.parametrize("function", OF_INPUTS)
+@pytest.mark.parametrize("sentence", WRONG_INPUTS)
+def test_wrong_inputs_are_named(function: str, sentence: str) -> None:
+    says(lambda: OF_INPUTS[function](*WRONG_INPUTS[sentence]), sentence)
+
+
+@pytest.mark.parametrize("function", OF_BATCHES)
+def test_wrong_batches_are_named(function: str) -> None:
+    for sentence, (model, x) in WRONG_INPUTS.items():
+        says(lambda m=model, x=x: OF_BATCHES[function](m, x, Y), sentence)
+    for sentence, y in WRONG_LABELS.items():
+        says(lambda y=y: OF_BATCHES[function](MODEL, X, y), sentence)
+
+
+@pytest.mark.parametrize("sentence", OTHERS)
+def test_other_wrong_arguments_are_named(sentence: str) -> None:
+    says(OTHERS[sentence], sentence)
