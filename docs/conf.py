@@ -1,0 +1,115 @@
+"""Sphinx: `sphinx-build -W --keep-going -n -b html docs docs/_build/html`, without the network.
+
+Pages of the repository itself (README, results, notebooks) are copied to `repository/`, in their own folders,
+so that their relative links and pictures work and are checked: a broken one fails the build.
+"""
+
+import os
+import pathlib
+import shutil
+import sys
+from importlib.metadata import version
+
+
+DOCS = pathlib.Path(__file__).parent
+sys.path.insert(0, str(DOCS / "extensions"))
+
+# -- What the repository holds ------------------------------------------------------------------------------
+
+PAGES = (
+    "README.md",
+    "benchmarks/*.md",
+    "benchmarks/results/*.md",
+    "experiments/results/**/*.md",
+    "experiments/notebooks/*.ipynb",
+)
+# Pictures, and whatever else the pages may link to: those files become downloads.
+LINKED = (
+    "CITATION.cff",
+    "LICENSE",
+    "benchmarks/*.py",
+    "benchmarks/results/*.png",
+    "experiments/*.py",
+    "experiments/results/**/*.png",
+    "src/dfc_jax/*.py",
+)
+
+
+def with_title_and_picture(page: pathlib.Path) -> str:
+    """The text of a results page; scripts write tables without a title, and their picture beside them."""
+    text = page.read_text()
+    if not text.startswith("# "):
+        text = f"# {page.stem.replace('_', ' ').capitalize()}\n\n{text}"
+    for picture in (page.with_suffix(".png"), page.with_name("comparison.png")):
+        if picture.exists() and f"({picture.name})" not in text:
+            text += f"\n![{picture.stem.replace('_', ' ')}]({picture.name})\n"
+    return text
+
+
+def copy_repository() -> None:
+    root, target = DOCS.parent, DOCS / "repository"
+    shutil.rmtree(target, ignore_errors=True)
+    for pattern in (*PAGES, *LINKED):
+        for path in root.glob(pattern):
+            copy = target / path.relative_to(root)
+            copy.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy2(path, copy)
+            if path.suffix == ".md" and "results" in path.parts:
+                copy.write_text(with_title_and_picture(path))
+                shutil.copystat(path, copy)  # so that a second build reads only what has changed
+
+
+copy_repository()
+
+# -- The pages ----------------------------------------------------------------------------------------------
+
+project = "dfc_jax"
+author = "The dfc_jax authors"
+release = version = version("dfc_jax")
+extensions = [
+    "sphinx.ext.autodoc",
+    "sphinx.ext.mathjax",
+    "sphinx.ext.viewcode",
+    "myst_nb",
+    "docstrings",
+    "names",
+]
+exclude_patterns = [
+    "_build",
+    "repository/README.md",  # index.md, guide.md, symbols.md and reproduction.md include its sections
+    "repository/experiments/results/*/dfc/table.md",  # one method's rows of the table above it
+]
+html_theme = "furo"
+html_title = "dfc_jax"
+html_show_copyright = False
+html_static_path = ["_static"]
+html_css_files = ["wide.css"]
+myst_enable_extensions = ["amsmath", "dollarmath"]
+myst_heading_anchors = 3
+highlight_language = "none"  # a block that names no language: commands and formulas
+
+# -- Notebooks ----------------------------------------------------------------------------------------------
+
+# Executed whenever they are read, so always in a fresh build, which is their test; `-D nb_execution_mode=off`
+# skips that. The time limit is a cell's.
+nb_execution_mode = "force"
+nb_execution_timeout = 60
+nb_execution_raise_on_error = True
+nb_execution_show_tb = True
+nb_merge_streams = True
+os.environ.setdefault("JAX_PLATFORMS", "cpu")  # the pages must not depend on who builds them
+
+# -- The API ------------------------------------------------------------------------------------------------
+
+autodoc_default_options = {"members": True, "special-members": "__call__", "member-order": "bysource"}
+autodoc_typehints = "none"  # `docstrings` shows them
+autodoc_inherit_docstrings = False  # a method that only does what its base class says stands there
+python_maximum_signature_line_length = 80
+toc_object_entries_show_parents = "hide"
+nitpick_ignore_regex = [
+    # Types of other packages, whose documentation a build without the network cannot link to.
+    (r"py:.*", r"(diffrax|eqx|jax|lx|np|optax|optx|os|pathlib)\..*"),
+    (r"py:.*", r"Any|Array|Bool|Callable|Complex|Float|Int|PRNGKeyArray|PyTree|Sequence"),
+    # Bases and aliases that this library does not export.
+    (r"py:.*", r"Abstract(Balance|Feedback|FeedbackInit|Noise)|Augmentation|Record"),
+]

@@ -1,0 +1,26 @@
+"""The API reference in docs/api has an entry for every public name, and one only."""
+
+import ast
+import collections
+import pathlib
+import re
+
+
+ROOT = pathlib.Path(__file__).parent.parent
+ENTRY = re.compile(r"^\.\. (?:autoclass|autofunction|py:data):: (\w+)$", re.MULTILINE)
+
+
+def test_every_public_name_has_one_entry():
+    package = ast.parse((ROOT / "src/dfc_jax/__init__.py").read_text())
+    imports = [node for node in package.body if isinstance(node, ast.ImportFrom)]
+    public = [alias.asname for node in imports for alias in node.names if alias.asname is not None]
+    pages = (ROOT / "docs/api").glob("*.md")
+    entries = collections.Counter(name for page in pages for name in ENTRY.findall(page.read_text()))
+    assert entries == collections.Counter(public)
+    assert len(public) > 100
+
+
+def test_every_page_of_the_reference_is_in_its_table_of_contents():
+    pages = {page.stem for page in (ROOT / "docs/api").glob("*.md")} - {"index"}
+    index = (ROOT / "docs/api/index.md").read_text()
+    assert pages == set(index.partition("{toctree}")[2].split("```")[0].split()[2:])
