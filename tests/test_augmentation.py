@@ -69,7 +69,7 @@ def test_training_sees_the_changed_images_and_the_method_its_own_noise(getkey):
         np.testing.assert_array_equal(a, b)
 
 
-@pytest.mark.parametrize("shape", [(3, 32), 3, (3, 0, 4)])
-def test_a_shape_that_is_no_image_is_refused(shape):
-    with pytest.raises(ValueError, match="`shape` is"):
-        dfc.CropAndFlip(shape)
+def test_a_data_set_whose_images_are_of_another_size_is_refused():
+    split = dfc.Split(np.ones((2, 12)), np.eye(2))
+    with pytest.raises(ValueError, match=r"`image` is \(1, 3, 5\), but `train.x` has 12 numbers a sample"):
+        dfc.Dataset("noise", split, split, split, classification=True, image=(1, 3, 5))

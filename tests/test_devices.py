@@ -20,7 +20,8 @@ ROOT = pathlib.Path(__file__).parent.parent
 
 
 def virtual_devices(number: int) -> dict[str, str]:
-    return {"XLA_FLAGS": f"--xla_force_host_platform_device_count={number}", "MPLBACKEND": "Agg"}
+    flag = f"--xla_force_host_platform_device_count={number}"
+    return {"XLA_FLAGS": flag, "MPLBACKEND": "Agg", "JAX_DISABLE_MOST_OPTIMIZATIONS": "1"}
 
 
 @pytest.fixture(scope="module")
@@ -94,14 +95,14 @@ def test_two_processes_train_as_one(tmp_path: pathlib.Path) -> None:
         [json.loads(line) for line in (tmp_path / name / "metrics.jsonl").read_text().splitlines()]
         for name in ("two", "one")
     )
-    assert found == pytest.approx(wanted, rel=1e-4)  # in single precision
+    assert found == pytest.approx(wanted, rel=1e-3)  # in single precision
     models = [dfc.load_run(tmp_path / name).models[0] for name in ("two", "one")]
     for a, b in zip(*map(jax.tree.leaves, models), strict=True):
         np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-5)
 
 
 def test_a_batch_that_devices_cannot_share_is_refused() -> None:
-    model, data = on_devices.model("backprop", 0), on_devices.data()
+    model, data = on_devices.model("linearised", 0), on_devices.data()
     options = {"epochs": 1, "key": jax.random.key(0), "batch_size": 16}
     for devices, problem in (
         (
