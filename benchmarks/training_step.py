@@ -2,10 +2,12 @@
 
     python benchmarks/training_step.py            # minutes; writes to benchmarks/results
     python benchmarks/training_step.py --small    # a small network, for a first look
+    python benchmarks/training_step.py --channels 32 64 --sizes 128 10 --methods Backprop DFA DFC-SSA \
+        "DFC-SS, Broyden"                         # a convolutional network on images of 3 x 32 x 32
 
 Every round times every method, in one order and the next time in the other, and takes its ratio to
 backpropagation in the same round; the median of the rounds is reported. The network is the initial one; the
-images are scikit-learn's digits, enlarged to 28 x 28.
+images are scikit-learn's digits, enlarged to 28 x 28, for convolutions with a margin and three times.
 """
 
 import dataclasses
@@ -65,7 +67,11 @@ class Options:
     """What to measure."""
 
     sizes: tuple[int, ...] = (784, 256, 256, 256, 10)
-    """Layer sizes; the digits need 784 inputs and 10 outputs."""
+    """Layer sizes; the digits need 784 inputs and 10 outputs. After convolutions, the dense layers alone."""
+    channels: tuple[int, ...] = ()
+    """Feature maps of convolutions, with pooling, before the dense layers; images are then 3 x 32 x 32."""
+    methods: tuple[str, ...] = tuple(METHODS)
+    """Which ones; backprop and DFC-SS by Broyden's method, which others are compared with, among them."""
     batch_size: int = 128
     rounds: int = 31
     """Rounds of measurements."""
@@ -99,9 +105,12 @@ def main(options: Options) -> None:
     """Measure, print and write."""
     if options.small:
         options = dataclasses.replace(options, sizes=(784, 32, 32, 10), batch_size=16, rounds=3, seconds=3.0)
+    for name in {BASELINE, REFERENCE} - set(options.methods):
+        raise ValueError(f"`methods` is {options.methods}; {name} must be among them.")
     model, x, y, key = _problem(options)
     updates, steps, figures = {}, {}, {}
-    for name, method in METHODS.items():
+    for name in options.methods:
+        method = METHODS[name]
         rich.print(f"compiling {name}")
         updates[name] = compile_case(update_of, method, model, x, y, key)
         state = OPTIMISER.init(_learned(method, model))
@@ -121,16 +130,21 @@ def main(options: Options) -> None:
         "settings": settings,
         "methods": figures,
     }
-    _write(result, options.out)
+    _write(result, options.out, "training_step_conv" if options.channels else "training_step")
 
 
 def _problem(options: Options) -> tuple[dfc.Network, Array, Array, Array]:
-    """The initial network and a batch of digits as images of 28 x 28."""
+    """The initial network and a batch of digits as images."""
     model_key, key = jr.split(jr.key(options.seed))
+    x, y = digits(options.batch_size)
+    if options.channels:
+        framed = np.pad(x.reshape(-1, 1, 28, 28), ((0, 0), (0, 0), (2, 2), (2, 2)))
+        x = np.repeat(framed, 3, axis=1).reshape(len(x), -1)
+        model = dfc.convnet((3, 32, 32), options.channels, options.sizes, key=model_key)
+        return model, *jax.device_put((x, y)), key
     if options.sizes[0] != 784 or options.sizes[-1] != 10:
         raise ValueError(f"`sizes` is {options.sizes}; the digits need 784 inputs and 10 outputs.")
-    x, y = jax.device_put(digits(options.batch_size))
-    return dfc.mlp(options.sizes, key=model_key), x, y, key
+    return dfc.mlp(options.sizes, key=model_key), *jax.device_put((x, y)), key
 
 
 def _learned(method: eqx.Module, network: dfc.Network) -> PyTree:
@@ -237,10 +251,12 @@ def environment(script: str) -> dict[str, Any]:
     }
 
 
-def _write(result: dict[str, Any], folder: pathlib.Path) -> None:
+def _write(result: dict[str, Any], folder: pathlib.Path, file: str) -> None:
     """The table on the screen, and the same figures as JSON, Markdown and a chart."""
     settings, environment = result["settings"], result["environment"]
-    network = f"{'-'.join(map(str, settings['sizes']))} tanh, batch {settings['batch_size']}"
+    sizes = "-".join(map(str, settings["sizes"]))
+    maps = "".join(f"{number} feature maps, " for number in settings["channels"])
+    network = f"{maps}{sizes} tanh, batch {settings['batch_size']}"
     caption = f"{network}, float32, {environment['device']}, {environment['cores']} cores"
     table = Table(Column("method", no_wrap=True), *COLUMNS, title=caption, caption=LEGEND, box=SIMPLE)
     lines = [" | ".join(["| method", *COLUMNS]) + " |", "|---" + "|---:" * len(COLUMNS) + "|"]
@@ -254,9 +270,9 @@ def _write(result: dict[str, Any], folder: pathlib.Path) -> None:
     where = f"{caption}; {versions}; revision {environment['revision']}; {environment['date']}."
     folder.mkdir(parents=True, exist_ok=True)
     text = "\n".join([f"`{environment['command']}`\n", f"{where}\n", f"{LEGEND}\n", *lines, ""])
-    (folder / "training_step.md").write_text(text)
-    (folder / "training_step.json").write_text(json.dumps(result, indent=2) + "\n")
-    _draw(result["methods"], caption, folder / "training_step.png")
+    (folder / f"{file}.md").write_text(text)
+    (folder / f"{file}.json").write_text(json.dumps(result, indent=2) + "\n")
+    _draw(result["methods"], caption, folder / f"{file}.png")
 
 
 def _draw(methods: dict[str, dict[str, Any]], caption: str, path: pathlib.Path) -> None:

@@ -8,6 +8,7 @@ import dfc_jax as dfc
 
 Dataset = Literal["digits", "student_teacher", "mnist", "fashion_mnist", "mnist_autoencoder", "cifar10"]
 Method = Literal["bp", "dfa", "dfc", "dfc-ss", "dfc-ssa", "strong-dfc", "strong-dfc-2phase", "mn", "gn"]
+Model = Literal["mlp", "conv"]
 Activation = Literal["tanh", "relu", "leaky-relu", "sigmoid", "linear"]
 
 ACTIVATIONS = {
@@ -32,6 +33,7 @@ class Defaults:
     lr: float = 1e-3
     feedback_lr: float = 1e-3
     pretraining_epochs: float = 1
+    model: Model = "mlp"
 
 
 DEFAULTS: dict[Dataset, Defaults] = {
@@ -40,8 +42,9 @@ DEFAULTS: dict[Dataset, Defaults] = {
     "mnist": Defaults(),
     "fashion_mnist": Defaults(),
     "mnist_autoencoder": Defaults((256, 32, 256), ("tanh", "linear", "tanh")),
-    "cifar10": Defaults(),
+    "cifar10": Defaults(hidden=(128,), activations=("tanh",), model="conv"),
 }
+CHANNELS = (16, 32)  # of a convolutional network
 
 
 @dataclasses.dataclass(frozen=True)
@@ -192,11 +195,28 @@ class Config:
     resume: bool = False
     """Go on with the run in --out, from its newest checkpoint, or start it if there is none. Where nothing
     else is given, with the options of the run."""
+    model: Model | None = None
+    """mlp: dense layers only. conv: convolutions with pooling before them. By default conv for cifar10."""
+    channels: tuple[int, ...] | None = None
+    """conv: feature maps of each convolution; by default 16 and 32."""
     hidden: tuple[int, ...] | None = None
-    """Sizes of the hidden layers; by default the papers'."""
+    """Sizes of the dense hidden layers; by default the papers', and conv's is one of 128."""
     activation: Activation | None = None
     """Of all hidden layers; by default tanh (the autoencoder's: tanh, linear, tanh)."""
     batch_size: int = 128
+    """Of a step, whatever the number of devices."""
+    augment: bool | None = None
+    """Shift images by up to 4 pixels and mirror half of them, at random; by default cifar10's for conv."""
+    distributed: bool = False
+    """Divide every batch among the devices of several processes, all started with this command; without it
+    among those of this machine. JAX finds the processes under SLURM, MPI, Kubernetes and on TPUs; elsewhere
+    give --coordinator, --processes and --process."""
+    coordinator: str | None = None
+    """Address of the first process, HOST:PORT."""
+    processes: int | None = None
+    """How many there are."""
+    process: int | None = None
+    """Which of them this is, from 0."""
     nudge: float = 0.1
     """Step of the output target along the loss gradient (lambda)."""
     damping: float = 1e-3
@@ -210,13 +230,15 @@ class Config:
     feedback_learning: Feedback = Feedback()
     progress: bool = True
     """Show progress bars."""
+    tensorboard: bool = False
+    """Write event files for TensorBoard too, a folder for each seed: tensorboard --logdir FOLDER."""
 
     def resolved(self) -> "Config":
         """The same with the data set's defaults filled in.
 
         **Raises:** `ValueError` in one sentence for what cannot be run.
         """
-        defaults = DEFAULTS[self.dataset]
+        defaults = self._defaults()
         optimiser = _fill(self.optimiser, lr=defaults.lr)
         single_phase = self.method == ("strong-dfc",)
         learning = _fill(
@@ -226,7 +248,15 @@ class Config:
             pretraining_epochs=defaults.pretraining_epochs,
             sleep_epochs=0 if single_phase else 1,
         )
-        config = _fill(self, hidden=defaults.hidden, epochs=defaults.epochs)
+        convolutional = defaults.model == "conv"
+        config = _fill(
+            self,
+            hidden=defaults.hidden,
+            epochs=defaults.epochs,
+            model=defaults.model,
+            channels=CHANNELS if convolutional else (),
+            augment=convolutional and self.dataset == "cifar10",
+        )
         config = dataclasses.replace(config, optimiser=optimiser, feedback_learning=learning)
         for name in ("method", "seeds"):
             values = getattr(self, name)
@@ -245,6 +275,14 @@ class Config:
         ):
             if not 0 < rate < float("inf"):
                 raise ValueError(f"`{name}` is {rate}; a learning rate must be a finite number above 0.")
+        if config.channels and not convolutional:
+            raise ValueError(f"`channels` is {config.channels}; only --model conv has feature maps.")
+        if config.augment and self.dataset in ("student_teacher", "mnist_autoencoder"):
+            raise ValueError(f"`augment` is given; {self.dataset} has no images to classify.")
+        if not self.distributed and (self.coordinator, self.processes, self.process) != (None, None, None):
+            raise ValueError(
+                "`coordinator`, `processes` and `process` are for --distributed, which is not given."
+            )
         if config.diagnostics is not None and config.diagnostics < 1:
             raise ValueError(f"`diagnostics` is {config.diagnostics}; it must be at least 1.")
         if not 0 <= config.damping < float("inf"):
@@ -264,12 +302,21 @@ class Config:
         return config
 
     def activations(self) -> list[dfc.AbstractActivation]:
-        """One for each hidden layer."""
-        if self.activation is not None:
-            return [ACTIVATIONS[self.activation]] * len(self.hidden)
+        """One for each hidden layer, feature maps included."""
+        number = len(self.channels) + len(self.hidden)
+        defaults = self._defaults()
+        if self.activation is None and (self.channels, self.hidden) == ((), defaults.hidden):
+            return [ACTIVATIONS[name] for name in defaults.activations]
+        return [ACTIVATIONS[self.activation or "tanh"]] * number
+
+    def _defaults(self) -> Defaults:
+        """Of the data set and the kind of network."""
         defaults = DEFAULTS[self.dataset]
-        standard = self.hidden == defaults.hidden
-        return [ACTIVATIONS[n] for n in (defaults.activations if standard else ["tanh"] * len(self.hidden))]
+        if self.model in (None, defaults.model):
+            return defaults
+        hidden = {"conv": (128,), "mlp": Defaults().hidden}[self.model]
+        activations = ("tanh",) * len(hidden)
+        return dataclasses.replace(defaults, hidden=hidden, activations=activations, model=self.model)
 
 
 def from_dict(kind: type, values: dict[str, Any]) -> Any:

@@ -147,16 +147,26 @@ def make_feedback_learning(config: Config, method: Method, loss: dfc.AbstractLos
     )
 
 
-def make_model(config: Config, method: Method, sizes: tuple[int, int], seed: int) -> dfc.Network:
-    """A new network between the data set's input and output `sizes`."""
+def make_model(config: Config, method: Method, data: dfc.Dataset, seed: int) -> dfc.Network:
+    """A new network between the data set's inputs and outputs.
+
+    **Raises:** `ValueError` for a convolutional network where there are no images, or too small ones.
+    """
     feedback = dfc.ProductOfWeights()
     if method == "dfa" or (method in WITH_CONTROLLER and config.feedback == "learned"):
         feedback = dfc.RandomFeedback()
     elif config.feedback == "exact" and method in WITH_CONTROLLER:
         feedback = dfc.ExactFeedback()
-    return dfc.mlp(
-        (sizes[0], *config.hidden, sizes[1]),
-        key=jax.random.fold_in(jax.random.key(seed), 0),
-        activation=config.activations(),
-        feedback=feedback,
-    )
+    key = jax.random.fold_in(jax.random.key(seed), 0)
+    sizes = (*config.hidden, data.output_size)
+    if config.model == "mlp":
+        return dfc.mlp((data.input_size, *sizes), key=key, activation=config.activations(), feedback=feedback)
+    if data.image is None:
+        raise ValueError(f"`model` is conv; {data.name} holds no images.")
+    activation = config.activations()[0]
+    return dfc.convnet(data.image, config.channels, sizes, key=key, activation=activation, feedback=feedback)
+
+
+def make_augmentation(config: Config, data: dfc.Dataset) -> dfc.CropAndFlip | None:
+    """What changes the images of a batch, if anything does."""
+    return dfc.CropAndFlip(data.image) if config.augment else None

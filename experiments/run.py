@@ -7,6 +7,7 @@ Every run writes a folder: `config.json`, `metrics.jsonl`, `summary.json` and `c
 table and the picture of all of them, as `compare.py` makes them.
 """
 
+import contextlib
 import dataclasses
 import datetime
 import json
@@ -18,7 +19,14 @@ import jax
 import tyro
 from compare import compare
 from config import Config, from_dict, Method, WITH_CONTROLLER
-from objects import make_feedback_learning, make_method, make_model, make_optimiser
+from event_files import check_installed, event_files
+from objects import (
+    make_augmentation,
+    make_feedback_learning,
+    make_method,
+    make_model,
+    make_optimiser,
+)
 from plots import plot_curves
 from presets import paper
 from strong_presets import strong_paper
@@ -26,30 +34,54 @@ from strong_presets import strong_paper
 import dfc_jax as dfc
 
 
+DISTRIBUTED = ("distributed", "coordinator", "processes", "process")
+MAY_DIFFER = ("epochs", "progress", "tensorboard", "resume", "out", *DISTRIBUTED)
+
+
 def train(config: Config, method: str, data: dfc.Dataset, folder: dfc.RunFolder) -> dict[str, Any]:
-    """One run: `method` with every seed, all seeds as one program. Returns its summary."""
+    """One run: `method` with every seed, all seeds as one program, every batch divided among all devices.
+
+    Returns its summary; nothing where another process writes it.
+    """
     loss = dfc.CrossEntropy() if data.classification else dfc.MeanSquaredError()
     learns = config.feedback == "learned" and method in WITH_CONTROLLER
-    sizes = data.input_size, data.output_size
-    found = dfc.fit_many(
-        [make_model(config, method, sizes, seed) for seed in config.seeds],
-        make_method(config, method, loss),
-        data,
-        make_optimiser(config.optimiser),
-        epochs=config.epochs,
-        keys=[jax.random.fold_in(jax.random.key(seed), 1) for seed in config.seeds],
-        batch_size=config.batch_size,
-        feedback_learning=make_feedback_learning(config, method, loss) if learns else None,
-        diagnostics=config.diagnostics and dfc.Diagnostics(config.diagnostics, damping=config.damping),
-        on_epoch=lambda position, record: folder.append(config.seeds[position], record),
-        progress=config.progress,
-        resume=folder.checkpoints,
-    )
+    with contextlib.ExitStack() as stack:
+        wanted = config.tensorboard and writes()
+        scalars = stack.enter_context(event_files(folder.path, config.seeds)) if wanted else None
+
+        def on_epoch(position: int, record: dfc.Record) -> None:
+            folder.append(config.seeds[position], record)
+            if scalars is not None:
+                scalars(config.seeds[position], record)
+
+        found = dfc.fit_many(
+            [make_model(config, method, data, seed) for seed in config.seeds],
+            make_method(config, method, loss),
+            data,
+            make_optimiser(config.optimiser),
+            epochs=config.epochs,
+            keys=[jax.random.fold_in(jax.random.key(seed), 1) for seed in config.seeds],
+            batch_size=config.batch_size,
+            feedback_learning=make_feedback_learning(config, method, loss) if learns else None,
+            augment=make_augmentation(config, data),
+            devices=jax.devices() if jax.device_count() > 1 else None,
+            diagnostics=config.diagnostics and dfc.Diagnostics(config.diagnostics, damping=config.damping),
+            on_epoch=on_epoch if writes() else None,
+            progress=config.progress and writes(),
+            resume=folder.checkpoints,
+        )
+    if not writes():
+        return {}
     histories = {seed: history for seed, (_, history) in zip(config.seeds, found, strict=True)}
     metric = "test_accuracy" if data.classification else "test_loss"
     summary = folder.finish(histories, metric)
     plot_curves(folder.path)
     return summary
+
+
+def writes() -> bool:
+    """Whether this process is the one that writes results and talks."""
+    return jax.process_index() == 0
 
 
 @dataclasses.dataclass(frozen=True)
@@ -67,21 +99,26 @@ def prepare(config: Config) -> tuple[list[Run], dfc.Dataset]:
     configs = _held(config) or {method: _chosen(config, method) for method in config.method}
     for method, chosen in configs.items():
         make_method(chosen, method, dfc.CrossEntropy())
-        make_model(chosen, method, (1, 1), 0)
         make_optimiser(chosen.optimiser)
         make_feedback_learning(chosen, method, dfc.CrossEntropy())
+    if config.tensorboard:
+        check_installed()
     config = dataclasses.replace(next(iter(configs.values())), out=config.out, resume=config.resume)
     data = dfc.load(config.dataset)
     if config.batch_size > len(data.train):
         raise ValueError(f"`batch_size` is {config.batch_size}; {data.name} has {len(data.train)} samples.")
+    for method, chosen in configs.items():
+        make_model(chosen, method, data, 0)
     now = datetime.datetime.now().strftime("%Y%m%d-%H%M%S")
     out = pathlib.Path(config.out or f"runs/{config.dataset}-{now}")
     runs = []
     for method, chosen in configs.items():
         chosen = dataclasses.replace(chosen, out=str(out))
         path, options = out if len(configs) == 1 else out / method, dataclasses.asdict(chosen)
-        if config.resume:
-            folder = dfc.RunFolder.reopen(path, options, may_differ=("epochs", "progress", "resume", "out"))
+        if not writes():
+            folder = dfc.RunFolder(path)
+        elif config.resume:
+            folder = dfc.RunFolder.reopen(path, options, MAY_DIFFER)
         else:
             folder = dfc.RunFolder.create(path, options)
         runs.append(Run(method, chosen, folder))
@@ -96,19 +133,25 @@ def _chosen(config: Config, method: Method) -> Config:
 
 def _held(config: Config) -> dict[Method, Config]:
     """The options of the runs in --out, where --resume is all that is given beside it; else none."""
-    given = dataclasses.replace(config, out=None, resume=False, progress=True)
+    untouched = {name: getattr(Config(), name) for name in MAY_DIFFER if name != "epochs"}
+    given = dataclasses.replace(config, **untouched)
     if not config.resume or given != Config():
         return {}
     out = pathlib.Path(config.out)
     files = [out / "config.json"] if (out / "config.json").exists() else sorted(out.glob("*/config.json"))
     found = [from_dict(Config, json.loads(file.read_text())["config"]) for file in files]
-    found = [dataclasses.replace(one, progress=config.progress, resume=True) for one in found]
+    found = [
+        dataclasses.replace(one, progress=config.progress, tensorboard=config.tensorboard, resume=True)
+        for one in found
+    ]
     return {one.method[0]: one for one in found}
 
 
 def main(config: Config) -> int:
     """Run everything; returns the exit status."""
     try:
+        if config.distributed:
+            jax.distributed.initialize(config.coordinator, config.processes, config.process)
         runs, data = prepare(config)
     except (ValueError, OSError, ImportError, RuntimeError) as error:
         print(f"error: {error}", file=sys.stderr)
@@ -117,7 +160,8 @@ def main(config: Config) -> int:
     out = paths[0] if len(paths) == 1 else paths[0].parent
     try:
         summaries = {run.method: train(run.config, run.method, data, run.folder) for run in runs}
-        compare(paths, out)
+        if writes():
+            compare(paths, out)
     except (ValueError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
@@ -131,7 +175,7 @@ def _judge(summaries: dict[Method, dict[str, Any]]) -> int:
     """Say what is wrong with the runs; 1 if anything is."""
     said = []
     for method, summary in summaries.items():
-        for seed, found in summary["seeds"].items():
+        for seed, found in summary.get("seeds", {}).items():
             said += [f"{method}, seed {seed}: stopped in {found['stopped']}"] if found["stopped"] else []
             said += [f"{method}, seed {seed}: {' '.join(found['doubts'])}"] if found["doubts"] else []
     for line in said:

@@ -32,6 +32,7 @@ from sklearn.decomposition import PCA
 from tqdm import tqdm
 
 import dfc_jax as dfc
+from dfc_jax._epochs import Batches
 from dfc_jax.feedback_learning import initial_state, pretrain, sleep
 
 
@@ -48,7 +49,7 @@ def control_of_samples(toy: Toy, samples: int) -> Rows:
     data, learning = make_data(toy), make_feedback_learning(toy)
     model = make_model(toy, dfc.RandomFeedback())
     key = jax.random.fold_in(jax.random.key(toy.random_seed), 1)
-    model = pretrain(model, learning, data.train, key, toy.batch_size, progress=False)
+    model = pretrain(model, learning, Batches(data.train, toy.batch_size), key, progress=False)
     loop = make_method(toy, "dfc").loop(model)
     scheme = dfc.PublishedEuler(toy.dt_di, toy.tmax_di)
     rows = []
@@ -202,9 +203,8 @@ def _pretraining_curve(toy: Toy, dampings: list[float], sweep: Sweep, samples: i
     x = jnp.asarray(data.validation.x[:samples])
     for i in range(toy.epochs_fb * batches // sweep.log_interval + 1):
         if i > 0:
-            model, state = sleep(
-                model, state, learning, data.train, jax.random.fold_in(key, i), toy.batch_size
-            )
+            chosen = Batches(data.train, toy.batch_size)
+            model, state = sleep(model, state, learning, chosen, jax.random.fold_in(key, i))
         for damping in dampings:
             found = {"iteration": i * sweep.log_interval, "damping": damping}
             rows.append(found | _feedback_measures(model, x, damping))
@@ -233,7 +233,7 @@ def alignment(
     """Figures S5 to S12: DFC, DFC-SS, DFC-SSA and DFA with Table 1's hyperparameters."""
     data, pipeline = dfc.load(task), PIPELINES[task, feedback]
     loss = dfc.CrossEntropy() if data.classification else dfc.MeanSquaredError()
-    sizes, rows = (data.input_size, data.output_size), []
+    rows = []
     for method in (*METHODS, "dfa"):
         config = Config(task, (method,), feedback, "paper", epochs, (seed,))
         config = paper(config, method).resolved()
@@ -244,7 +244,7 @@ def alignment(
             rule = dataclasses.replace(rule, include_unconverged=pipeline.include_non_converged_samples)
         learns = feedback == "learned" and method != "dfa"
         _, history = dfc.fit(
-            make_run_model(config, method, sizes, seed),
+            make_run_model(config, method, data, seed),
             rule,
             data,
             make_run_optimiser(config.optimiser),

@@ -424,6 +424,10 @@ def test_what_cannot_be_combined_says_so(setting) -> None:
         dfc.ImplicitAverage(segments=((0, 1.0),))
     with pytest.raises(ValueError, match="`max_steps` is 10"):
         dfc.DiffraxAverage(diffrax.Heun(), diffrax.ConstantStepSize(), max_steps=10)
+    fixed = {"t1": 1.0, "dt0": 0.125}  # eight steps, and one that finds the end
+    dfc.DiffraxAverage(diffrax.Heun(), diffrax.ConstantStepSize(), **fixed, max_steps=9)
+    with pytest.raises(ValueError, match="`max_steps` is 8; t1 / dt0 needs at least 9"):
+        dfc.DiffraxAverage(diffrax.Heun(), diffrax.ConstantStepSize(), **fixed, max_steps=8)
     apical = dfc.ClosedLoop(model, tau_apical=0.3)
     with pytest.raises(ValueError, match="`tau_apical` is set"):
         dfc.ImplicitAverage()(apical, samples)

@@ -417,6 +417,22 @@ def test_many_outputs_are_no_different(hidden: int) -> None:
     assert relative_error(others.control[1:], steady.control[1:]) < 1e-12
 
 
+@pytest.mark.parametrize("sizes", [(5, 20), (5, 6, 20)])
+@pytest.mark.parametrize("nudge", [1e-7, 1.0])
+def test_many_outputs_of_one_sample_however_small_its_error(sizes: tuple[int, ...], nudge: float) -> None:
+    """With no hidden layer, or a linear one, (J Q + a I)^-1 e is exact; residuals are relative to e."""
+    model = make_network(jr.key(14), sizes, dfc.Linear())
+    loop = dfc.ClosedLoop(model, dfc.PIController(1.0, 0.3), dfc.Nudge(nudge))
+    x, y = make_batch(jr.key(13), 1, 5, 20)
+    voltages, rates = Plain(model).settle(np.asarray(x[0]))
+    error = nudge * (np.asarray(y[0]) - softmax(rates[-1]))
+    wanted = np.linalg.solve(Plain(model).gain(voltages) + 0.3 * np.eye(20), error)
+    for equilibrium in (dfc.Analytic(), dfc.Broyden(rtol=1e-9)):
+        found = find(equilibrium, loop, x, y)
+        assert np.all(found.converged)
+        assert relative_error(found.control[0], wanted) < 1e-4
+
+
 def test_bad_tolerances_are_refused() -> None:
     for make in (dfc.Broyden, dfc.Simulated):
         for rtol in (0.0, -1.0, float("nan")):

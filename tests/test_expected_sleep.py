@@ -12,6 +12,7 @@ from helpers import flat, make_batch, make_network, relative_error
 from jaxtyping import Array
 
 import dfc_jax as dfc
+from dfc_jax._epochs import Batches
 from dfc_jax.feedback_learning import sleep
 
 
@@ -126,7 +127,7 @@ def test_feedback_learns_by_it() -> None:
     before = float(np.mean(dfc.condition_two(model, x)))
     learning = dfc.FeedbackLearning(optax.sgd(0.5), dfc.ExpectedSleepPhase(*SETTINGS["white_coupled"]))
     state = learning.optimiser.init(model.feedback)
-    learned, _ = sleep(model, state, learning, dfc.Split(x, y), jr.key(0), 8)
+    learned, _ = sleep(model, state, learning, Batches(dfc.Split(x, y), 8), jr.key(0))
     assert float(np.mean(dfc.condition_two(learned, x))) > before
 
 

@@ -169,3 +169,14 @@ def test_inverse_of_a_batch_and_of_batches(n: int, getkey) -> None:
     twice = jax.jit(jax.vmap(jax.vmap(inverse)))(matrices.reshape(2, 3, n, n))
     assert relative_error(twice.reshape(6, n, n), wanted) < 1e-10
     assert relative_error(inverse(matrices[2]), wanted[2]) < 1e-10
+
+
+def test_samples_are_tried_again_one_by_one_where_a_block_holds_one(monkeypatch) -> None:
+    """With more outputs than a block has unknowns."""
+    monkeypatch.setattr("dfc_jax.fallback._BLOCK_UNKNOWNS", 2)
+    loop, x, y = strong(jr.key(0))
+    samples = take_samples(loop, x[:3], y[:3])
+    hopeless = dfc.Broyden(rtol=1e-12, max_iterations=1)(loop, samples)
+    found, rescued = eqx.filter_jit(rescue)(loop, samples, hopeless, dfc.PseudoTransient(rtol=1e-9))
+    assert not np.any(hopeless.converged) and np.all(rescued) and np.all(found.converged)
+    assert np.max(residuals(loop, x[:3], y[:3], found.control)) < 2e-9

@@ -1,5 +1,7 @@
 """The methods: against closed forms, against each other, and sample by sample."""
 
+import inspect
+
 import diffrax
 import equinox as eqx
 import jax
@@ -333,3 +335,21 @@ def test_a_nudge_may_be_vmapped(getkey):
     for i, nudge in enumerate((0.01, 0.2)):
         single, _ = run(dfc.DFCSS(target=dfc.Nudge(nudge)), model, x, y)
         assert relative_error(jax.tree.map(lambda leaf, i=i: leaf[i], updates), single) < 1e-9
+
+
+def test_all_methods_are_called_alike() -> None:
+    """`(model, x, y, *, key=None)`, so that one takes another's place."""
+    wanted = [
+        ("self", None),
+        ("model", None),
+        ("x", None),
+        ("y", None),
+        ("key", inspect.Parameter.KEYWORD_ONLY),
+    ]
+    kinds = [kind for kind in vars(dfc).values() if inspect.isclass(kind)]
+    methods = [kind for kind in kinds if issubclass(kind, dfc.AbstractMethod)]
+    assert len(methods) >= 9
+    for method in methods:
+        parameters = inspect.signature(method.__call__).parameters.values()
+        found = [(p.name, p.kind if p.name == "key" else None) for p in parameters]
+        assert found == wanted, method

@@ -32,6 +32,7 @@ X, Y = np.ones((2, 4)), np.eye(3)[:2]
 REQUIRED = {
     "ClosedLoop": {"network": MODEL},
     "Convolution": {"weight": np.ones((3, 3, 1, 2)), "bias": np.ones(2)},
+    "CropAndFlip": {"shape": (1, 8, 8)},
     "FeedbackLearning": {"optimiser": optax.sgd(0.1)},
     "clip_by_layer_norm": {},
     "clip_by_tensor_norm": {},
@@ -88,6 +89,7 @@ COUNTS = {
     "AveragePool.size": 1,
     "Convolution.padding": 0,
     "Convolution.stride": 1,
+    "CropAndFlip.padding": 0,
     "Broyden.max_iterations": 1,
     "ControlledJacobian.max_iterations": 1,
     "ControlRootFinder.max_iterations": 1,
@@ -100,6 +102,7 @@ COUNTS = {
     "Simulated.max_steps": 1,
 }
 FLAGS = {
+    "CropAndFlip.flip",
     "DFCSS.include_unconverged",
     "FeedbackLearning.freeze_output",
     "PublishedEuler.instant_transmission",
@@ -127,6 +130,7 @@ DEFAULTS = {
     "ControlRootFinder": {"rtol": 1e-05, "max_iterations": 20},
     "ControlledJacobian": {"rtol": 0.0001, "max_iterations": 100},
     "Convolution": {"stride": 1, "padding": 0},
+    "CropAndFlip": {"padding": 4, "flip": True},
     "DFC": {"tau_v": 0.2},
     "DFCSS": {"include_unconverged": False},
     "Diagnostics": {"every": 1, "samples": 128, "damping": 0.001},
@@ -150,6 +154,46 @@ DEFAULTS = {
     "StrongDFC": {"tau_v": 0.01, "tau_filter": 0.5},
     "WhiteNoise": {"sigma": 0.01},
 }
+
+SLEEP_PARTS = {
+    "controller": dfc.PIController(k_p=0.1, alpha=0.25),
+    "noise": dfc.WhiteNoise(0.01),
+    "scheme": dfc.PublishedEuler(dt=0.002, states=50, proactive=False),
+    "target": dfc.Rest(),
+    "loss": dfc.CrossEntropy(),
+}
+NUDGED = {
+    "controller": dfc.PIController(k_p=2.0, alpha=1e-3),
+    "target": dfc.Nudge(0.1),
+    "loss": dfc.CrossEntropy(),
+    "teaching": dfc.RateDifference(),
+}
+PART_DEFAULTS = {
+    "ClosedLoop": NUDGED,
+    "DFC": NUDGED | {"average": dfc.ImplicitAverage(10.0)},
+    "DFCSS": NUDGED | {"equilibrium": dfc.Broyden(3e-5), "fallback": dfc.PseudoTransient(3e-5)},
+    "DFCSSA": NUDGED,
+    "ExpectedSleepPhase": SLEEP_PARTS,
+    "ImplicitAverage": {"segments": ((6, 0.04), (8, 0.16), (10, 0.8))},
+    "PublishedAverage": {"scheme": dfc.PublishedEuler(dt=0.02, states=500)},
+    "SleepPhase": SLEEP_PARTS,
+    "StateAtTime": {"scheme": dfc.PublishedEuler(dt=0.02, states=500)},
+    "StrongDFC": {
+        "controller": dfc.PIController(k_p=2.0, alpha=1e-4),
+        "target": dfc.Clamp(0.99),
+        "noise": dfc.FilteredNoise(0.01, tau=0.05),
+        "scheme": dfc.PublishedEuler(dt=0.001, states=500),
+        "start": None,
+        "teaching": dfc.RateDifference(),
+    },
+}
+
+
+@pytest.mark.parametrize("name", PART_DEFAULTS)
+def test_parts_are_by_default_what_is_documented(name: str) -> None:
+    made = PUBLIC[name](**REQUIRED.get(name, {}))
+    for argument, wanted in PART_DEFAULTS[name].items():
+        assert eqx.tree_equal(getattr(made, argument), wanted), argument
 
 
 def make(name: str, value: object) -> object:
@@ -280,6 +324,9 @@ OTHERS = {
     "`layers` is Tanh": lambda: dfc.Network((dfc.Tanh(),), MODEL.feedback),
     "`activation` is <built-in function tanh": lambda: dfc.Layer(MODEL.layers[0].transform, math.tanh),
     "`image` is (8, 8)": lambda: dfc.convnet((8, 8), (2,), (3,), key=jr.key(0)),
+    "`shape` is (3, 32)": lambda: dfc.CropAndFlip((3, 32)),
+    "`shape` is 3": lambda: dfc.CropAndFlip(3),
+    "`shape` is 0": lambda: dfc.CropAndFlip((3, 0, 4)),
     "`channels` is 2": lambda: dfc.convnet((1, 8, 8), 2, (3,), key=jr.key(0)),
     "`optimiser` is 3": lambda: dfc.FeedbackLearning(3),
     "`input_size` is 0": lambda: dfc.student_teacher(input_size=0),

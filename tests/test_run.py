@@ -225,3 +225,31 @@ def test_a_folder_that_cannot_be_written_is_refused(problem, tmp_path, capsys, m
     said = capsys.readouterr().err
     assert said.startswith(f"error: `out` is {str(out)!r}, which cannot be written (")
     assert said.rstrip().endswith("name another folder, or free it.")
+
+
+@pytest.mark.slow
+def test_tensorboard_reads_what_metrics_hold(tmp_path):
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    options = ("--method", "bp", "--seeds", "3", "5", "--diagnostics", "1", "--tensorboard")
+    run(*SMALL, *options, "--out", str(tmp_path / "run"))
+    for seed in (3, 5):
+        found = EventAccumulator(str(tmp_path / "run" / "tensorboard" / f"seed-{seed}")).Reload()
+        for record in (r for r in records(tmp_path / "run") if r["seed"] == seed):
+            epoch = record.pop("epoch")
+            record |= {
+                f"{name}/layer-{i}": number
+                for name in [name for name, value in record.items() if isinstance(value, list)]
+                for i, number in enumerate(record.pop(name), start=1)
+            }
+            del record["seed"]
+            for name, value in record.items():
+                (event,) = [event for event in found.Scalars(name) if event.step == epoch]
+                assert event.value == pytest.approx(value, rel=1e-6)
+
+
+def test_tensorboard_without_its_package_is_refused_before_any_work(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    assert main(Config(tensorboard=True, out=str(tmp_path / "run"))) == 2
+    assert "tensorboardX is missing: pip install tensorboardX" in capsys.readouterr().err
+    assert not (tmp_path / "run").exists()

@@ -187,3 +187,13 @@ def test_what_cannot_learn_says_so(small) -> None:
         dfc.SleepPhase(tau_v=-1.0)
     with pytest.raises(ValueError, match="`tau_apical` is None; white noise"):
         dfc.SleepPhase(tau_apical=None)(model, x, y, key=jr.key(0))
+
+
+@pytest.mark.parametrize("phase", [dfc.SleepPhase, dfc.ExpectedSleepPhase])
+def test_a_layer_without_noise_learns_nothing(phase: type[dfc.AbstractSleepPhase], small) -> None:
+    """Though the control reaches it: dividing by sigma^2 makes no sense there."""
+    scheme = dfc.PublishedEuler(0.002, 5, proactive=False)
+    learned = phase(noise=dfc.WhiteNoise(0.1, sigma_output=0.0), scheme=scheme)
+    *hidden, output = dream(learned, *small, jr.key(0)).feedback.weights
+    assert np.all(np.asarray(output) == 0)
+    assert all(np.any(np.asarray(Q) != 0) for Q in hidden)

@@ -268,3 +268,13 @@ def test_pre_training_is_the_feedback_half_alone(getkey) -> None:
     found = eqx.filter_jit(dfc.HighPassPhase(SMALL))(model, x, y, key=jr.key(0))
     assert relative_error(found.feedback, wanted.feedback) < 1e-12
     assert not np.any(flat(found.layers))
+
+
+def test_a_layer_without_noise_learns_no_feedback() -> None:
+    noise = dfc.FilteredNoise(0.1, TAU_NOISE, sigma_output=0.0)
+    method = dataclasses.replace(SMALL, noise=noise, scheme=dfc.PublishedEuler(0.004, 5))
+    model = make_network(jr.key(0), (4, 5, 3), feedback=dfc.RandomFeedback())
+    update, _ = method(model, *make_batch(jr.key(1), 2), key=jr.key(2))
+    *hidden, output = update.feedback.weights
+    assert np.all(np.asarray(output) == 0)
+    assert all(np.any(np.asarray(Q) != 0) for Q in hidden)

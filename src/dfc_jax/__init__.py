@@ -10,6 +10,7 @@ from dfc_jax.activations import (
     Sigmoid as Sigmoid,
     Tanh as Tanh,
 )
+from dfc_jax.augmentation import CropAndFlip as CropAndFlip
 from dfc_jax.averaging import (
     AbstractAverage as AbstractAverage,
     PublishedAverage as PublishedAverage,
@@ -78,7 +79,7 @@ from dfc_jax.feedback import (
     RandomFeedback as RandomFeedback,
 )
 from dfc_jax.feedback_learning import FeedbackLearning as FeedbackLearning
-from dfc_jax.history import History as History
+from dfc_jax.history import History as History, Record as Record
 from dfc_jax.implicit import ImplicitAverage as ImplicitAverage
 from dfc_jax.linearised import (
     distance_from_rest as distance_from_rest,

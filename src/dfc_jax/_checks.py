@@ -1,5 +1,7 @@
 """Early checks of what a user passes in."""
 
+from collections.abc import Sequence
+
 import equinox as eqx
 import jax
 import jax.numpy as jnp
@@ -45,6 +47,14 @@ def check_count(name: str, value: int, minimum: int = 1) -> None:
     """Raise unless `value` is a whole number of at least `minimum`."""
     whole = isinstance(value, int | np.integer) and not isinstance(value, bool) and value >= minimum
     require(whole, f"`{name}` is {value!r}; it must be a whole number of at least {minimum}.")
+
+
+def check_image(name: str, shape: Sequence[int]) -> None:
+    """Raise unless `shape` is that of an image: channels, height and width."""
+    check_type(name, shape, Sequence)
+    for number in shape:
+        check_count(name, number)
+    require(len(shape) == 3, f"`{name}` is {tuple(shape)}; it must be (channels, height, width).")
 
 
 def check_key(name: str, key: PRNGKeyArray) -> None:

@@ -3,6 +3,7 @@
 import dataclasses
 import types
 import typing
+from collections.abc import Callable
 from typing import Any
 
 import equinox as eqx
@@ -58,6 +59,15 @@ def flag(name: str, default: bool) -> Any:
         return value
 
     return eqx.field(converter=convert, static=True, default=default)
+
+
+def default(make: Callable[..., eqx.Module], *args: Any, **options: Any) -> Any:
+    """A field for a module, by default `make(*args, **options)`.
+
+    What holds arrays must be made with each instance: made on import, it would fix JAX's devices and
+    precision before the user has chosen them.
+    """
+    return eqx.field(default_factory=lambda: make(*args, **options))
 
 
 def check_parts(module: eqx.Module) -> None:

@@ -15,12 +15,13 @@ import jax.numpy as jnp
 import jax.random as jr
 import numpy as np
 import optax
+from jax.sharding import Mesh
 from jaxtyping import Array, Key, PyTree
 from tqdm import tqdm
 
 from dfc_jax import architecture, checkpoints
 from dfc_jax._checks import all_finite
-from dfc_jax._epochs import fold_in
+from dfc_jax._epochs import Augmentation, Batches, fold_in, placed
 from dfc_jax._wake import wake_epoch, wake_epochs
 from dfc_jax.data import Dataset
 from dfc_jax.evaluation import evaluate_all
@@ -42,6 +43,8 @@ class Options:
     epochs: int
     batch_size: int
     learning: FeedbackLearning | None
+    augment: Augmentation | None
+    mesh: Mesh | None
     diagnostics: Diagnostics | None
     on_epoch: Callable[[int, Record], None] | None
     progress: bool
@@ -94,18 +97,18 @@ def train(
     asleep = [] if learning is None else learning.phase.doubts()
     for doubt in (*method.doubts(initial[0], *handful), *asleep):
         warnings.warn(doubt, stacklevel=3)
-    split = jax.tree.map(jnp.asarray, options.data.train)
+    data = placed(options.data, options.mesh)
+    batches = Batches(data.train, options.batch_size, options.augment, options.mesh)
     alone = key.ndim == 0
     pretraining_key, key = jnp.moveaxis(jr.split(key) if alone else jax.vmap(jr.split)(key), -1, 0)
     init = options.optimiser.init
     weights_state = init(model.layers) if alone else eqx.filter_vmap(init)(model.layers)
     state = _State(model, weights_state, None if learning is None else initial_state(learning, model, key))
     state, done = _resumed(state, runs, key, options.resume)
+    state, key, pretraining_key = placed((state, key, pretraining_key), options.mesh)
     if done is None:
         if learning is not None:
-            pretrained = pretrain(
-                model, learning, split, pretraining_key, options.batch_size, options.progress
-            )
+            pretrained = pretrain(state.model, learning, batches, pretraining_key, options.progress)
             state = eqx.tree_at(lambda s: s.model, state, pretrained)
             _note_pretraining(runs, _each(pretrained, key))
         done = 0
@@ -117,8 +120,8 @@ def train(
         if all(run.stopped for run in runs):
             break
         start = time.perf_counter()
-        state, totals = _epoch(state, split, fold_in(key, epoch), options)
-        metrics = totals | evaluate_all(state.model, method.loss, options.data, key)
+        state, totals = _epoch(state, batches, fold_in(key, epoch), options)
+        metrics = totals | evaluate_all(state.model, method.loss, data, key, options.mesh)
         found = list(zip(runs, _each(state.model, key), _each(metrics, key), strict=True))
         seconds = (time.perf_counter() - start) / len(runs)
         for i, (run, candidate, values) in enumerate(found):
@@ -139,13 +142,12 @@ def train(
 
 
 def _epoch(
-    state: _State, split: PyTree, key: Key[Array, "*runs"], options: Options
+    state: _State, batches: Batches, key: Key[Array, "*runs"], options: Options
 ) -> tuple[_State, dict[str, Array]]:
     """Sleep, if feedback is learned in sleep phases, and a wake epoch."""
     model, feedback_state, learning = state.model, state.feedback_state, options.learning
     if learning is not None:
-        asleep = fold_in(key, 0)
-        model, feedback_state = sleep(model, feedback_state, learning, split, asleep, options.batch_size)
+        model, feedback_state = sleep(model, feedback_state, learning, batches, fold_in(key, 0))
     wake = wake_epoch if key.ndim == 0 else wake_epochs
     model, states, totals = wake(
         model,
@@ -153,9 +155,8 @@ def _epoch(
         options.method,
         options.optimiser,
         learning,
-        split,
+        batches,
         key,
-        options.batch_size,
     )
     return _State(model, *states), totals
 
@@ -196,7 +197,7 @@ def _snapshot(state: _State, runs: list[_Run]) -> PyTree:
 def _save(
     folder: str | os.PathLike | None, epoch: int, state: _State, runs: list[_Run], key: Key[Array, "*runs"]
 ) -> None:
-    if folder is None:
+    if folder is None or jax.process_index() > 0:
         return
     facts = {
         "epoch": epoch,
@@ -225,10 +226,12 @@ def _resumed(
 
 
 def _each(tree: PyTree, key: Key[Array, "*runs"]) -> list[PyTree]:
-    """The runs of a tree, one by one."""
-    if key.ndim == 0:
-        return [tree]
+    """The runs of a tree, one by one, on the default device."""
     arrays, rest = eqx.partition(tree, eqx.is_array)
+    if any(len(leaf.sharding.device_set) > 1 for leaf in jax.tree.leaves(arrays)):
+        arrays = jax.tree.map(lambda leaf: jnp.asarray(np.asarray(leaf)), arrays)
+    if key.ndim == 0:
+        return [eqx.combine(arrays, rest)]
     return [eqx.combine(jax.tree.map(lambda leaf, i=i: leaf[i], arrays), rest) for i in range(len(key))]
 
 

@@ -6,8 +6,7 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Float, PRNGKeyArray, PyTree
 
-from dfc_jax._epochs import shuffled_batches
-from dfc_jax.data import Split
+from dfc_jax._epochs import Batches, everywhere
 from dfc_jax.feedback_learning import FeedbackLearning, learn_feedback
 from dfc_jax.methods import AbstractMethod
 from dfc_jax.network import Network
@@ -20,9 +19,8 @@ def wake_epoch(
     method: AbstractMethod,
     optimiser: optax.GradientTransformation,
     learning: FeedbackLearning | None,
-    train: Split,
+    batches: Batches,
     key: PRNGKeyArray,
-    batch_size: int,
 ) -> tuple[Network, tuple[PyTree, PyTree], dict[str, Float[Array, ""]]]:
     """One epoch of forward learning: the model, the optimisers' states and mean metrics.
 
@@ -32,8 +30,8 @@ def wake_epoch(
 
     def step(carry: PyTree, batch: tuple[Array, PRNGKeyArray]) -> tuple[PyTree, dict[str, Array]]:
         model, state, feedback_state = carry
-        indices, step_key = batch
-        update, report = method(model, train.x[indices], train.y[indices], key=step_key)
+        x, y, step_key = batches.take(*batch)
+        update, report = method(model, x, y, key=step_key)
         change, state = optimiser.update(update.layers, state, model.layers)
         if learning is not None and method.learns_feedback:
             model, feedback_state = learn_feedback(model, feedback_state, learning, update)
@@ -45,14 +43,13 @@ def wake_epoch(
             "fallback": jnp.mean(report.fallback.astype(report.loss.dtype)),
             "iterations": jnp.mean(report.iterations.astype(report.loss.dtype)),
         }
-        return (model, state, feedback_state), metrics
+        return everywhere((model, state, feedback_state), batches.mesh), metrics
 
-    batches = shuffled_batches(key, len(train), batch_size)
-    (model, *states), metrics = jax.lax.scan(step, (model, *states), batches)
+    (model, *states), metrics = jax.lax.scan(step, (model, *states), batches.shuffled(key))
     return model, tuple(states), jax.tree.map(jnp.mean, metrics)
 
 
 _of_runs = eqx.if_array(0)
 wake_epochs = eqx.filter_jit(
-    eqx.filter_vmap(wake_epoch, in_axes=(_of_runs, _of_runs, None, None, None, None, 0, None))
+    eqx.filter_vmap(wake_epoch, in_axes=(_of_runs, _of_runs, None, None, None, None, 0))
 )

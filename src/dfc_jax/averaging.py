@@ -9,7 +9,7 @@ import numpy as np
 from jaxtyping import Array, Float, Int, PRNGKeyArray, PyTree
 
 from dfc_jax._checks import require, zero_unless_finite
-from dfc_jax._fields import check_parts
+from dfc_jax._fields import check_parts, default
 from dfc_jax.closed_loop import ClosedLoop, Deviation, PerLayer, Sample
 from dfc_jax.equilibrium import controlled, Equilibrium, relative_residual
 from dfc_jax.linearised import euler_step_bound, published_growth
@@ -101,7 +101,7 @@ class PublishedAverage(AbstractAverage):
     The one average for loops with noise, which is then drawn from `key`.
     """
 
-    scheme: PublishedEuler = PublishedEuler()
+    scheme: PublishedEuler = default(PublishedEuler)
 
     def __call__(
         self, loop: ClosedLoop, samples: Sample, key: PRNGKeyArray | None = None

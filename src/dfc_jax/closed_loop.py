@@ -21,7 +21,7 @@ import lineax as lx
 from jaxtyping import Array, Bool, Float
 
 from dfc_jax._checks import require
-from dfc_jax._fields import check_parts, number
+from dfc_jax._fields import check_parts, default, number
 from dfc_jax.controller import AbstractController, PIController
 from dfc_jax.losses import AbstractLoss, CrossEntropy
 from dfc_jax.network import Feedforward, Layer, Network
@@ -92,8 +92,8 @@ class ClosedLoop(eqx.Module):
     """
 
     network: Network
-    controller: AbstractController = PIController()
-    target: AbstractTarget = Nudge()
+    controller: AbstractController = default(PIController)
+    target: AbstractTarget = default(Nudge)
     loss: AbstractLoss = CrossEntropy()
     tau_v: Float[Array, ""] = number("tau_v", 0.2, above=0)
     tau_apical: Float[Array, ""] | None = number("tau_apical", None, above=0)

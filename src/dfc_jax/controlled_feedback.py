@@ -6,7 +6,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
 from dfc_jax._checks import require
-from dfc_jax._fields import count, number
+from dfc_jax._fields import count, default, number
 from dfc_jax.broyden import Broyden
 from dfc_jax.closed_loop import ClosedLoop, PerLayer, Sample
 from dfc_jax.equilibrium import AbstractEquilibrium, Equilibrium
@@ -29,7 +29,7 @@ class ControlledJacobian(AbstractEquilibrium):
     - `max_iterations`: turns after which a sample counts as not converged.
     """
 
-    equilibrium: AbstractEquilibrium = Broyden()
+    equilibrium: AbstractEquilibrium = default(Broyden)
     rtol: Float[Array, ""] = number("rtol", 1e-4, above=0)
     max_iterations: int = count("max_iterations", 100)
 

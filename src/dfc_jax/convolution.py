@@ -18,7 +18,7 @@ import jax.random as jr
 from jax.custom_derivatives import SymbolicZero
 from jaxtyping import Array, Float, PRNGKeyArray
 
-from dfc_jax._checks import check_count, check_key, check_type, require
+from dfc_jax._checks import check_count, check_image, check_key, check_type, require
 from dfc_jax._fields import count
 from dfc_jax.activations import AbstractActivation, Linear, Tanh
 from dfc_jax.feedback import AbstractFeedbackInit, ProductOfWeights
@@ -202,11 +202,11 @@ def _check(
     pool: int,
     stride: int,
 ) -> None:
-    for name, numbers in (("image", image), ("channels", channels), ("sizes", sizes)):
+    check_image("image", image)
+    for name, numbers in (("channels", channels), ("sizes", sizes)):
         check_type(name, numbers, Sequence)
         for number in numbers:
             check_count(name, number)
-    require(len(image) == 3, f"`image` is {tuple(image)}; it must be (channels, height, width).")
     require(len(sizes) > 0, "`sizes` is empty; it must hold the number of outputs at least.")
     for name, value in (("kernel", kernel), ("pool", pool), ("stride", stride)):
         check_count(name, value)

@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, UInt8
 
-from dfc_jax._checks import require
+from dfc_jax._checks import check_image, require
 
 
 class Split(eqx.Module):
@@ -39,13 +39,17 @@ class Split(eqx.Module):
 
 
 class Dataset(eqx.Module):
-    """Three splits of one task. `classification` says whether `y` holds classes or regression targets."""
+    """Three splits of one task. `classification` says whether `y` holds classes or regression targets.
+
+    `image` is the shape (channels, height, width) of inputs that are images, flattened in this order.
+    """
 
     name: str = eqx.field(static=True)
     train: Split
     validation: Split
     test: Split
     classification: bool = eqx.field(static=True)
+    image: tuple[int, int, int] | None = eqx.field(static=True, default=None)
 
     def __check_init__(self):
         for name, split in (("validation", self.validation), ("test", self.test)):
@@ -53,6 +57,10 @@ class Dataset(eqx.Module):
                 shape, wanted = getattr(split, array).shape[1:], getattr(self.train, array).shape[1:]
                 problem = f"`{name}.{array}` has samples of shape {shape}"
                 require(shape == wanted, f"{problem}; it must be {wanted} as in `train`.")
+        if self.image is not None:
+            check_image("image", self.image)
+            problem = f"`image` is {tuple(self.image)}, but `train.x` has {self.input_size} numbers a sample"
+            require(math.prod(self.image) == self.input_size, f"{problem}; they must be as many.")
         if self.classification:
             for name in ("train", "validation", "test"):
                 y = np.asarray(getattr(self, name).y)
@@ -182,7 +190,7 @@ def _digits(validation_samples: int = 180) -> Dataset:
     x = pixels / 16
     x = ((x - x[train].mean()) / x[train].std()).astype(np.float32)
     splits = [Split(x[chosen], _one_hot(labels[chosen])) for chosen in (train, validation, test)]
-    return Dataset("digits", *splits, classification=True)
+    return Dataset("digits", *splits, classification=True, image=(1, 8, 8))
 
 
 def _images(name: str, data_dir: str | os.PathLike | None, validation_samples: int = 5000) -> Dataset:
@@ -199,7 +207,9 @@ def _images(name: str, data_dir: str | os.PathLike | None, validation_samples: i
         return Split(x, _one_hot(labels) if spec.classification else x)
 
     splits = split(images[train], labels[train]), split(images[validation], labels[validation])
-    return Dataset(name, *splits, split(test_images, test_labels), classification=spec.classification)
+    splits = *splits, split(test_images, test_labels)
+    height, width, channels = images.shape[1:]
+    return Dataset(name, *splits, spec.classification, (channels, height, width))
 
 
 def _standardise(

@@ -3,12 +3,17 @@
 import equinox as eqx
 import jax
 import jax.numpy as jnp
+from jax.sharding import Mesh
 from jaxtyping import Array, Float, Key
 
 from dfc_jax._checks import check_type
+from dfc_jax._epochs import divided
 from dfc_jax.data import Dataset, Split
 from dfc_jax.losses import AbstractLoss
 from dfc_jax.network import check_batch, Network
+
+
+_BLOCK = 1000  # samples; large feature maps of all would not fit
 
 
 def evaluate(model: Network, loss: AbstractLoss, split: Split, *, classification: bool) -> dict[str, float]:
@@ -22,25 +27,44 @@ def evaluate(model: Network, loss: AbstractLoss, split: Split, *, classification
 
 @eqx.filter_jit
 def _evaluate(
-    model: Network, loss: AbstractLoss, x: Float[Array, "samples ..."], y: Float[Array, "samples out"]
+    model: Network,
+    loss: AbstractLoss,
+    x: Float[Array, "samples ..."],
+    y: Float[Array, "samples out"],
+    mesh: Mesh | None = None,
 ) -> tuple[Float[Array, ""], Float[Array, ""]]:
-    outputs = jax.lax.map(model, x, batch_size=1000)
+    outputs = _outputs(model, x, mesh)
     right = jnp.argmax(outputs, axis=1) == jnp.argmax(y, axis=1)
     return jnp.mean(jax.vmap(loss)(outputs, y)), jnp.mean(right.astype(outputs.dtype))
 
 
-_evaluate_runs = eqx.filter_jit(eqx.filter_vmap(_evaluate, in_axes=(eqx.if_array(0), None, None, None)))
+def _outputs(
+    model: Network, x: Float[Array, "samples ..."], mesh: Mesh | None
+) -> Float[Array, "samples out"]:
+    """Block by block, for large feature maps; the samples of a whole block are divided among the devices."""
+    devices = 1 if mesh is None else mesh.size
+    size = devices * max(1, _BLOCK // devices)
+    blocks = len(x) // size
+    outputs = [jax.vmap(model)(x[blocks * size :])]
+    if blocks > 0:
+        whole = x[: blocks * size].reshape(blocks, size, *x.shape[1:])
+        found = jax.lax.map(lambda block: jax.vmap(model)(divided(block, mesh)), whole)
+        outputs.insert(0, found.reshape(-1, *found.shape[2:]))
+    return jnp.concatenate(outputs)
+
+
+_evaluate_runs = eqx.filter_jit(eqx.filter_vmap(_evaluate, in_axes=(eqx.if_array(0), None, None, None, None)))
 
 
 def evaluate_all(
-    model: Network, loss: AbstractLoss, data: Dataset, key: Key[Array, "*runs"]
+    model: Network, loss: AbstractLoss, data: Dataset, key: Key[Array, "*runs"], mesh: Mesh | None
 ) -> dict[str, Float[Array, "*runs"]]:
     """Loss and, for classification, accuracy on validation and test samples, of one model for each key."""
     scores = {}
     for name in ("validation", "test"):
         split = getattr(data, name)
         measure = _evaluate if key.ndim == 0 else _evaluate_runs
-        mean_loss, accuracy = measure(model, loss, jnp.asarray(split.x), jnp.asarray(split.y))
+        mean_loss, accuracy = measure(model, loss, split.x, split.y, mesh)
         scores[f"{name}_loss"] = mean_loss
         if data.classification:
             scores[f"{name}_accuracy"] = accuracy

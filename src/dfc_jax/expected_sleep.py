@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, PRNGKeyArray, PyTree
 
 from dfc_jax._checks import require, zero_unless_finite
-from dfc_jax._fields import number
+from dfc_jax._fields import default, number
 from dfc_jax.closed_loop import ClosedLoop, PerLayer, Sample
 from dfc_jax.controller import AbstractController, PIController
 from dfc_jax.losses import AbstractLoss, CrossEntropy
@@ -38,11 +38,11 @@ class ExpectedSleepPhase(AbstractNoisePhase):
     not used. The target must be `Rest()`.
     """
 
-    controller: AbstractController = PIController(k_p=0.1, alpha=0.25)
-    noise: AbstractNoise = WhiteNoise(0.01)
+    controller: AbstractController = default(PIController, k_p=0.1, alpha=0.25)
+    noise: AbstractNoise = default(WhiteNoise, 0.01)
     tau_v: Float[Array, ""] = number("tau_v", 0.01, above=0)
     tau_apical: Float[Array, ""] | None = number("tau_apical", 0.3, above=0, optional=True)
-    scheme: PublishedEuler = PublishedEuler(dt=0.002, states=50, proactive=False)
+    scheme: PublishedEuler = default(PublishedEuler, dt=0.002, states=50, proactive=False)
     target: AbstractTarget = Rest()
     loss: AbstractLoss = CrossEntropy()
 

@@ -11,9 +11,8 @@ from jaxtyping import Array, Key, PRNGKeyArray, PyTree
 from tqdm import tqdm
 
 from dfc_jax._checks import check_type
-from dfc_jax._epochs import fold_in, shuffled_batches
-from dfc_jax._fields import check_parts, flag, number
-from dfc_jax.data import Split
+from dfc_jax._epochs import Batches, everywhere, fold_in
+from dfc_jax._fields import check_parts, default, flag, number
 from dfc_jax.network import Network
 from dfc_jax.sleep import AbstractSleepPhase, SleepPhase
 
@@ -36,7 +35,7 @@ class FeedbackLearning(eqx.Module):
     """
 
     optimiser: optax.GradientTransformation
-    phase: AbstractSleepPhase = SleepPhase()
+    phase: AbstractSleepPhase = default(SleepPhase)
     pretraining_optimiser: optax.GradientTransformation | None = None
     pretraining_epochs: float | int = number("pretraining_epochs", 10, minimum=0, static=True)
     epochs_per_wake_epoch: float | int = number("epochs_per_wake_epoch", 1, minimum=0, static=True)
@@ -50,9 +49,8 @@ class FeedbackLearning(eqx.Module):
 def pretrain(
     model: Network,
     learning: FeedbackLearning,
-    train: Split,
+    batches: Batches,
     key: Key[Array, "*runs"],
-    batch_size: int,
     progress: bool,
 ) -> Network:
     """The model after feedback pre-training; with several keys, several models along the first axis."""
@@ -60,7 +58,7 @@ def pretrain(
         learning = eqx.tree_at(lambda l: l.optimiser, learning, learning.pretraining_optimiser)
     state = initial_state(learning, model, key)
     parts = tqdm(_epochs(learning.pretraining_epochs), "feedback pre-training", disable=not progress)
-    return _sleep_through(parts, model, state, learning, train, key, batch_size)[0]
+    return _sleep_through(parts, model, state, learning, batches, key)[0]
 
 
 def initial_state(learning: FeedbackLearning, model: Network, key: Key[Array, "*runs"]) -> PyTree:
@@ -73,13 +71,12 @@ def sleep(
     model: Network,
     state: PyTree,
     learning: FeedbackLearning,
-    train: Split,
+    batches: Batches,
     key: Key[Array, "*runs"],
-    batch_size: int,
 ) -> tuple[Network, PyTree]:
     """The sleep before one wake epoch: the model and the optimiser's state."""
     parts = _epochs(learning.epochs_per_wake_epoch)
-    return _sleep_through(parts, model, state, learning, train, key, batch_size)
+    return _sleep_through(parts, model, state, learning, batches, key)
 
 
 def _sleep_through(
@@ -87,14 +84,13 @@ def _sleep_through(
     model: Network,
     state: PyTree,
     learning: FeedbackLearning,
-    train: Split,
+    batches: Batches,
     key: Key[Array, "*runs"],
-    batch_size: int,
 ) -> tuple[Network, PyTree]:
     """One sleep epoch after another, each as long as its part says."""
     epoch = _sleep_epoch if key.ndim == 0 else _sleep_epochs
     for i, part in enumerate(parts):
-        model, state = epoch(model, state, learning, train, fold_in(key, i), batch_size, part)
+        model, state = epoch(model, state, learning, batches, fold_in(key, i), part)
     return model, state
 
 
@@ -103,22 +99,21 @@ def _sleep_epoch(
     model: Network,
     state: PyTree,
     learning: FeedbackLearning,
-    train: Split,
+    batches: Batches,
     key: PRNGKeyArray,
-    batch_size: int,
     part: float,
 ) -> tuple[Network, PyTree]:
     """An epoch of feedback learning, or the given part of one: the model and the optimiser's state."""
 
     def step(carry: PyTree, batch: tuple[Array, PRNGKeyArray]) -> tuple[PyTree, None]:
         model, state = carry
-        indices, step_key = batch
-        update = learning.phase(model, train.x[indices], train.y[indices], key=step_key)
-        return learn_feedback(model, state, learning, update), None
+        x, y, step_key = batches.take(*batch)
+        update = learning.phase(model, x, y, key=step_key)
+        return everywhere(learn_feedback(model, state, learning, update), batches.mesh), None
 
-    batches = shuffled_batches(key, len(train), batch_size)
-    steps = math.ceil(part * len(batches[0]))
-    return jax.lax.scan(step, (model, state), jax.tree.map(lambda leaf: leaf[:steps], batches))[0]
+    indices, keys = batches.shuffled(key)
+    steps = math.ceil(part * len(indices))
+    return jax.lax.scan(step, (model, state), (indices[:steps], keys[:steps]))[0]
 
 
 def learn_feedback(
@@ -133,7 +128,7 @@ def learn_feedback(
 
 _of_runs = eqx.if_array(0)
 _sleep_epochs = eqx.filter_jit(
-    eqx.filter_vmap(_sleep_epoch, in_axes=(_of_runs, _of_runs, None, None, 0, None, None))
+    eqx.filter_vmap(_sleep_epoch, in_axes=(_of_runs, _of_runs, None, None, 0, None))
 )
 
 

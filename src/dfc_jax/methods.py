@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
 
-from dfc_jax._fields import check_parts, flag, number
+from dfc_jax._fields import check_parts, default, flag, number
 from dfc_jax.averaging import AbstractAverage
 from dfc_jax.broyden import Analytic, Broyden
 from dfc_jax.closed_loop import ClosedLoop, Deviation, Sample
@@ -139,11 +139,11 @@ class DFCSS(_SteadyStateMethod):
     ((5, 4), [True, True])
     """
 
-    controller: AbstractController = PIController()
-    target: AbstractTarget = Nudge()
+    controller: AbstractController = default(PIController)
+    target: AbstractTarget = default(Nudge)
     loss: AbstractLoss = CrossEntropy()
-    equilibrium: AbstractEquilibrium = Broyden()
-    fallback: AbstractEquilibrium | None = PseudoTransient()
+    equilibrium: AbstractEquilibrium = default(Broyden)
+    fallback: AbstractEquilibrium | None = default(PseudoTransient)
     include_unconverged: bool = flag("include_unconverged", False)
     teaching: AbstractTeachingSignal = RateDifference()
 
@@ -165,8 +165,8 @@ class DFCSS(_SteadyStateMethod):
 class DFCSSA(_SteadyStateMethod):
     """DFC-SSA: the update of the linearised steady state, which needs no iteration."""
 
-    controller: AbstractController = PIController()
-    target: AbstractTarget = Nudge()
+    controller: AbstractController = default(PIController)
+    target: AbstractTarget = default(Nudge)
     loss: AbstractLoss = CrossEntropy()
     teaching: AbstractTeachingSignal = RateDifference()
 
@@ -189,11 +189,11 @@ class DFC(AbstractMethod):
     - `teaching`: what the weights learn from, rates or voltages.
     """
 
-    controller: AbstractController = PIController()
-    target: AbstractTarget = Nudge()
+    controller: AbstractController = default(PIController)
+    target: AbstractTarget = default(Nudge)
     loss: AbstractLoss = CrossEntropy()
     tau_v: Float[Array, ""] = number("tau_v", 0.2, above=0)
-    average: AbstractAverage = ImplicitAverage()
+    average: AbstractAverage = default(ImplicitAverage)
     noise: FilteredNoise | None = None
     teaching: AbstractTeachingSignal = RateDifference()
 

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float
 
-from dfc_jax._fields import count, number
+from dfc_jax._fields import count, default, number
 from dfc_jax.averaging import last_state, PublishedAverage
 from dfc_jax.closed_loop import ClosedLoop, LoopState, Sample
 from dfc_jax.equilibrium import (
@@ -101,7 +101,7 @@ class StateAtTime(AbstractEquilibrium):
     - `tau_v`: time constant of the voltages, which before rest matters; the loop's own is not used.
     """
 
-    scheme: PublishedEuler = PublishedEuler()
+    scheme: PublishedEuler = default(PublishedEuler)
     tau_v: Float[Array, ""] = number("tau_v", 0.2, above=0)
 
     def __call__(self, loop: ClosedLoop, samples: Sample) -> Equilibrium:

@@ -20,7 +20,7 @@ import numpy as np
 from jaxtyping import Array, Float, Int, PRNGKeyArray, PyTree
 
 from dfc_jax._checks import check_number, require, zero_unless_finite
-from dfc_jax._fields import check_parts, number
+from dfc_jax._fields import check_parts, default, number
 from dfc_jax.averaging import Accumulator, instant_change, last_state, PublishedAverage
 from dfc_jax.closed_loop import ClosedLoop, PerLayer, Sample
 from dfc_jax.controller import AbstractController, PIController
@@ -56,13 +56,13 @@ class StrongDFC(AbstractMethod):
     they are not.
     """
 
-    controller: AbstractController = PIController(k_p=2.0, alpha=1e-4)
-    target: AbstractTarget = Clamp(0.99)
+    controller: AbstractController = default(PIController, k_p=2.0, alpha=1e-4)
+    target: AbstractTarget = default(Clamp, 0.99)
     loss: AbstractLoss = CrossEntropy()
-    noise: FilteredNoise = FilteredNoise(0.01, tau=0.05)
+    noise: FilteredNoise = default(FilteredNoise, 0.01, tau=0.05)
     tau_v: Float[Array, ""] = number("tau_v", 0.01, above=0)
     tau_filter: Float[Array, ""] = number("tau_filter", 0.5, above=0)
-    scheme: PublishedEuler = PublishedEuler(dt=0.001, states=500)
+    scheme: PublishedEuler = default(PublishedEuler, dt=0.001, states=500)
     start: AbstractEquilibrium | None = None
     teaching: AbstractTeachingSignal = RateDifference()
 
@@ -176,7 +176,7 @@ class StrongDFC(AbstractMethod):
 class HighPassPhase(AbstractSleepPhase):
     """The feedback half of `StrongDFC` alone: how its feedback weights are pre-trained."""
 
-    dynamics: StrongDFC = StrongDFC()
+    dynamics: StrongDFC = default(StrongDFC)
 
     def __call__(
         self,

@@ -12,6 +12,7 @@ import optax
 from jaxtyping import Array, Key, PRNGKeyArray
 
 from dfc_jax._checks import check_count, check_key, check_number, check_type, require
+from dfc_jax._epochs import Augmentation, mesh_of
 from dfc_jax._loop import Options, train
 from dfc_jax.data import Dataset
 from dfc_jax.feedback import FeedbackWeights
@@ -32,6 +33,8 @@ def fit(
     key: PRNGKeyArray,
     batch_size: int = 128,
     feedback_learning: FeedbackLearning | None = None,
+    augment: Augmentation | None = None,
+    devices: Sequence[jax.Device] | None = None,
     diagnostics: Diagnostics | None = None,
     on_epoch: Callable[[Record], None] | None = None,
     progress: bool = True,
@@ -48,6 +51,11 @@ def fit(
 
     - `optimiser`: of the forward weights.
     - `feedback_learning`: None keeps the feedback as it is.
+    - `augment`: a function `(x, key=...) -> x` of one sample, as `CropAndFlip`, that changes the inputs of
+      every batch, of sleep epochs too.
+    - `devices`: those among which every batch is divided, `jax.devices()` say; the default one alone if None.
+      With those of several processes (`jax.distributed`) each process makes the same call and gets the same
+      result, and the first alone writes checkpoints.
     - `diagnostics`: what else the records hold, of the first validation samples.
     - `on_epoch`: called with every epoch's record as soon as it is there.
     - `progress`: whether to show a progress bar.
@@ -60,7 +68,7 @@ def fit(
     **Raises:** `ValueError` if sizes of model and data differ, an argument is out of range, or `resume` holds
     damaged checkpoints or those of another run; `OSError` if a checkpoint cannot be written.
     """
-    _check_fit(model, method, data, optimiser, epochs, batch_size, feedback_learning, min_converged)
+    _check_fit(model, method, data, optimiser, epochs, batch_size, feedback_learning, devices, min_converged)
     heard = None if on_epoch is None else lambda _, record: on_epoch(record)
     check_key("key", key)
     options = Options(
@@ -70,6 +78,8 @@ def fit(
         epochs,
         batch_size,
         feedback_learning,
+        augment,
+        mesh_of(devices),
         diagnostics,
         heard,
         progress,
@@ -89,6 +99,8 @@ def fit_many(
     keys: Sequence[PRNGKeyArray],
     batch_size: int = 128,
     feedback_learning: FeedbackLearning | None = None,
+    augment: Augmentation | None = None,
+    devices: Sequence[jax.Device] | None = None,
     diagnostics: Diagnostics | None = None,
     on_epoch: Callable[[int, Record], None] | None = None,
     progress: bool = True,
@@ -113,7 +125,9 @@ def fit_many(
     for key in keys:
         check_key("keys", key)
     for model in models:
-        _check_fit(model, method, data, optimiser, epochs, batch_size, feedback_learning, min_converged)
+        _check_fit(
+            model, method, data, optimiser, epochs, batch_size, feedback_learning, devices, min_converged
+        )
     shapes = [eqx.filter_eval_shape(lambda m=model: m) for model in models]
     require(
         all(eqx.tree_equal(shapes[0], shape) is True for shape in shapes),
@@ -126,6 +140,8 @@ def fit_many(
         epochs,
         batch_size,
         feedback_learning,
+        augment,
+        mesh_of(devices),
         diagnostics,
         on_epoch,
         progress,
@@ -151,6 +167,7 @@ def _check_fit(
     epochs: int,
     batch_size: int,
     learning: FeedbackLearning | None,
+    devices: Sequence[jax.Device] | None,
     min_converged: float,
 ) -> None:
     check_type("model", model, Network)
@@ -164,6 +181,10 @@ def _check_fit(
     require(
         batch_size <= samples, f"`batch_size` is {batch_size}; the data have only {samples} training samples."
     )
+    number = 1 if devices is None else len(devices)
+    require(number > 0, "`devices` is empty; name at least one, or None for the default.")
+    problem = f"`batch_size` is {batch_size}, which {number} `devices` cannot share evenly"
+    require(batch_size % number == 0, f"{problem}; make it a multiple of {number}.")
     require(
         learning is None or isinstance(model.feedback, FeedbackWeights),
         f"`feedback_learning` is given, but `model.feedback` is {type(model.feedback).__name__}; "

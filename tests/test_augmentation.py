@@ -1,0 +1,75 @@
+"""Images are shifted and mirrored, and nothing else happens to them."""
+
+import jax
+import jax.numpy as jnp
+import jax.random as jr
+import numpy as np
+import optax
+import pytest
+
+import dfc_jax as dfc
+
+
+SHAPE = (2, 5, 6)
+
+
+def shifted(image: np.ndarray, down: int, right: int) -> np.ndarray:
+    """Moved by whole pixels, zeros coming in; pixel by pixel."""
+    found = np.zeros_like(image)
+    for row in range(image.shape[1]):
+        for column in range(image.shape[2]):
+            i, j = row - down, column - right
+            if 0 <= i < image.shape[1] and 0 <= j < image.shape[2]:
+                found[:, row, column] = image[:, i, j]
+    return found
+
+
+def test_all_shifts_and_both_mirror_images_come_equally_often(getkey):
+    image = np.arange(1.0, 61).reshape(SHAPE)
+    drawn = jax.vmap(lambda key: dfc.CropAndFlip(SHAPE, 1)(jnp.asarray(image), key=key))(
+        jr.split(getkey(), 3600)
+    )
+    possible = [
+        found
+        for down in (-1, 0, 1)
+        for right in (-1, 0, 1)
+        for found in (shifted(image, down, right), shifted(image, down, right)[:, :, ::-1])
+    ]
+    counts = [int(np.sum(np.all(np.asarray(drawn) == each, axis=(1, 2, 3)))) for each in possible]
+    assert sum(counts) == 3600  # there are no others
+    assert min(counts) > 130 and max(counts) < 270  # 200 +- 14
+
+
+def test_without_padding_or_mirror_nothing_changes(getkey):
+    image = jr.normal(getkey(), SHAPE)
+    np.testing.assert_array_equal(dfc.CropAndFlip(SHAPE, 0, flip=False)(image, key=getkey()), image)
+
+
+def test_flattened_images_stay_flat(getkey):
+    image, key = jr.normal(getkey(), SHAPE), getkey()
+    change = dfc.CropAndFlip(SHAPE)
+    np.testing.assert_array_equal(change(image.ravel(), key=key), change(image, key=key).ravel())
+
+
+def test_training_sees_the_changed_images_and_the_method_its_own_noise(getkey):
+    """With a change that replaces every input by one of its own, training is that on those inputs."""
+    rng, key = np.random.default_rng(0), getkey()
+    x, y, other = rng.normal(size=(32, 4)), np.eye(3)[rng.integers(0, 3, 32)], rng.normal(size=4)
+    model = dfc.mlp((4, 5, 3), key=getkey())
+
+    def train(x, augment):
+        data = dfc.Dataset("noise", *[dfc.Split(x, y)] * 3, classification=True)
+        options = {"epochs": 1, "key": key, "batch_size": 8, "progress": False}
+        return dfc.fit(model, dfc.Backprop(), data, optax.sgd(0.1), augment=augment, **options)[0]
+
+    # Both augment, so that keys are drawn alike.
+    found = train(x, lambda sample, key: jnp.asarray(other))
+    wanted = train(np.tile(other, (32, 1)), lambda sample, key: sample)
+    for a, b in zip(jax.tree.leaves(found), jax.tree.leaves(wanted), strict=True):
+        np.testing.assert_array_equal(a, b)
+
+
+def test_a_data_set_whose_images_are_of_another_size_is_refused():
+    split = dfc.Split(np.ones((2, 12)), np.eye(2))
+    with pytest.raises(ValueError, match=r"`image` is \(1, 3, 5\), but `train.x` has 12 numbers a sample"):
+        dfc.Dataset("noise", split, split, split, classification=True, image=(1, 3, 5))

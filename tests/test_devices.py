@@ -1,0 +1,115 @@
+"""Many devices: the same numbers as on one, within rounding, from a batch that is truly divided."""
+
+import json
+import os
+import pathlib
+import socket
+import subprocess
+import sys
+
+import jax
+import numpy as np
+import on_devices
+import optax
+import pytest
+
+import dfc_jax as dfc
+
+
+ROOT = pathlib.Path(__file__).parent.parent
+
+
+def virtual_devices(number: int) -> dict[str, str]:
+    flag = f"--xla_force_host_platform_device_count={number}"
+    return {"XLA_FLAGS": flag, "MPLBACKEND": "Agg", "JAX_DISABLE_MOST_OPTIMIZATIONS": "1"}
+
+
+@pytest.fixture(scope="module")
+def eight(tmp_path_factory) -> pathlib.Path:
+    """The folder of what eight virtual devices found, going on from a checkpoint of one device too."""
+    folder = tmp_path_factory.mktemp("eight")
+    on_devices.train("steady state", None, resume=folder / "read")
+    command = [sys.executable, str(pathlib.Path(__file__).with_name("on_devices.py")), str(folder)]
+    variables = os.environ | virtual_devices(8) | {"JAX_ENABLE_X64": "1"}
+    done = subprocess.run(command, capture_output=True, text=True, check=False, env=variables)
+    assert done.returncode == 0, done.stderr
+    return folder
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("case", on_devices.CASES)
+def test_eight_devices_train_as_one(eight: pathlib.Path, case: str) -> None:
+    alone = on_devices.train(case, None)
+    if case == "steady state":
+        alone += on_devices.train(case, None, (0, 1), epochs=2)
+        alone += on_devices.train(case, None, epochs=2)
+    found, wanted = np.load(eight / f"{case}.npz"), on_devices.numbers(alone)
+    assert len(found.files) == len(wanted)
+    for name, array in zip(found.files, wanted, strict=True):
+        np.testing.assert_allclose(found[name], array, rtol=1e-9, atol=1e-11)
+
+
+@pytest.mark.slow
+def test_one_device_goes_on_from_a_checkpoint_of_eight(eight: pathlib.Path) -> None:
+    going_on = on_devices.train("steady state", None, epochs=2, resume=eight / "written")
+    whole = on_devices.train("steady state", None, epochs=2)
+    for found, wanted in zip(on_devices.numbers(going_on), on_devices.numbers(whole), strict=True):
+        np.testing.assert_allclose(found, wanted, rtol=1e-9, atol=1e-11)
+
+
+@pytest.mark.slow
+def test_no_device_sees_the_samples_of_another(eight: pathlib.Path) -> None:
+    """Nothing but sums cross between devices, and a flag for each sample."""
+    found = json.loads((eight / "found.json").read_text())
+    assert found["devices"] == 8
+    gathered = [kind for operations in found["collectives"].values() for kind, _ in operations]
+    assert all(kind.startswith("pred[16]") for kind in gathered), found
+
+
+@pytest.mark.slow
+def test_two_processes_train_as_one(tmp_path: pathlib.Path) -> None:
+    """The same command twice, in processes of two devices each; then once, in one process of one device."""
+    with socket.socket() as free:
+        free.bind(("localhost", 0))
+        address = f"localhost:{free.getsockname()[1]}"
+    options = ["--method", "dfc-ss", "--epochs", "1", "--hidden", "8", "--no-progress", "--out"]
+    options += [str(tmp_path / "two"), "--feedback-learning.pretraining-epochs", "0.2"]
+    together = ["--distributed", "--coordinator", address, "--processes", "2", "--process"]
+    command = [sys.executable, str(ROOT / "experiments" / "run.py"), *options]
+    flags = os.environ | {"MPLBACKEND": "Agg", "XLA_FLAGS": "--xla_force_host_platform_device_count=2"}
+    started = [
+        subprocess.Popen(
+            [*command, *together, number], env=flags, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
+        )
+        for number in ("0", "1")
+    ]
+    said = [process.communicate(timeout=400)[0].decode() for process in started]
+    assert [process.returncode for process in started] == [0, 0], said
+    assert "Results:" in said[0] and "Results:" not in said[1]
+
+    options[options.index("--out") + 1] = str(tmp_path / "one")
+    subprocess.run(
+        [*command[:2], *options], env=os.environ | {"MPLBACKEND": "Agg"}, check=True, capture_output=True
+    )
+    (found,), (wanted,) = (
+        [json.loads(line) for line in (tmp_path / name / "metrics.jsonl").read_text().splitlines()]
+        for name in ("two", "one")
+    )
+    assert found == pytest.approx(wanted, rel=1e-3)  # in single precision
+    models = [dfc.load_run(tmp_path / name).models[0] for name in ("two", "one")]
+    for a, b in zip(*map(jax.tree.leaves, models), strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-5)
+
+
+def test_a_batch_that_devices_cannot_share_is_refused() -> None:
+    model, data = on_devices.model("linearised", 0), on_devices.data()
+    options = {"epochs": 1, "key": jax.random.key(0), "batch_size": 16}
+    for devices, problem in (
+        (
+            jax.devices() * 3,
+            "`batch_size` is 16, which 3 `devices` cannot share evenly; make it a multiple of 3",
+        ),
+        ([], "`devices` is empty"),
+    ):
+        with pytest.raises(ValueError, match=problem):
+            dfc.fit(model, dfc.Backprop(), data, optax.sgd(0.1), devices=devices, **options)
