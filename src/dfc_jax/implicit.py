@@ -5,7 +5,7 @@ import math
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, PRNGKeyArray, PyTree
+from jaxtyping import Array, Float, Int, PRNGKeyArray
 
 from dfc_jax._checks import require
 from dfc_jax._fields import number
@@ -15,6 +15,12 @@ from dfc_jax.equilibrium import Equilibrium
 from dfc_jax.network import Layer
 from dfc_jax.secant import broyden_update
 from dfc_jax.small_matrices import inverse
+from dfc_jax.stepping import AbstractSteps, after_step, Stepped
+from dfc_jax.wide_implicit import WideSteps
+from dfc_jax.wide_outputs import HiddenSystem
+
+
+_Carry = tuple[Stepped, Accumulator]
 
 
 class ImplicitStep(eqx.Module):
@@ -34,14 +40,9 @@ class ImplicitStep(eqx.Module):
 
     def neurons(self, control: Float[Array, " out"]) -> Deviation:
         """The network under a control."""
-        q = self.h / self.loop.tau_v
-        voltage, basal, rate = [], [], []
+        layers, voltages = self.loop.network.layers, self.sample.feedforward.voltages
         apical = self.loop.apical_input(self.sample, control)
-        for i, layer in enumerate(self.loop.network.layers):
-            basal.append(layer.linear(rate[-1]) if rate else jnp.zeros_like(apical[0]))
-            voltage.append((self.base.voltage[i] + q * (basal[i] + apical[i])) / (1 + q))
-            rate.append(layer.activation.difference(self.sample.feedforward.voltages[i], voltage[i]))
-        return Deviation(tuple(voltage), tuple(basal), tuple(rate))
+        return after_step(layers, voltages, self.base.voltage, apical, self.h / self.loop.tau_v)
 
     def unbalanced(self, control: Float[Array, " out"], deviation: Deviation) -> Float[Array, " out"]:
         """a u_int_base + b e(u) - u, zero for the control that is sought."""
@@ -66,13 +67,37 @@ def implicit_inverse(
     return inverse(jnp.eye(len(damped), dtype=damped.dtype) + b * damped)
 
 
+class OwnSteps(AbstractSteps):
+    """One step of Broyden's method for a step in time, from the last control and, at first, the Jacobian of
+    the feedforward state: an inverse for every sample and every length, corrected along the trajectory."""
+
+    loop: ClosedLoop
+    samples: Sample
+    lengths: Float[Array, " segments"]
+
+    def rest(self) -> Stepped:
+        gains = jax.vmap(self.loop.layer_gains)(self.samples)
+        of_batch = jax.vmap(implicit_inverse, in_axes=(None, 0, None))
+        inverses = jax.vmap(of_batch, in_axes=(None, None, 0))(self.loop, gains, self.lengths)
+        return Stepped.without_control(self.loop, self.samples, inverses)
+
+    def advance(self, before: Stepped, segment: Int[Array, ""]) -> Stepped:
+        of_batch = jax.vmap(_advanced, in_axes=(None, 0, 0, 0, 0, None))
+        inverses, h = before.memory, self.lengths[segment]
+        *after, corrected = of_batch(
+            self.loop, self.samples, before.states, before.controls, inverses[segment], h
+        )
+        return Stepped(*after, inverses.at[segment].set(corrected))
+
+
 class ImplicitAverage(AbstractAverage):
     """Implicit Euler over growing steps (see `ImplicitStep`).
 
-    One step of Broyden's method solves a step in time, from the last control and, at first, the Jacobian of
-    the feedforward state. Right-rectangle sums of implicit Euler obey the integral identities of the linear
-    ODE, so for small targets the average hardly depends on the steps. Larger ones (a nudge of 0.1, say) need
-    short steps while the control overshoots at the start, and growing ones do it.
+    A step is a system of n_L unknowns for every sample (`OwnSteps`) or, where a linear output layer is wider
+    than the layer before it, of as many as that layer has neurons (`WideSteps`). Right-rectangle sums of
+    implicit Euler obey the integral identities of the linear ODE, so for small targets the average hardly
+    depends on the steps. Larger ones (a nudge of 0.1, say) need short steps while the control overshoots at
+    the start, and growing ones do it.
 
     **Arguments:**
 
@@ -108,27 +133,18 @@ class ImplicitAverage(AbstractAverage):
         duration = self.duration.astype(dtype)
         lengths = duration * jnp.asarray([part / n for n, part in self.segments], dtype)
         segment = jnp.asarray([i for i, (n, _) in enumerate(self.segments) for _ in range(n)])
-        gains = jax.vmap(loop.layer_gains)(samples)
-        inverses = jax.vmap(lambda h: jax.vmap(implicit_inverse, in_axes=(None, 0, None))(loop, gains, h))(
-            lengths
-        )
-        advance = jax.vmap(_advanced, in_axes=(None, 0, 0, 0, 0, None))
+        create = WideSteps.create if HiddenSystem.fits(loop, samples) else OwnSteps
+        steps = create(loop, samples, lengths)
 
-        def step(carry: PyTree, index: Array) -> tuple[PyTree, None]:
-            states, controls, _, inverses, total = carry
-            h = lengths[index]
-            states, controls, deviations, corrected = advance(
-                loop, samples, states, controls, inverses[index], h
-            )
-            change = instant_change(loop, samples, deviations)
-            inverses = inverses.at[index].set(corrected)
-            return (states, controls, deviations, inverses, total.plus(h / duration, change)), None
+        def step(carry: _Carry, index: Array) -> tuple[_Carry, None]:
+            before, total = carry
+            after = steps.advance(before, index)
+            change = instant_change(loop, samples, after.deviations)
+            return (after, total.plus(lengths[index] / duration, change)), None
 
-        first = jax.vmap(loop.initial_state)(samples)
-        rest = Deviation(first.voltage, first.voltage, first.voltage)
-        start = (first, jnp.zeros_like(samples.error), rest, inverses, Accumulator.zero(loop, samples))
-        (_, controls, deviations, _, total), _ = jax.lax.scan(step, start, segment)
-        final = last_state(loop, samples, controls, deviations, len(segment))
+        start = steps.rest(), Accumulator.zero(loop, samples)
+        (last, total), _ = jax.lax.scan(step, start, segment)
+        final = last_state(loop, samples, last.controls, last.deviations, len(segment))
         return total.total(loop, samples), final
 
 

@@ -47,12 +47,10 @@ class HiddenSystem(eqx.Module):
     @staticmethod
     def create(loop: ClosedLoop, samples: Sample, right: Float[Array, "batch out"]) -> "HiddenSystem":
         """The system with `right` in place of e^-."""
-        inputs = samples.feedforward.inputs[-1][0]
-        basis = jnp.eye(inputs.size, dtype=inputs.dtype).reshape(-1, *inputs.shape)
-        weight = jax.vmap(loop.network.layers[-1].linear)(basis)
+        weight = output_weight(loop, samples)
         own = loop.network.feedback.weights[-1]
         matrix = own + loop.controller.steady_state_leak() * jnp.eye(len(own), dtype=own.dtype)
-        solved = jnp.linalg.solve(matrix, jnp.concatenate([weight, right]).T).T
+        solved = solve_rows(matrix, jnp.concatenate([weight, right]))
         norms = jnp.linalg.norm(right, axis=1)
         scales = jnp.where(norms > 0, norms, 1)
         return HiddenSystem(loop, samples, weight, solved[: len(weight)], solved[len(weight) :], scales)
@@ -71,7 +69,7 @@ class HiddenSystem(eqx.Module):
 
         `respond` maps the hidden layers' apical inputs to their last rates: `nonlinear` or `linearised`.
         """
-        offset, coupling = self._apical(self.control_at_rest), self._apical(self.control_of_rate)
+        offset, coupling = (apical_of(self.loop, u) for u in (self.control_at_rest, self.control_of_rate))
 
         def evaluate(z: Float[Array, "batch hidden"]) -> Point:
             rate = respond(
@@ -91,17 +89,12 @@ class HiddenSystem(eqx.Module):
 
     def linearised(self) -> Callable[[PerLayer], Float[Array, "batch ..."]]:
         """The same to first order around the feedforward states."""
-        rest = jax.tree.map(jnp.zeros_like, self._apical(self.control_at_rest))
+        rest = jax.tree.map(jnp.zeros_like, apical_of(self.loop, self.control_at_rest))
         return jax.linearize(self.nonlinear, rest)[1]
 
     def _hidden(self, sample: Sample, apical: PerLayer) -> Float[Array, "..."]:
         layers, voltages = self.loop.network.layers[:-1], sample.feedforward.voltages[:-1]
         return at_rest(layers, voltages, apical).rate[-1]
-
-    def _apical(self, controls: Float[Array, "n out"]) -> PerLayer:
-        """Q_i u of the hidden layers for several controls."""
-        hidden = self.loop.network.feedback.weights[:-1]
-        return tuple(jnp.tensordot(controls, Q, axes=(1, -1)) for Q in hidden)
 
     def _zero_input_inverse(self, coupling: PerLayer) -> Float[Array, "hidden hidden"]:
         """The inverse of minus the Jacobian of R for the zero input, which depends on no sample."""
@@ -113,3 +106,34 @@ class HiddenSystem(eqx.Module):
             return rate.ravel() - z
 
         return jnp.linalg.inv(-jax.jacfwd(remaining)(jnp.zeros_like(self.weight[:, 0])))
+
+
+def output_weight(loop: ClosedLoop, samples: Sample) -> Float[Array, "hidden out"]:
+    """W^T of the output layer, whatever its transform and the shape of what it takes."""
+    inputs = samples.feedforward.inputs[-1][0]
+    basis = jnp.eye(inputs.size, dtype=inputs.dtype).reshape(-1, *inputs.shape)
+    return jax.vmap(loop.network.layers[-1].linear)(basis)
+
+
+def apical_of(loop: ClosedLoop, controls: Float[Array, "n out"]) -> PerLayer:
+    """Q_i u of the hidden layers for several controls."""
+    hidden = loop.network.feedback.weights[:-1]
+    return tuple(jnp.tensordot(controls, Q, axes=(1, -1)) for Q in hidden)
+
+
+def solve_rows(matrix: Float[Array, "n n"], rows: Float[Array, "rows n"]) -> Float[Array, "rows n"]:
+    """A^-1 r for every row r.
+
+    Q_L is the identity at first, and for good where it is fixed or frozen: then A is diagonal, and there is
+    nothing to factorise, which would take most of the time of a training step.
+    """
+    diagonal = jnp.diagonal(matrix)
+    full = jnp.any(matrix != jnp.diag(diagonal))
+
+    def factorise(state: tuple[Array, Array]) -> tuple[Array, Array]:
+        # Without the barrier XLA moves the solution out of the loop and computes it always.
+        held, right, _ = jax.lax.optimization_barrier((matrix, rows, state))
+        return jnp.linalg.solve(held, right.T).T, jnp.zeros_like(full)
+
+    # A loop of at most one turn: under vmap, unlike a conditional, it is skipped if no matrix needs it.
+    return jax.lax.while_loop(lambda state: state[1], factorise, (rows / diagonal[None], full))[0]
