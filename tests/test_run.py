@@ -14,7 +14,8 @@ import jax
 import pytest
 import tyro
 from compare import compare
-from config import Config, Controller, Feedback, Optimiser, Solver
+from config import Config
+from option_groups import Controller, Feedback, Optimiser, Solver
 from pool import pool
 from run import main
 
