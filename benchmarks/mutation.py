@@ -174,7 +174,8 @@ class Tests:
         lines = range(smallest.lineno, smallest.end_lineno + 1)
         contexts = {context for number in lines for context in by_line.get(number, ())}
         names, every = self._names(contexts), self._names(c for found in by_line.values() for c in found)
-        first = [] if names else [n for n in self.seconds if n.startswith(ALWAYS) and self.seconds[n] < 10]
+        within = any(isinstance(node, ast.FunctionDef) for node in around)
+        first = [] if within else [n for n in self.seconds if n.startswith(ALWAYS) and self.seconds[n] < 60]
         # What is compiled runs in the first test that needs it only: others of the file may notice as well.
         chosen, total = [], 0.0
         for name in [*sorted(names, key=self.seconds.get), *sorted(every - names, key=self.seconds.get)]:

@@ -1,7 +1,8 @@
 """Runs side by side, from nothing but their folders: `python experiments/compare.py RUN RUN ...`.
 
-Prints a table and writes it, with a picture of the curves, as `table.md` and `comparison.png`. Every run is
-compared with the first, seed by seed.
+Prints a table and writes it, with a picture of the curves, as `table.md` and `comparison.png`; where the
+runs measured it, `alignment.png` shows each layer's angle to the gradient. Every run is compared with the
+first, seed by seed.
 """
 
 import argparse
@@ -12,7 +13,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from paired import as_text, paired_difference
-from plots import plot_comparison
+from plots import plot_alignment, plot_comparison
 from rich.console import Console
 from rich.table import Column, Table
 
@@ -30,6 +31,7 @@ def compare(folders: Sequence[pathlib.Path], out: pathlib.Path) -> None:
     out.mkdir(parents=True, exist_ok=True)
     _write_markdown(out / "table.md", title, columns, rows, runs)
     picture = plot_comparison(folders, out / "comparison.png")
+    plot_alignment(folders, out / "alignment.png")
     width = min(len(columns), 6)  # differences have a line each: a screen is narrow
     shown = Table(Column(columns[0], no_wrap=True), *columns[1:width], title=title)
     for row in rows:

@@ -3,6 +3,8 @@
 import dataclasses
 from typing import Any, Literal
 
+from option_groups import Controller, Feedback, IMPLICIT, Optimiser, Solver, Strong
+
 import dfc_jax as dfc
 
 
@@ -20,7 +22,6 @@ ACTIVATIONS = {
 }
 
 WITH_CONTROLLER = ("dfc", "dfc-ss", "dfc-ssa", "strong-dfc", "strong-dfc-2phase")
-IMPLICIT = ("ImplicitEuler", "Kvaerno3", "Kvaerno5")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -45,124 +46,6 @@ DEFAULTS: dict[Dataset, Defaults] = {
     "cifar10": Defaults(hidden=(128,), activations=("tanh",), model="conv"),
 }
 CHANNELS = (16, 32)  # of a convolutional network
-
-
-@dataclasses.dataclass(frozen=True)
-class Controller:
-    """The PI controller. Time is in units of its time constant."""
-
-    k_p: float = 2.0
-    """Proportional gain."""
-    alpha: float = 1e-3
-    """Leak."""
-    leak_on: Literal["control", "integrator"] = "control"
-    """What leaks: the total control (both published codes) or the integrator (the NeurIPS paper)."""
-
-
-@dataclasses.dataclass(frozen=True)
-class Solver:
-    """How steady states (dfc-ss, strong-dfc-2phase) and trajectories (dfc) are computed."""
-
-    steady_state: Literal["broyden", "newton", "simulated", "published"] = "broyden"
-    """Broyden's or Newton's method, the dynamics until they rest (Diffrax), or, which is not at rest yet, the
-    state that the published Euler scheme reaches after --solver.duration."""
-    rtol: float = 3e-5
-    """Residual of a steady state at which a sample has converged, relative to its target error."""
-    trajectory: Literal["implicit", "closed-form", "published", "diffrax"] = "implicit"
-    """dfc: implicit Euler in twelve growing steps, the closed form of the linearised trajectory, the
-    published Euler scheme, or a Diffrax solver."""
-    duration: float = 10.0
-    """dfc: length of the trajectory that is averaged. Also of a published steady state's."""
-    dt: float = 0.02
-    """Step of the published scheme; first step of Diffrax."""
-    diffrax_solver: Literal[
-        "Euler", "Heun", "Bosh3", "Tsit5", "Dopri5", "ImplicitEuler", "Kvaerno3", "Kvaerno5"
-    ] = "Tsit5"
-    """Solver of --solver.trajectory diffrax and, if explicit, of --solver.steady-state simulated."""
-    tau_v: float = 0.2
-    """Time constant of the voltages: of dfc and of a published steady state."""
-
-
-@dataclasses.dataclass(frozen=True)
-class Strong:
-    """Strong feedback: the target of strong-dfc and strong-dfc-2phase, and strong-dfc's noisy trajectory."""
-
-    class_value: float = 0.99
-    """What the clamped output gives the right class; the other classes share the rest."""
-    start: Literal["steady-state", "feedforward"] = "steady-state"
-    """strong-dfc: where the trajectory starts; as published, in the feedforward state."""
-    pretraining: Literal["rest", "label"] = "rest"
-    """strong-dfc: what the output is held at while the feedback weights are pre-trained: its feedforward
-    value or, as published, the label."""
-    sigma: float = 0.005
-    """strong-dfc: size of the noise, in both phases."""
-    sigma_output: float | None = 0.03
-    """strong-dfc: its size in the output layer; None: the same."""
-    tau_noise: float = 0.05
-    """strong-dfc: time constant of the noise."""
-    tau_filter: float = 0.25
-    """strong-dfc: time constant of the low-pass that splits the control into slow and fast."""
-    tau_v: float = 0.02
-    """strong-dfc: time constant of the voltages."""
-    dt: float = 0.004
-    """strong-dfc: step of the trajectory."""
-    steps: int = 128
-    """strong-dfc: number of its states."""
-
-
-@dataclasses.dataclass(frozen=True)
-class Optimiser:
-    """Adam, for the forward weights."""
-
-    lr: float | None = None
-    """Learning rate; by default what suits the data set. Updates have the size of gradients, whatever the
-    method and the nudge."""
-    beta1: float = 0.9
-    beta2: float = 0.999
-    eps: float = 1e-8
-    clip: float | None = None
-    """Largest L2 norm of an update before Adam; none by default."""
-    clip_over: Literal["tensor", "layer"] = "tensor"
-    """Whether that is the norm of each tensor, or of a layer's weights and biases together."""
-
-
-@dataclasses.dataclass(frozen=True)
-class Feedback:
-    """Feedback learning in the sleep phase (only with --feedback learned)."""
-
-    update: Literal["simulated", "expected"] = "simulated"
-    """simulated: one draw of the noise for each sample. expected: its mean over all draws, in closed form,
-    around the feedforward output (a simulated phase of strong-dfc-2phase clamps the output to the label)."""
-    lr: float | None = None
-    """Learning rate of Adam for the feedback weights; by default what suits the data set, and for strong-dfc
-    a hundredth of that: in the wake phase the target's control drowns the answer to the noise."""
-    weight_decay: float = 1e-2
-    """Decay of the feedback weights, added to their update before Adam (beta in eq. 12)."""
-    beta1: float = 0.9
-    beta2: float = 0.999
-    eps: float = 1e-8
-    clip: float | None = None
-    """Largest L2 norm of all feedback weights' update together, before its decay; none by default."""
-    pretraining_lr: float | None = None
-    """Learning rate before the first wake epoch; by default that for `lr`, or what suits the data set."""
-    pretraining_epochs: float | None = None
-    """Sleep epochs before the first wake epoch, or a part of one; by default what suits the data set."""
-    sleep_epochs: float | None = None
-    """Sleep epochs before every wake epoch, or a part of one: 0.2 sleeps on a fifth of the batches. By
-    default 1, and 0 for strong-dfc, which learns feedback in the wake phase; or a preset's own."""
-    freeze_output: bool = False
-    """Keep Q_L = I."""
-    sigma: float = 0.01
-    """Size of the noise."""
-    sigma_output: float | None = None
-    """Its size in the output layer; by default the same."""
-    k_p: float = 0.1
-    alpha: float = 0.25
-    tau_v: float = 0.01
-    tau_apical: float = 0.3
-    dt: float = 0.002
-    steps: int = 50
-    """Number of states of one sleep simulation."""
 
 
 @dataclasses.dataclass(frozen=True)

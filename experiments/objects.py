@@ -6,7 +6,8 @@ import diffrax
 import jax
 import optax
 import optimistix as optx
-from config import Config, IMPLICIT, Method, Optimiser, Solver, WITH_CONTROLLER
+from config import Config, Method, WITH_CONTROLLER
+from option_groups import IMPLICIT, Optimiser, Solver
 
 import dfc_jax as dfc
 

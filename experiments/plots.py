@@ -27,6 +27,7 @@ COLOURS = {
 NAMES = {"bp": "backprop", "dfa": "DFA", "dfc": "DFC", "dfc-ss": "DFC-SS", "dfc-ssa": "DFC-SSA"}
 NAMES |= {"strong-dfc": "Strong-DFC", "strong-dfc-2phase": "Strong-DFC, two phases"}
 NAMES |= {"mn": "minimum norm", "gn": "Gauss-Newton"}
+ALIGNMENT = "angle_to_backprop"
 STYLES = {"train": "-", "validation": "--", "test": ":"}
 
 
@@ -42,14 +43,14 @@ def plot_comparison(folders: Sequence[pathlib.Path], path: pathlib.Path) -> path
 
 def _plot(folders: Sequence[pathlib.Path], path: pathlib.Path, splits: Sequence[str]) -> pathlib.Path:
     runs = {folder: _curves(folder) for folder in folders}
+    configs = [_config(folder) for folder in folders]
     accuracy = any("test_accuracy" in curves for curves in runs.values())
     figure, axes = plt.subplots(
         1, 2 if accuracy else 1, figsize=(9.5 if accuracy else 6, 3.6), squeeze=False, layout="constrained"
     )
     for folder, curves in runs.items():
-        method = _config(folder)["method"][0]
         for split in splits:
-            line = {"color": COLOURS[method], "linestyle": STYLES[split]}
+            line = {**_line(_config(folder), configs), "linestyle": STYLES[split]}
             _draw(axes[0, 0], curves, f"{split}_loss", 1, line)
             if accuracy:
                 _draw(axes[0, 1], curves, f"{split}_accuracy", 100, line)
@@ -60,8 +61,7 @@ def _plot(folders: Sequence[pathlib.Path], path: pathlib.Path, splits: Sequence[
         ax.grid(alpha=0.25)
         ax.spines[["top", "right"]].set_visible(False)
         ax.xaxis.get_major_locator().set_params(integer=True)
-    methods = list(dict.fromkeys(_config(folder)["method"][0] for folder in folders))
-    entries = [Line2D([], [], color=COLOURS[m], label=NAMES[m], linewidth=3) for m in methods]
+    entries = _methods(configs)
     entries += [Line2D([], [], color="grey", linestyle=STYLES[s], label=s) for s in splits]
     figure.legend(handles=entries, loc="outside center right", frameon=False, fontsize=9)
     figure.suptitle(_title(folders), fontsize=10)
@@ -70,28 +70,80 @@ def _plot(folders: Sequence[pathlib.Path], path: pathlib.Path, splits: Sequence[
     return path
 
 
+def plot_alignment(folders: Sequence[pathlib.Path], path: pathlib.Path) -> pathlib.Path | None:
+    """Each layer's angle between its update and the gradient, over training; None if no run measured it."""
+    configs = [_config(folder) for folder in folders]
+    runs = [_curves(folder, f"{ALIGNMENT}_by_layer") for folder in folders]
+    layers = max(len(curves) for curves in runs)
+    if layers == 0:
+        return None
+    figure, axes = plt.subplots(
+        1, layers, figsize=(2.2 * layers + 2, 3), sharey=True, squeeze=False, layout="constrained"
+    )
+    measured = [(config, curves) for config, curves in zip(configs, runs, strict=True) if curves]
+    for config, curves in measured:
+        for layer, ax in enumerate(axes.flat):
+            _draw(ax, curves, str(layer), 1, _line(config, configs) | {"marker": "."})
+    for layer, ax in enumerate(axes.flat, start=1):
+        ax.set(xlabel="epoch", title=f"layer {layer}")
+        ax.axhline(90, color="grey", linewidth=0.8, linestyle=":")
+        ax.grid(alpha=0.25)
+        ax.spines[["top", "right"]].set_visible(False)
+        ax.xaxis.get_major_locator().set_params(integer=True)
+    axes[0, 0].set(ylabel="angle to the gradient (degrees)", ylim=(0, None))
+    entries = _methods([config for config, _ in measured])
+    figure.legend(handles=entries, loc="outside center right", frameon=False, fontsize=9)
+    figure.savefig(path, dpi=150)
+    plt.close(figure)
+    return path
+
+
+def _line(config: dict[str, Any], configs: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """A method's colour; paler for fixed feedback where it is there learned as well."""
+    method = config["method"][0]
+    both = {c["feedback"] for c in configs if c["method"][0] == method} >= {"learned", "fixed"}
+    return {"color": COLOURS[method], "alpha": 0.4 if both and config["feedback"] == "fixed" else 1.0}
+
+
+def _methods(configs: Sequence[dict[str, Any]]) -> list[Line2D]:
+    """An entry of the legend for every line."""
+    lines = {}
+    for config in configs:
+        line, name = _line(config, configs), NAMES[config["method"][0]]
+        lines.setdefault(f"{name}, fixed" if line["alpha"] < 1 else name, line)
+    return [Line2D([], [], **line, label=label, linewidth=3) for label, line in lines.items()]
+
+
 def _draw(ax: Axes, curves: dict[str, np.ndarray], name: str, factor: float, line: dict[str, str]) -> None:
     """Mean over seeds, with a band of one standard deviation where there are several."""
     if name not in curves:
         return
     values = factor * curves[name]
-    epochs, mean = np.arange(1, values.shape[1] + 1), np.nanmean(values, axis=0)
-    ax.plot(epochs, mean, marker="o" if values.shape[1] == 1 else None, **line)
+    measured = ~np.all(np.isnan(values), axis=0)
+    values, epochs = values[:, measured], 1 + np.flatnonzero(measured)
+    mean = np.nanmean(values, axis=0)
+    ax.plot(epochs, mean, **{"marker": "o" if len(epochs) == 1 else None} | line)
     if len(values) > 1:
         std = np.nanstd(values, axis=0)
         ax.fill_between(epochs, mean - std, mean + std, color=line["color"], alpha=0.15, linewidth=0)
 
 
-def _curves(folder: pathlib.Path) -> dict[str, np.ndarray]:
-    """Every number as an array (seeds, epochs), NaN where it was not measured or a seed had stopped."""
+def _curves(folder: pathlib.Path, of_layers: str | None = None) -> dict[str, np.ndarray]:
+    """Every number as an array (seeds, epochs), NaN where it was not measured or a seed had stopped.
+
+    Or, `of_layers`, those of a list with an entry for each layer, under their positions.
+    """
     by_seed: dict[int, list[dict[str, float]]] = defaultdict(list)
     metrics = folder / "metrics.jsonl"
     for line in metrics.read_text().splitlines() if metrics.exists() else []:
         record = json.loads(line)
+        if of_layers is not None:
+            record = {"seed": record["seed"]} | {str(i): v for i, v in enumerate(record.get(of_layers, []))}
         by_seed[record["seed"]].append(record)
     longest = max(map(len, by_seed.values()), default=0)
     pairs = (pair for records in by_seed.values() for record in records for pair in record.items())
     names = {name for name, value in pairs if not isinstance(value, list)}
+    names -= set() if of_layers is None else {"seed"}
     return {
         name: np.array(
             [[r.get(name, np.nan) for r in rs] + [np.nan] * (longest - len(rs)) for rs in by_seed.values()]

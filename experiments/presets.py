@@ -14,7 +14,8 @@
 import dataclasses
 from typing import Literal
 
-from config import Config, Controller, Feedback, Method, Optimiser, Solver, WITH_CONTROLLER
+from config import Config, Method, WITH_CONTROLLER
+from option_groups import Controller, Feedback, Optimiser, Solver
 
 
 Task = Literal["mnist", "fashion_mnist", "mnist_autoencoder", "mnist_train_loss"]

@@ -11,7 +11,8 @@ Names are those of the published flags, values theirs rounded. What `strong_pape
 
 import dataclasses
 
-from config import Config, Controller, Feedback, Method, Optimiser, Strong
+from config import Config, Method
+from option_groups import Controller, Feedback, Optimiser, Strong
 from presets import CLIP, refuse_beside, SIGMA_FLOOR
 
 

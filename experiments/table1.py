@@ -18,7 +18,8 @@ from typing import Any, Literal
 
 import numpy as np
 import tyro
-from config import Config, Feedback, Solver
+from config import Config
+from option_groups import Feedback, Solver
 from paired import as_text, paired_difference
 from presets import TABLE_1, Task
 from run import prepare, train

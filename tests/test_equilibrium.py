@@ -417,6 +417,14 @@ def test_many_outputs_are_no_different(hidden: int) -> None:
     assert relative_error(others.control[1:], steady.control[1:]) < 1e-12
 
 
+def test_few_outputs_are_solved_directly() -> None:
+    """With each sample's own Jacobian: the linearised state in one turn, the nudged one in very few more."""
+    loop = dfc.ClosedLoop(make_network(jr.key(3), (4, 6, 5, 3)), dfc.PIController(1.0, 0.3), dfc.Nudge(0.1))
+    x, y = make_batch(jr.key(4), 8)
+    assert set(np.asarray(find(dfc.Analytic(), loop, x, y).iterations).tolist()) == {1}
+    assert np.max(np.asarray(find(dfc.Broyden(rtol=1e-5), loop, x, y).iterations)) <= 3
+
+
 @pytest.mark.parametrize("sizes", [(5, 20), (5, 6, 20)])
 @pytest.mark.parametrize("nudge", [1e-7, 1.0])
 def test_many_outputs_of_one_sample_however_small_its_error(sizes: tuple[int, ...], nudge: float) -> None:

@@ -174,9 +174,17 @@ def test_inverse_of_a_batch_and_of_batches(n: int, getkey) -> None:
 def test_samples_are_tried_again_one_by_one_where_a_block_holds_one(monkeypatch) -> None:
     """With more outputs than a block has unknowns."""
     monkeypatch.setattr("dfc_jax.fallback._BLOCK_UNKNOWNS", 2)
+    tried = []
+
+    class Counted(dfc.PseudoTransient):
+        def __call__(self, loop: dfc.ClosedLoop, samples: dfc.Sample) -> dfc.Equilibrium:
+            tried.append(len(samples.error))
+            return super().__call__(loop, samples)
+
     loop, x, y = strong(jr.key(0))
     samples = take_samples(loop, x[:3], y[:3])
     hopeless = dfc.Broyden(rtol=1e-12, max_iterations=1)(loop, samples)
-    found, rescued = eqx.filter_jit(rescue)(loop, samples, hopeless, dfc.PseudoTransient(rtol=1e-9))
+    found, rescued = eqx.filter_jit(rescue)(loop, samples, hopeless, Counted(rtol=1e-9))
+    assert set(tried) == {1}
     assert not np.any(hopeless.converged) and np.all(rescued) and np.all(found.converged)
     assert np.max(residuals(loop, x[:3], y[:3], found.control)) < 2e-9

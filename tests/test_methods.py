@@ -10,6 +10,7 @@ import jax.random as jr
 import numpy as np
 import pytest
 from helpers import angle, flat, make_batch, make_network, Plain, relative_error, softmax
+from jaxtyping import Array
 
 import dfc_jax as dfc
 
@@ -353,3 +354,42 @@ def test_all_methods_are_called_alike() -> None:
         parameters = inspect.signature(method.__call__).parameters.values()
         found = [(p.name, p.kind if p.name == "key" else None) for p in parameters]
         assert found == wanted, method
+
+
+class Gained(dfc.AbstractController):
+    """u = k_i u_int + k_p e, du_int/dt = e - alpha u: the integral has a gain of its own."""
+
+    k_i: float
+    k_p: float
+    alpha: float
+
+    def control(self, integral: Array, error: Array) -> Array:
+        return self.k_i * integral + self.k_p * error
+
+    def integral_rate(self, integral: Array, control: Array, error: Array) -> Array:
+        return error - self.alpha * control
+
+    def steady_state_leak(self) -> Array:
+        return jnp.asarray(self.alpha)
+
+    def charge(self) -> Array:
+        return jnp.asarray((1 - self.alpha * self.k_p) / self.k_i)
+
+    def implicit_gains(self, step: Array) -> tuple[Array, Array]:
+        decay = 1 / (1 + step * self.k_i * self.alpha)
+        return self.k_i * decay, (step * self.k_i + self.k_p) * decay
+
+
+@pytest.mark.parametrize("outputs", [3, 9])
+def test_an_integral_with_a_gain_of_its_own_has_one_trajectory(outputs: int) -> None:
+    """By implicit steps, with the output layer eliminated or not, and by the published scheme."""
+    model = make_network(jr.key(3), (4, 6, outputs))
+    x, y = make_batch(jr.key(4), 2, 4, outputs)
+    controller = Gained(3.0, 0.5, 0.1)
+    precise = dfc.ImplicitAverage(2.0, segments=((150, 0.1), (150, 0.9)))
+    fine = dfc.PublishedAverage(dfc.PublishedEuler(dt=0.002, states=1001))
+    implicit, published = (
+        eqx.filter_jit(dfc.DFC(controller, dfc.Nudge(0.01), average=average))(model, x, y)[0]
+        for average in (precise, fine)
+    )
+    assert relative_error(flat(implicit.layers), flat(published.layers)) < 0.01

@@ -19,8 +19,9 @@ import jax.random as jr
 import numpy as np
 import optax
 import pytest
-from config import Config, Controller, from_dict, Solver
+from config import Config, from_dict
 from helpers import cast, few_digits, flat
+from option_groups import Controller, Solver
 from run import main
 
 import dfc_jax as dfc

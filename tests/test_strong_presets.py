@@ -6,8 +6,9 @@ import json
 import jax.numpy as jnp
 import jax.random as jr
 import pytest
-from config import Config, Optimiser, Strong
+from config import Config
 from objects import make_feedback_learning, make_method
+from option_groups import Optimiser, Strong
 from run import main
 from strong_presets import RUNS, strong_paper
 

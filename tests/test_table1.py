@@ -8,7 +8,8 @@ import pathlib
 import numpy as np
 import pytest
 import table1
-from config import Config, Optimiser
+from config import Config
+from option_groups import Optimiser
 from paired import paired_difference
 from presets import BATCH_SIZE, paper, TABLE_1
 from scipy import stats

@@ -97,7 +97,9 @@ from dfc_jax.methods import (
     DFC as DFC,
     DFCSS as DFCSS,
     DFCSSA as DFCSSA,
+    instant_report as instant_report,
     Report as Report,
+    shaped_like as shaped_like,
 )
 from dfc_jax.monitoring import Diagnostics as Diagnostics
 from dfc_jax.network import (

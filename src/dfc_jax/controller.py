@@ -3,6 +3,7 @@
 import abc
 
 import equinox as eqx
+import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from dfc_jax._fields import number
@@ -14,6 +15,11 @@ class AbstractController(eqx.Module):
     @abc.abstractmethod
     def control(self, integral: Float[Array, " out"], error: Float[Array, " out"]) -> Float[Array, " out"]:
         """The control signal u."""
+
+    def integral(self, control: Float[Array, " out"], error: Float[Array, " out"]) -> Float[Array, " out"]:
+        """The u_int of a control and an error: the inverse of `control`, which is linear in u_int."""
+        nothing = jnp.zeros_like(error)
+        return (control - self.control(nothing, error)) / self.control(jnp.ones_like(error), nothing)
 
     @abc.abstractmethod
     def integral_rate(

@@ -52,7 +52,7 @@ class ImplicitStep(eqx.Module):
     def state(self, control: Float[Array, " out"], deviation: Deviation) -> LoopState:
         """The state of the dynamics that belongs to a control."""
         error = self.loop.error(self.sample, deviation.rate[-1])
-        integral = control - self.loop.controller.control(jnp.zeros_like(control), error)
+        integral = self.loop.controller.integral(control, error)
         return LoopState(deviation.voltage, integral, None, None)
 
 

@@ -232,6 +232,7 @@ def _signals(
 
 
 def shaped_like(model: Network, layers: tuple[Layer, ...]) -> Network:
+    """An update of the layers alone, as the network that a method returns: nothing for the feedback."""
     return Network(layers, jax.tree.map(jnp.zeros_like, model.feedback))
 
 
@@ -258,6 +259,7 @@ def batch_report(
 def instant_report(
     loss: AbstractLoss, output: Float[Array, "batch out"], y: Float[Array, "batch out"]
 ) -> Report:
+    """The report of a method that solves no dynamics, so that nothing can fail to converge."""
     batch = len(y)
     yes, none = jnp.ones(batch, bool), jnp.zeros(batch, int)
     still = jnp.zeros_like(output)

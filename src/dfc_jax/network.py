@@ -43,6 +43,10 @@ class Layer(eqx.Module):
 
     def __check_init__(self) -> None:
         check_parts(self)
+        for array in jax.tree.leaves(eqx.filter(self.transform, eqx.is_array)):
+            problem = f"`transform` holds an array of {array.dtype}, which cannot be learned"
+            fine = jnp.issubdtype(array.dtype, jnp.inexact)
+            require(fine, f"{problem}; keep a mask as floats behind `jax.lax.stop_gradient`.")
 
     def linear(self, change: Float[Array, "*m"]) -> Float[Array, "*n"]:
         """The change of the basal voltage when the layer's input changes by `change`."""

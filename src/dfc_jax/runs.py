@@ -106,17 +106,21 @@ class RunFolder(eqx.Module):
     def finish(self, histories: dict[int, History], metric: str) -> dict[str, Any]:
         """Write `summary.json` from the history of each seed and return what it holds."""
         seeds = {str(seed): _summarise(history, metric) for seed, history in histories.items()}
-        numbers = [name for name, value in next(iter(seeds.values())).items() if isinstance(value, float)]
-        summary = {
-            "metric": metric,
-            "mean": {n: statistics.fmean(s[n] for s in seeds.values()) for n in numbers},
-            "std": {n: statistics.stdev(s[n] for s in seeds.values()) for n in numbers}
-            if len(seeds) > 1
-            else {},
-            "seeds": seeds,
-        }
+        summary = summary_of(seeds, metric)
         _write_json(self.path / "summary.json", summary)
         return summary
+
+
+def summary_of(seeds: dict[str, dict[str, Any]], metric: str) -> dict[str, Any]:
+    """What `summary.json` holds: every seed's figures, and means and standard deviations over the seeds."""
+    numbers = [name for name, value in next(iter(seeds.values())).items() if isinstance(value, float)]
+    columns = {name: [found[name] for found in seeds.values()] for name in numbers}
+    return {
+        "metric": metric,
+        "mean": {name: statistics.fmean(values) for name, values in columns.items()},
+        "std": {name: statistics.stdev(values) for name, values in columns.items()} if len(seeds) > 1 else {},
+        "seeds": seeds,
+    }
 
 
 def _summarise(history: History, metric: str) -> dict[str, Any]:

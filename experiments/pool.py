@@ -1,0 +1,72 @@
+"""Runs that differ in their seeds alone, as one run: `python experiments/pool.py RUN RUN ... --out FOLDER`.
+
+Seeds of one run train as one program; this is for those trained apart, on several machines say. FOLDER gets
+what a run of all their seeds would have left, but for its checkpoints.
+"""
+
+import argparse
+import json
+import pathlib
+import sys
+from collections.abc import Sequence
+from typing import Any
+
+from plots import plot_curves
+from run import MAY_DIFFER
+
+from dfc_jax.runs import summary_of
+
+
+OWN = ("seeds", *(name for name in MAY_DIFFER if name != "epochs"))
+
+
+def pool(folders: Sequence[pathlib.Path], out: pathlib.Path) -> None:
+    """Write `config.json`, `metrics.jsonl`, `summary.json` and `curves.png` of all `folders` to `out`.
+
+    **Raises:** `ValueError` if they are not finished runs of the same options, or have a seed in common.
+    """
+    helds, summaries = (
+        [_read(folder / name) for folder in folders] for name in ("config.json", "summary.json")
+    )
+    first, *others = ({k: v for k, v in held["config"].items() if k not in OWN} for held in helds)
+    for folder, options in zip(folders[1:], others, strict=True):
+        different = [name for name in first if options.get(name) != first[name]]
+        if different:
+            problem = f"{str(folder)!r} differs from {str(folders[0])!r} in `{different[0]}`"
+            raise ValueError(f"{problem}, not in its seeds alone.")
+    seeds = {seed: found for summary in summaries for seed, found in summary["seeds"].items()}
+    if len(seeds) < sum(len(summary["seeds"]) for summary in summaries):
+        raise ValueError("the runs have a seed in common; pool those of different seeds.")
+    lines = [line for folder in folders for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    lines.sort(key=lambda line: json.loads(line)["epoch"])
+    commands = "; ".join(held["environment"]["command"] for held in helds)
+    config = helds[0]["config"] | {"seeds": [int(seed) for seed in seeds], "out": str(out)}
+    out.mkdir(parents=True)
+    (out / "config.json").write_text(
+        json.dumps(
+            {"config": config, "environment": helds[0]["environment"] | {"command": commands}}, indent=2
+        )
+    )
+    (out / "metrics.jsonl").write_text("".join(f"{line}\n" for line in lines))
+    (out / "summary.json").write_text(json.dumps(summary_of(seeds, summaries[0]["metric"]), indent=2))
+    plot_curves(out)
+
+
+def _read(path: pathlib.Path) -> dict[str, Any]:
+    try:
+        return json.loads(path.read_text())
+    except (OSError, json.JSONDecodeError) as error:
+        raise ValueError(f"{str(path.parent)!r} does not hold a finished run: {error}") from error
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("runs", nargs="+", type=pathlib.Path, metavar="RUN", help="folder of a finished run")
+    parser.add_argument("--out", type=pathlib.Path, required=True, help="a new folder")
+    arguments = parser.parse_args()
+    try:
+        pool(arguments.runs, arguments.out)
+    except (ValueError, OSError) as error:
+        sys.exit(f"error: {error}")
