@@ -145,7 +145,7 @@ def _ended(
     output = sample.error - error
     basal = loop.network.layers[-1].linear(hidden.rate[-1])
     deviation = Deviation((*hidden.voltage, output), (*hidden.basal, basal), (*hidden.rate, output))
-    integral = control - loop.controller.control(jnp.zeros_like(control), error)
+    integral = loop.controller.integral(control, error)
     return LoopState(deviation.voltage, integral, None, None), deviation
 
 
