@@ -105,8 +105,9 @@ def main(options: Options) -> None:
     """Measure, print and write."""
     if options.small:
         options = dataclasses.replace(options, sizes=(784, 32, 32, 10), batch_size=16, rounds=3, seconds=3.0)
-    for name in {BASELINE, REFERENCE} - set(options.methods):
-        raise ValueError(f"`methods` is {options.methods}; {name} must be among them.")
+    if not {BASELINE, REFERENCE} <= set(options.methods) <= set(METHODS):
+        wanted = f"some of {', '.join(METHODS)}, {BASELINE} and {REFERENCE} among them"
+        raise ValueError(f"`methods` is {options.methods}; it must name {wanted}.")
     model, x, y, key = _problem(options)
     updates, steps, figures = {}, {}, {}
     for name in options.methods:

@@ -166,6 +166,8 @@ class Config:
             raise ValueError(
                 "`coordinator`, `processes` and `process` are for --distributed, which is not given."
             )
+        if self.distributed and self.out is None:
+            raise ValueError("`distributed` is given without `out`; name a folder that all processes share.")
         if config.diagnostics is not None and config.diagnostics < 1:
             raise ValueError(f"`diagnostics` is {config.diagnostics}; it must be at least 1.")
         if not 0 <= config.damping < float("inf"):

@@ -29,10 +29,13 @@ def event_files(folder: pathlib.Path, seeds: Sequence[int]) -> Iterator[Callable
         }
 
         def write(seed: int, record: dfc.Record) -> None:
+            epoch = record["epoch"]
             for name, value in record.items():
+                if name == "epoch":
+                    continue
                 layers = value if isinstance(value, list) else [value]
                 for layer, number in enumerate(layers, start=1):
                     tag = f"{name}/layer-{layer}" if isinstance(value, list) else name
-                    writers[seed].add_scalar(tag, number, record["epoch"])
+                    writers[seed].add_scalar(tag, number, epoch)
 
         yield write

@@ -30,13 +30,16 @@ def pool(folders: Sequence[pathlib.Path], out: pathlib.Path) -> None:
     )
     first, *others = ({k: v for k, v in held["config"].items() if k not in OWN} for held in helds)
     for folder, options in zip(folders[1:], others, strict=True):
-        different = [name for name in first if options.get(name) != first[name]]
+        names = dict.fromkeys((*first, *options))
+        different = [name for name in names if options.get(name) != first.get(name)]
         if different:
             problem = f"{str(folder)!r} differs from {str(folders[0])!r} in `{different[0]}`"
             raise ValueError(f"{problem}, not in its seeds alone.")
     seeds = {seed: found for summary in summaries for seed, found in summary["seeds"].items()}
     if len(seeds) < sum(len(summary["seeds"]) for summary in summaries):
         raise ValueError("the runs have a seed in common; pool those of different seeds.")
+    if out.exists():
+        raise ValueError(f"`out` is {str(out)!r}, which exists; name a new folder.")
     lines = [line for folder in folders for line in (folder / "metrics.jsonl").read_text().splitlines()]
     lines.sort(key=lambda line: json.loads(line)["epoch"])
     commands = "; ".join(held["environment"]["command"] for held in helds)

@@ -16,10 +16,12 @@ import sys
 from typing import Any
 
 import jax
+import numpy as np
 import tyro
 from compare import compare
 from config import Config, from_dict, Method, WITH_CONTROLLER
 from event_files import check_installed, event_files
+from jax.experimental.multihost_utils import process_allgather
 from objects import (
     make_augmentation,
     make_feedback_learning,
@@ -84,6 +86,11 @@ def writes() -> bool:
     return jax.process_index() == 0
 
 
+def _any_process(failed: bool) -> bool:
+    """Whether any process has failed: the others would wait for it for ever."""
+    return bool(process_allgather(np.asarray(failed)).any()) if jax.process_count() > 1 else failed
+
+
 @dataclasses.dataclass(frozen=True)
 class Run:
     """One method, all its options, and where it writes."""
@@ -107,6 +114,10 @@ def prepare(config: Config) -> tuple[list[Run], dfc.Dataset]:
     data = dfc.load(config.dataset)
     if config.batch_size > len(data.train):
         raise ValueError(f"`batch_size` is {config.batch_size}; {data.name} has {len(data.train)} samples.")
+    number = jax.device_count()
+    if config.batch_size % number > 0:
+        problem = f"`batch_size` is {config.batch_size}, which {number} devices cannot share evenly"
+        raise ValueError(f"{problem}; make it a multiple of {number}.")
     for method, chosen in configs.items():
         make_model(chosen, method, data, 0)
     now = datetime.datetime.now().strftime("%Y%m%d-%H%M%S")
@@ -140,6 +151,8 @@ def _held(config: Config) -> dict[Method, Config]:
     out = pathlib.Path(config.out)
     files = [out / "config.json"] if (out / "config.json").exists() else sorted(out.glob("*/config.json"))
     found = [from_dict(Config, json.loads(file.read_text())["config"]) for file in files]
+    # Runs of before there were convolutional networks do not say what kind theirs is.
+    found = [one if one.model else dataclasses.replace(one, model="mlp", augment=False) for one in found]
     found = [
         dataclasses.replace(one, progress=config.progress, tensorboard=config.tensorboard, resume=True)
         for one in found
@@ -153,8 +166,11 @@ def main(config: Config) -> int:
         if config.distributed:
             jax.distributed.initialize(config.coordinator, config.processes, config.process)
         runs, data = prepare(config)
+        failed = False
     except (ValueError, OSError, ImportError, RuntimeError) as error:
         print(f"error: {error}", file=sys.stderr)
+        failed = True
+    if _any_process(failed):
         return 2
     paths = [run.folder.path for run in runs]
     out = paths[0] if len(paths) == 1 else paths[0].parent

@@ -86,7 +86,8 @@ def exchanged(method: dfc.AbstractMethod) -> list[str]:
     inputs = placed((network, jnp.ones((16, 36)), jnp.eye(16, 3)), mesh)
     step = eqx.filter_jit(lambda model, x, y: method(model, *divided((x, y), mesh))[0])
     text = step.lower(*inputs).compile().compiled.as_text()
-    return re.findall(r"= (\S+) (all-gather|all-to-all|collective-permute)\(", text)
+    kinds = "all-gather|all-to-all|all-reduce|collective-permute"
+    return re.findall(rf"= (.+?) ({kinds})(?:-start)?\(", text)
 
 
 def main(folder: pathlib.Path) -> None:

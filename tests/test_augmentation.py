@@ -51,7 +51,7 @@ def test_flattened_images_stay_flat(getkey):
     np.testing.assert_array_equal(change(image.ravel(), key=key), change(image, key=key).ravel())
 
 
-def test_training_sees_the_changed_images_and_the_method_its_own_noise(getkey):
+def test_training_sees_the_changed_images(getkey):
     """With a change that replaces every input by one of its own, training is that on those inputs."""
     rng, key = np.random.default_rng(0), getkey()
     x, y, other = rng.normal(size=(32, 4)), np.eye(3)[rng.integers(0, 3, 32)], rng.normal(size=4)

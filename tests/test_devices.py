@@ -1,19 +1,23 @@
 """Many devices: the same numbers as on one, within rounding, from a batch that is truly divided."""
 
+import contextlib
 import json
 import os
 import pathlib
+import re
 import socket
 import subprocess
 import sys
+from collections.abc import Iterator
 
 import jax
+import jaxtyping
 import numpy as np
 import on_devices
-import optax
 import pytest
 
 import dfc_jax as dfc
+from dfc_jax.training import _check_batches
 
 
 ROOT = pathlib.Path(__file__).parent.parent
@@ -22,6 +26,14 @@ ROOT = pathlib.Path(__file__).parent.parent
 def virtual_devices(number: int) -> dict[str, str]:
     flag = f"--xla_force_host_platform_device_count={number}"
     return {"XLA_FLAGS": flag, "MPLBACKEND": "Agg", "JAX_DISABLE_MOST_OPTIMIZATIONS": "1"}
+
+
+@contextlib.contextmanager
+def jaxtyping_off() -> Iterator[None]:
+    """As users call: without the suite's type checks, which would be the first to complain."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(jaxtyping.config, "jaxtyping_disable", True)
+        yield
 
 
 @pytest.fixture(scope="module")
@@ -59,11 +71,14 @@ def test_one_device_goes_on_from_a_checkpoint_of_eight(eight: pathlib.Path) -> N
 
 @pytest.mark.slow
 def test_no_device_sees_the_samples_of_another(eight: pathlib.Path) -> None:
-    """Nothing but sums cross between devices, and a flag for each sample."""
+    """Nothing but sums cross between devices, and flags for each sample."""
     found = json.loads((eight / "found.json").read_text())
     assert found["devices"] == 8
-    gathered = [kind for operations in found["collectives"].values() for kind, _ in operations]
-    assert all(kind.startswith("pred[16]") for kind in gathered), found
+    for operations in found["collectives"].values():
+        assert any(name == "all-reduce" for _, name in operations)  # else nothing was divided
+        gathered = [kind for kind, name in operations if name != "all-reduce"]
+        types = [one for kind in gathered for one in re.findall(r"[a-z0-9]+\[[0-9,]*\]", kind)]
+        assert all(one.startswith("pred[") for one in types), found
 
 
 @pytest.mark.slow
@@ -101,15 +116,23 @@ def test_two_processes_train_as_one(tmp_path: pathlib.Path) -> None:
         np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-5)
 
 
-def test_a_batch_that_devices_cannot_share_is_refused() -> None:
-    model, data = on_devices.model("linearised", 0), on_devices.data()
-    options = {"epochs": 1, "key": jax.random.key(0), "batch_size": 16}
-    for devices, problem in (
+@pytest.mark.parametrize(
+    "devices, augment, problem",
+    [
         (
-            jax.devices() * 3,
+            [1, 2, 3],
+            None,
             "`batch_size` is 16, which 3 `devices` cannot share evenly; make it a multiple of 3",
         ),
-        ([], "`devices` is empty"),
-    ):
-        with pytest.raises(ValueError, match=problem):
-            dfc.fit(model, dfc.Backprop(), data, optax.sgd(0.1), devices=devices, **options)
+        ([1, 1], None, "`devices` names 2 devices, 1 of them different; name each once"),
+        ([], None, "`devices` names 0 devices"),
+        (3, None, "`devices` is 3"),
+        (None, 3, "`augment` is 3; it must be a function"),
+        (None, lambda x: x, "`augment` does not take the inputs"),
+        (None, dfc.CropAndFlip((1, 4, 4)), r"`augment` does not take the inputs of `data`, of shape \(36,\)"),
+        (None, lambda x, key: x[:2], r"`augment` returns the shape \(2,\)"),
+    ],
+)
+def test_batches_that_cannot_be_made_are_refused(devices, augment, problem) -> None:
+    with jaxtyping_off(), pytest.raises(ValueError, match=problem):
+        _check_batches(on_devices.data(), 16, augment, devices)

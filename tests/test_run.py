@@ -19,6 +19,9 @@ from option_groups import Controller, Feedback, Optimiser, Solver
 from pool import pool
 from run import main
 
+import dfc_jax as dfc
+from dfc_jax.runs import summary_of
+
 
 ROOT = pathlib.Path(__file__).parent.parent
 SMALL = ("--epochs", "2", "--hidden", "16", "--feedback", "fixed", "--no-progress")
@@ -303,3 +306,60 @@ def test_tensorboard_without_its_package_is_refused_before_any_work(tmp_path, mo
     assert main(Config(tensorboard=True, out=str(tmp_path / "run"))) == 2
     assert "tensorboardX is missing: pip install tensorboardX" in capsys.readouterr().err
     assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("as_users_run")
+def test_a_convolutional_network_trains_on_augmented_images(tmp_path):
+    options = Config(
+        method=("dfc-ssa",), feedback="fixed", epochs=2, progress=False, out=str(tmp_path / "run")
+    )
+    options = dataclasses.replace(options, model="conv", channels=(2, 3), hidden=(8,), augment=True)
+    assert main(options) == 0
+    held = dfc.load_run(tmp_path / "run")
+    assert held.config["channels"] == [2, 3] and held.config["augment"] is True
+    shapes = [Q.shape for Q in held.models[0].feedback.weights]
+    assert shapes == [(8, 8, 2, 10), (4, 4, 3, 10), (8, 10), (10, 10)]
+    first, last = records(tmp_path / "run")
+    assert last["train_loss"] < first["train_loss"]
+
+
+def test_cifar10_is_for_the_convolutional_network_by_default():
+    conv, dense = Config(dataset="cifar10").resolved(), Config(dataset="cifar10", model="mlp").resolved()
+    assert (conv.model, conv.channels, conv.hidden, conv.augment) == ("conv", (16, 32), (128,), True)
+    assert (dense.model, dense.channels, dense.hidden, dense.augment) == ("mlp", (), (256,) * 3, False)
+    assert Config(dataset="mnist").resolved().model == "mlp"
+
+
+@pytest.mark.parametrize(
+    "options, problem",
+    [
+        ({"channels": (4,)}, "`channels` is (4,); only --model conv has feature maps"),
+        ({"dataset": "student_teacher", "model": "conv"}, "`model` is conv; student_teacher holds no images"),
+        (
+            {"dataset": "student_teacher", "augment": True},
+            "`augment` is given; student_teacher has no images",
+        ),
+        ({"model": "conv", "channels": (2,) * 5}, "`image` is (1, 8, 8), too small for 5 convolutions"),
+        ({"process": 1}, "`coordinator`, `processes` and `process` are of no use without --distributed"),
+    ],
+)
+def test_options_of_networks_and_processes_that_contradict(options, problem, tmp_path, capsys):
+    assert main(Config(**{"out": str(tmp_path / "run")} | options)) == 2
+    assert problem in capsys.readouterr().err
+    assert not (tmp_path / "run").exists()
+
+
+def test_several_processes_need_a_folder_they_share():
+    with pytest.raises(ValueError, match="`distributed` is given without `out`"):
+        Config(distributed=True).resolved()
+
+
+def test_a_seed_that_stopped_at_once_is_not_averaged():
+    fine = {"test_accuracy": 0.5, "epochs": 3, "stopped": None}
+    stopped = {"stopped": "epoch 1", "doubts": []}
+    for seeds in ({"0": fine, "1": stopped}, {"0": stopped, "1": fine}):
+        summary = summary_of(seeds, "test_accuracy")
+        assert summary["mean"] == {"test_accuracy": 0.5} and summary["std"] == {}
+        assert summary["seeds"] == seeds
+    assert summary_of({"0": stopped}, "test_accuracy")["mean"] == {}

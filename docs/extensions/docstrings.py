@@ -91,10 +91,12 @@ def fields_of(module: type) -> list[ast.AnnAssign]:
 
 
 def default(field: ast.AnnAssign) -> str:
-    """The default of a field, also where `number`, `count`, `flag` or `eqx.field` holds it."""
+    """The default of a field, also where `number`, `count`, `flag`, `default` or `eqx.field` holds it."""
     value = field.value
     if isinstance(value, ast.Call) and ast.unparse(value.func) in ("number", "count", "flag"):
         value = value.args[1]
+    elif isinstance(value, ast.Call) and ast.unparse(value.func) == "default":
+        value = ast.Call(value.args[0], value.args[1:], value.keywords)
     elif isinstance(value, ast.Call) and ast.unparse(value.func) == "eqx.field":
         value = next((k.value for k in value.keywords if k.arg == "default"), None)
     return "" if value is None else f" = {ast.unparse(value)}"

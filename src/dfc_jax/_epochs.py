@@ -71,12 +71,16 @@ def placed(tree: PyTree, mesh: Mesh | None) -> PyTree:
     arrays, rest = eqx.partition(tree, lambda leaf: isinstance(leaf, jax.Array | np.ndarray))
     if mesh is None:
         return eqx.combine(jax.tree.map(jnp.asarray, arrays), rest)
-    keys, arrays = eqx.partition(arrays, lambda leaf: jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key))
-    # Of random keys, `device_put` does not know devices of other processes; of what they are made of it does.
     whole = NamedSharding(mesh, PartitionSpec())
-    numbers = jax.device_put(jax.tree.map(jr.key_data, keys), whole)
-    keys = jax.tree.map(lambda key, data: jr.wrap_key_data(data, impl=jr.key_impl(key)), keys, numbers)
-    return eqx.combine(keys, jax.device_put(arrays, whole), rest)
+
+    def put(leaf: Array | np.ndarray) -> Array:
+        if jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key):
+            return jr.wrap_key_data(put(jr.key_data(leaf)), impl=jr.key_impl(leaf))
+        # `device_put` would compare the arrays of all processes, at the cost of gathering them.
+        held = np.asarray(leaf)
+        return jax.make_array_from_callback(held.shape, whole, lambda index: held[index])
+
+    return eqx.combine(jax.tree.map(put, arrays), rest)
 
 
 def mesh_of(devices: Sequence[jax.Device] | None) -> Mesh | None:

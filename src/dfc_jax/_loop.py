@@ -15,12 +15,13 @@ import jax.numpy as jnp
 import jax.random as jr
 import numpy as np
 import optax
+from jax.experimental.multihost_utils import process_allgather
 from jax.sharding import Mesh
 from jaxtyping import Array, Key, PyTree
 from tqdm import tqdm
 
 from dfc_jax import architecture, checkpoints
-from dfc_jax._checks import all_finite
+from dfc_jax._checks import all_finite, require
 from dfc_jax._epochs import Augmentation, Batches, fold_in, placed
 from dfc_jax._wake import wake_epoch, wake_epochs
 from dfc_jax.data import Dataset
@@ -105,6 +106,7 @@ def train(
     weights_state = init(model.layers) if alone else eqx.filter_vmap(init)(model.layers)
     state = _State(model, weights_state, None if learning is None else initial_state(learning, model, key))
     state, done = _resumed(state, runs, key, options.resume)
+    _check_agreement(done)
     state, key, pretraining_key = placed((state, key, pretraining_key), options.mesh)
     if done is None:
         if learning is not None:
@@ -225,8 +227,16 @@ def _resumed(
     return state, facts["epoch"]
 
 
+def _check_agreement(done: int | None) -> None:
+    """Raise unless all processes, where there are several, go on from the same epoch."""
+    if jax.process_count() > 1:
+        found = process_allgather(np.asarray(-1 if done is None else done))
+        problem = f"`resume` holds checkpoints up to the epochs {found.tolist()} for the processes (-1: none)"
+        require(np.all(found == found[0]), f"{problem}; it must be a folder that all of them share.")
+
+
 def _each(tree: PyTree, key: Key[Array, "*runs"]) -> list[PyTree]:
-    """The runs of a tree, one by one, on the default device."""
+    """The runs of a tree, one by one, each on one device."""
     arrays, rest = eqx.partition(tree, eqx.is_array)
     if any(len(leaf.sharding.device_set) > 1 for leaf in jax.tree.leaves(arrays)):
         arrays = jax.tree.map(lambda leaf: jnp.asarray(np.asarray(leaf)), arrays)

@@ -46,7 +46,7 @@ def wake_epoch(
         return everywhere((model, state, feedback_state), batches.mesh), metrics
 
     (model, *states), metrics = jax.lax.scan(step, (model, *states), batches.shuffled(key))
-    return model, tuple(states), jax.tree.map(jnp.mean, metrics)
+    return model, tuple(states), everywhere(jax.tree.map(jnp.mean, metrics), batches.mesh)
 
 
 _of_runs = eqx.if_array(0)

@@ -17,7 +17,10 @@ class AbstractController(eqx.Module):
         """The control signal u."""
 
     def integral(self, control: Float[Array, " out"], error: Float[Array, " out"]) -> Float[Array, " out"]:
-        """The u_int of a control and an error: the inverse of `control`, which is linear in u_int."""
+        """The u_int of a control and an error: the inverse of `control`.
+
+        Each component of `control` must be linear in the same component of u_int.
+        """
         nothing = jnp.zeros_like(error)
         return (control - self.control(nothing, error)) / self.control(jnp.ones_like(error), nothing)
 

@@ -7,7 +7,7 @@ from jax.sharding import Mesh
 from jaxtyping import Array, Float, Key
 
 from dfc_jax._checks import check_type
-from dfc_jax._epochs import divided
+from dfc_jax._epochs import divided, everywhere
 from dfc_jax.data import Dataset, Split
 from dfc_jax.losses import AbstractLoss
 from dfc_jax.network import check_batch, Network
@@ -35,7 +35,8 @@ def _evaluate(
 ) -> tuple[Float[Array, ""], Float[Array, ""]]:
     outputs = _outputs(model, x, mesh)
     right = jnp.argmax(outputs, axis=1) == jnp.argmax(y, axis=1)
-    return jnp.mean(jax.vmap(loss)(outputs, y)), jnp.mean(right.astype(outputs.dtype))
+    scores = jnp.mean(jax.vmap(loss)(outputs, y)), jnp.mean(right.astype(outputs.dtype))
+    return everywhere(scores, mesh)
 
 
 def _outputs(

@@ -113,14 +113,12 @@ class RunFolder(eqx.Module):
 
 def summary_of(seeds: dict[str, dict[str, Any]], metric: str) -> dict[str, Any]:
     """What `summary.json` holds: every seed's figures, and means and standard deviations over the seeds."""
-    numbers = [name for name, value in next(iter(seeds.values())).items() if isinstance(value, float)]
-    columns = {name: [found[name] for found in seeds.values()] for name in numbers}
-    return {
-        "metric": metric,
-        "mean": {name: statistics.fmean(values) for name, values in columns.items()},
-        "std": {name: statistics.stdev(values) for name, values in columns.items()} if len(seeds) > 1 else {},
-        "seeds": seeds,
-    }
+    trained = [found for found in seeds.values() if metric in found]  # others stopped in the first epoch
+    numbers = [name for found in trained[:1] for name, value in found.items() if isinstance(value, float)]
+    columns = {name: [found[name] for found in trained] for name in numbers}
+    std = {name: statistics.stdev(values) for name, values in columns.items() if len(values) > 1}
+    mean = {name: statistics.fmean(values) for name, values in columns.items()}
+    return {"metric": metric, "mean": mean, "std": std, "seeds": seeds}
 
 
 def _summarise(history: History, metric: str) -> dict[str, Any]:

@@ -55,7 +55,7 @@ def fit(
       every batch, of sleep epochs too.
     - `devices`: those among which every batch is divided, `jax.devices()` say; the default one alone if None.
       With those of several processes (`jax.distributed`) each process makes the same call and gets the same
-      result, and the first alone writes checkpoints.
+      result; the first alone writes checkpoints, to a folder that all of them can read.
     - `diagnostics`: what else the records hold, of the first validation samples.
     - `on_epoch`: called with every epoch's record as soon as it is there.
     - `progress`: whether to show a progress bar.
@@ -68,7 +68,9 @@ def fit(
     **Raises:** `ValueError` if sizes of model and data differ, an argument is out of range, or `resume` holds
     damaged checkpoints or those of another run; `OSError` if a checkpoint cannot be written.
     """
-    _check_fit(model, method, data, optimiser, epochs, batch_size, feedback_learning, devices, min_converged)
+    _check_fit(
+        model, method, data, optimiser, epochs, batch_size, feedback_learning, augment, devices, min_converged
+    )
     heard = None if on_epoch is None else lambda _, record: on_epoch(record)
     check_key("key", key)
     options = Options(
@@ -126,7 +128,16 @@ def fit_many(
         check_key("keys", key)
     for model in models:
         _check_fit(
-            model, method, data, optimiser, epochs, batch_size, feedback_learning, devices, min_converged
+            model,
+            method,
+            data,
+            optimiser,
+            epochs,
+            batch_size,
+            feedback_learning,
+            augment,
+            devices,
+            min_converged,
         )
     shapes = [eqx.filter_eval_shape(lambda m=model: m) for model in models]
     require(
@@ -167,7 +178,6 @@ def _check_fit(
     epochs: int,
     batch_size: int,
     learning: FeedbackLearning | None,
-    devices: Sequence[jax.Device] | None,
     min_converged: float,
 ) -> None:
     check_type("model", model, Network)
@@ -181,10 +191,6 @@ def _check_fit(
     require(
         batch_size <= samples, f"`batch_size` is {batch_size}; the data have only {samples} training samples."
     )
-    number = 1 if devices is None else len(devices)
-    require(number > 0, "`devices` is empty; name at least one, or None for the default.")
-    problem = f"`batch_size` is {batch_size}, which {number} `devices` cannot share evenly"
-    require(batch_size % number == 0, f"{problem}; make it a multiple of {number}.")
     require(
         learning is None or isinstance(model.feedback, FeedbackWeights),
         f"`feedback_learning` is given, but `model.feedback` is {type(model.feedback).__name__}; "
@@ -199,3 +205,27 @@ def _check_fit(
         outputs == data.output_size,
         f"`model` has {outputs} outputs; `data` has targets of size {data.output_size}.",
     )
+
+
+def _check_batches(
+    data: Dataset, batch_size: int, augment: Augmentation | None, devices: Sequence[jax.Device] | None
+) -> None:
+    check_type("devices", devices, Sequence, type(None))
+    number = 1 if devices is None else len(devices)
+    different = number if devices is None else len(set(devices))
+    problem = f"`devices` names {number} devices, {different} of them different"
+    require(number == different > 0, f"{problem}; name each once, at least one, or None for the default.")
+    problem = f"`batch_size` is {batch_size}, which {number} `devices` cannot share evenly"
+    require(batch_size % number == 0, f"{problem}; make it a multiple of {number}.")
+    if augment is None:
+        return
+    require(callable(augment), f"`augment` is {augment!r}; it must be a function of an input and a key.")
+    sample = jax.eval_shape(jnp.asarray, data.train.x[0])
+    try:
+        found = jax.eval_shape(lambda x: jnp.asarray(augment(x, key=jr.key(0))), sample)
+    except (TypeError, ValueError) as error:
+        problem = f"`augment` does not take the inputs of `data`, of shape {sample.shape}"
+        raise ValueError(f"{problem}: {error}") from error
+    fine = (found.shape, found.dtype) == (sample.shape, sample.dtype)
+    problem = f"`augment` returns the shape {found.shape} and {found.dtype}"
+    require(fine, f"{problem}; it must keep the input's, {sample.shape} and {sample.dtype}.")
