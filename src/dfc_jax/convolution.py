@@ -9,18 +9,17 @@ Channels come last because XLA's loops on CPUs are ten times slower the other wa
 
 import math
 from collections.abc import Sequence
-from functools import partial
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
 import jax.random as jr
-from jax.custom_derivatives import SymbolicZero
 from jaxtyping import Array, Float, PRNGKeyArray
 
 from dfc_jax._checks import check_count, check_image, check_key, check_type, require
 from dfc_jax._fields import count
 from dfc_jax.activations import AbstractActivation, Linear, Tanh
+from dfc_jax.correlation import correlate
 from dfc_jax.feedback import AbstractFeedbackInit, ProductOfWeights
 from dfc_jax.network import Dense, Layer, Network
 
@@ -35,49 +34,9 @@ class Convolution(eqx.Module):
 
     def __call__(self, rate: Float[Array, "rows columns in"]) -> Float[Array, "newrows newcolumns out"]:
         dtype = jnp.result_type(rate, self.weight)
-        found = _correlate(rate.astype(dtype), self.weight.astype(dtype), self.stride, self.padding)
-        return found + self.bias[None, None]
-
-
-@partial(jax.custom_jvp, nondiff_argnums=(2, 3))
-def _correlate(
-    rate: Float[Array, "rows columns in"],
-    weight: Float[Array, "height width in out"],
-    stride: int,
-    padding: int,
-) -> Float[Array, "newrows newcolumns out"]:
-    """The convolution without its bias.
-
-    Its derivative by the weights is a product of matrices, and so is the update of a batch: the convolution
-    that JAX derives takes XLA twenty times as long in a loop on a CPU, and training is one.
-    """
-    order, edges = ("NHWC", "HWIO", "NHWC"), ((padding, padding),) * 2
-    strides = (stride, stride)
-    return jax.lax.conv_general_dilated(rate[None], weight, strides, edges, dimension_numbers=order)[0]
-
-
-@partial(_correlate.defjvp, symbolic_zeros=True)
-def _(stride: int, padding: int, primals: tuple, tangents: tuple) -> tuple[Array, Array]:
-    (rate, weight), (rate_change, weight_change) = primals, tangents
-    found = _correlate(rate, weight, stride, padding)
-    change = jnp.zeros_like(found)
-    if not isinstance(rate_change, SymbolicZero):
-        change = change + _correlate(rate_change, weight, stride, padding)
-    if not isinstance(weight_change, SymbolicZero):
-        patches = _patches(rate, weight.shape[:2], stride, padding)
-        change = change + patches @ weight_change.reshape(-1, weight.shape[-1])
-    return found, change
-
-
-def _patches(
-    rate: Float[Array, "rows columns in"], kernel: tuple[int, int], stride: int, padding: int
-) -> Float[Array, "newrows newcolumns seen"]:
-    """What each position of a kernel sees, in the order of the kernel's weights."""
-    padded = jnp.pad(rate, ((padding, padding), (padding, padding), (0, 0)))
-    rows, columns = ((n - k) // stride + 1 for n, k in zip(padded.shape, kernel, strict=False))
-    along = lambda start, number: slice(start, start + (number - 1) * stride + 1, stride)
-    seen = [padded[along(i, rows), along(j, columns)] for i in range(kernel[0]) for j in range(kernel[1])]
-    return jnp.concatenate(seen, axis=-1)
+        edges = ((self.padding, self.padding),) * 2
+        given = rate[None].astype(dtype), self.weight.astype(dtype)
+        return correlate(*given, stride=self.stride, edges=edges)[0] + self.bias[None, None]
 
 
 class AveragePool(eqx.Module):

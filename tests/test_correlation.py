@@ -1,0 +1,49 @@
+"""The primitive behind convolutions: against XLA's own convolution, its derivatives and batches of it."""
+
+import jax
+import jax.numpy as jnp
+import jax.random as jr
+import numpy as np
+import pytest
+from jax.test_util import check_grads
+
+from dfc_jax.correlation import correlate
+
+
+CASES = {  # stride, edges, spread, and the size of the maps
+    "padded": (1, ((1, 1), (1, 1)), 1, (5, 6)),
+    "strided": (2, ((1, 1), (1, 1)), 1, (6, 7)),
+    "lopsided": (3, ((0, 2), (1, 0)), 1, (8, 7)),
+    "spread": (2, ((2, 1), (0, 1)), 2, (5, 4)),
+    "bare": (1, ((0, 0), (0, 0)), 1, (4, 4)),
+}
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_it_is_a_convolution_with_its_derivatives_and_batches(case, getkey):
+    stride, edges, spread, size = CASES[case]
+    order = ("NHWC", "HWIO", "NHWC")
+
+    def ours(maps, kernel):
+        return correlate(maps, kernel, stride=stride, edges=edges, spread=spread)
+
+    def theirs(maps, kernel):
+        strides, spreads = (stride, stride), (spread, spread)
+        return jax.lax.conv_general_dilated(maps, kernel, strides, edges, spreads, dimension_numbers=order)
+
+    close = lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-9, atol=1e-12)
+    maps, kernel = jr.normal(getkey(), (2, *size, 3)), jr.normal(getkey(), (3, 3, 3, 4))
+    close(ours(maps, kernel), theirs(maps, kernel))
+    cotangent = jr.normal(getkey(), ours(maps, kernel).shape)
+    for a, b in zip(*(jax.vjp(f, maps, kernel)[1](cotangent) for f in (ours, theirs)), strict=True):
+        close(a, b)
+    change = jr.normal(getkey(), maps.shape), jr.normal(getkey(), kernel.shape)
+    close(jax.jvp(ours, (maps, kernel), change)[1], jax.jvp(theirs, (maps, kernel), change)[1])
+    check_grads(ours, (maps, kernel), order=2, modes=["rev"])
+
+    several = jr.normal(getkey(), (5, *maps.shape)), jr.normal(getkey(), (5, *kernel.shape))
+    for axes in ((0, None), (None, 0), (0, 0)):
+        given = [b if axis == 0 else a for a, b, axis in zip((maps, kernel), several, axes, strict=True)]
+        close(jax.vmap(ours, axes)(*given), jax.vmap(theirs, axes)(*given))
+    last = jnp.moveaxis(several[0], 0, -1)
+    close(jax.vmap(ours, (4, None), 4)(last, kernel), jax.vmap(theirs, (4, None), 4)(last, kernel))
