@@ -44,7 +44,7 @@ def _shape(maps: Any, kernel: Any, **how: Any) -> jax.core.ShapedArray:
 
 
 def _transposed_in_maps(
-    cotangent: Array, maps: ad.UndefinedPrimal, kernel: Array, *, stride: int, edges: Edges, spread: int
+    cotangent: Array, maps: Any, kernel: Array, *, stride: int, edges: Edges, spread: int
 ) -> Array:
     """A correlation of the spread-out cotangent with the kernel turned round."""
     turned = jnp.swapaxes(kernel[::-1, ::-1], 2, 3)
@@ -57,7 +57,7 @@ def _transposed_in_maps(
 
 
 def _transposed_in_kernel(
-    cotangent: Array, maps: Array, kernel: ad.UndefinedPrimal, *, stride: int, edges: Edges, spread: int
+    cotangent: Array, maps: Array, kernel: Any, *, stride: int, edges: Edges, spread: int
 ) -> Array:
     """The product of what each weight has seen with the cotangents."""
     height, width, inputs, outputs = kernel.aval.shape
