@@ -5,7 +5,6 @@ import jax.numpy as jnp
 import jax.random as jr
 import numpy as np
 import pytest
-from jax.test_util import check_grads
 
 from dfc_jax.correlation import correlate
 
@@ -19,14 +18,19 @@ CASES = {  # stride, edges, spread, and the size of the maps
 }
 
 
+def _second_derivatives(f, maps, kernel):
+    first = jax.grad(lambda maps, kernel: jnp.sum(f(maps, kernel) ** 3), argnums=(0, 1))
+    sizes = lambda maps, kernel: sum(jnp.sum(part**2) for part in first(maps, kernel))
+    return jax.grad(sizes, argnums=(0, 1))(maps, kernel)
+
+
 @pytest.mark.parametrize("case", CASES)
 def test_it_is_a_convolution_with_its_derivatives_and_batches(case, getkey):
     stride, edges, spread, size = CASES[case]
     order = ("NHWC", "HWIO", "NHWC")
 
     def ours(maps, kernel):
-        given = jnp.asarray(maps), jnp.asarray(kernel)  # check_grads gives NumPy arrays
-        return correlate(*given, stride=stride, edges=edges, spread=spread)
+        return correlate(maps, kernel, stride=stride, edges=edges, spread=spread)
 
     def theirs(maps, kernel):
         strides, spreads = (stride, stride), (spread, spread)
@@ -40,7 +44,8 @@ def test_it_is_a_convolution_with_its_derivatives_and_batches(case, getkey):
         close(a, b)
     change = jr.normal(getkey(), maps.shape), jr.normal(getkey(), kernel.shape)
     close(jax.jvp(ours, (maps, kernel), change)[1], jax.jvp(theirs, (maps, kernel), change)[1])
-    check_grads(ours, (maps, kernel), order=2, modes=["rev"])
+    for a, b in zip(*(_second_derivatives(f, maps, kernel) for f in (ours, theirs)), strict=True):
+        close(a, b)
 
     several = jr.normal(getkey(), (5, *maps.shape)), jr.normal(getkey(), (5, *kernel.shape))
     for axes in ((0, None), (None, 0), (0, 0)):

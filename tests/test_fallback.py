@@ -188,3 +188,9 @@ def test_samples_are_tried_again_one_by_one_where_a_block_holds_one(monkeypatch)
     assert set(tried) == {1}
     assert not np.any(hopeless.converged) and np.all(rescued) and np.all(found.converged)
     assert np.max(residuals(loop, x[:3], y[:3], found.control)) < 2e-9
+
+
+def test_what_is_good_enough_at_once_takes_no_step() -> None:
+    loop, x, y = strong(jr.key(0))
+    found = find(dfc.PseudoTransient(rtol=1.5), loop, x[:3], y[:3])  # without control the residual is 1
+    assert np.all(np.asarray(found.iterations) == 0) and np.all(found.converged)
