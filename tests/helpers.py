@@ -189,3 +189,27 @@ def few_digits() -> dfc.Dataset:
     """scikit-learn's digits with 96 training samples."""
     digits = dfc.load("digits")
     return eqx.tree_at(lambda d: (d.train.x, d.train.y), digits, (digits.train.x[:96], digits.train.y[:96]))
+
+
+class Gained(dfc.AbstractController):
+    """u = k_i u_int + k_p e, du_int/dt = e - alpha u: the integral has a gain of its own."""
+
+    k_i: float
+    k_p: float
+    alpha: float
+
+    def control(self, integral: Array, error: Array) -> Array:
+        return self.k_i * integral + self.k_p * error
+
+    def integral_rate(self, integral: Array, control: Array, error: Array) -> Array:
+        return error - self.alpha * control
+
+    def steady_state_leak(self) -> Array:
+        return jnp.asarray(self.alpha)
+
+    def charge(self) -> Array:
+        return jnp.asarray((1 - self.alpha * self.k_p) / self.k_i)
+
+    def implicit_gains(self, step: Array) -> tuple[Array, Array]:
+        decay = 1 / (1 + step * self.k_i * self.alpha)
+        return self.k_i * decay, (step * self.k_i + self.k_p) * decay

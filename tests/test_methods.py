@@ -9,8 +9,7 @@ import jax.numpy as jnp
 import jax.random as jr
 import numpy as np
 import pytest
-from helpers import angle, flat, make_batch, make_network, Plain, relative_error, softmax
-from jaxtyping import Array
+from helpers import angle, flat, Gained, make_batch, make_network, Plain, relative_error, softmax
 
 import dfc_jax as dfc
 
@@ -354,30 +353,6 @@ def test_all_methods_are_called_alike() -> None:
         parameters = inspect.signature(method.__call__).parameters.values()
         found = [(p.name, p.kind if p.name == "key" else None) for p in parameters]
         assert found == wanted, method
-
-
-class Gained(dfc.AbstractController):
-    """u = k_i u_int + k_p e, du_int/dt = e - alpha u: the integral has a gain of its own."""
-
-    k_i: float
-    k_p: float
-    alpha: float
-
-    def control(self, integral: Array, error: Array) -> Array:
-        return self.k_i * integral + self.k_p * error
-
-    def integral_rate(self, integral: Array, control: Array, error: Array) -> Array:
-        return error - self.alpha * control
-
-    def steady_state_leak(self) -> Array:
-        return jnp.asarray(self.alpha)
-
-    def charge(self) -> Array:
-        return jnp.asarray((1 - self.alpha * self.k_p) / self.k_i)
-
-    def implicit_gains(self, step: Array) -> tuple[Array, Array]:
-        decay = 1 / (1 + step * self.k_i * self.alpha)
-        return self.k_i * decay, (step * self.k_i + self.k_p) * decay
 
 
 @pytest.mark.parametrize("outputs", [3, 9])

@@ -10,7 +10,17 @@ import jax.random as jr
 import numpy as np
 import optax
 import pytest
-from helpers import flat, make_batch, make_network, Plain, relative_error, Replayed, softmax, take_samples
+from helpers import (
+    flat,
+    Gained,
+    make_batch,
+    make_network,
+    Plain,
+    relative_error,
+    Replayed,
+    softmax,
+    take_samples,
+)
 from jaxtyping import Array
 
 import dfc_jax as dfc
@@ -278,3 +288,15 @@ def test_a_layer_without_noise_learns_no_feedback() -> None:
     *hidden, output = update.feedback.weights
     assert np.all(np.asarray(output) == 0)
     assert all(np.any(np.asarray(Q) != 0) for Q in hidden)
+
+
+def test_from_the_steady_state_it_stays_there_without_noise() -> None:
+    """With an integral that has a gain of its own too: what it is there follows from control and error."""
+    model = make_network(jr.key(0), (4, 5, 3))
+    quiet = dfc.FilteredNoise(1e-12, TAU_NOISE)
+    method = dataclasses.replace(
+        SMALL, controller=Gained(3.0, 0.5, 0.1), noise=quiet, start=dfc.Broyden(1e-10)
+    )
+    method = dataclasses.replace(method, scheme=dfc.PublishedEuler(0.004, 20))
+    _, report = method(model, *make_batch(jr.key(1), 4), key=jr.key(2))
+    assert np.max(np.asarray(report.residual)) < 1e-8
