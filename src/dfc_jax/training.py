@@ -68,9 +68,8 @@ def fit(
     **Raises:** `ValueError` if sizes of model and data differ, an argument is out of range, or `resume` holds
     damaged checkpoints or those of another run; `OSError` if a checkpoint cannot be written.
     """
-    _check_fit(
-        model, method, data, optimiser, epochs, batch_size, feedback_learning, augment, devices, min_converged
-    )
+    _check_fit(model, method, data, optimiser, epochs, batch_size, feedback_learning, min_converged)
+    _check_batches(data, batch_size, augment, devices)
     heard = None if on_epoch is None else lambda _, record: on_epoch(record)
     check_key("key", key)
     options = Options(
@@ -127,18 +126,8 @@ def fit_many(
     for key in keys:
         check_key("keys", key)
     for model in models:
-        _check_fit(
-            model,
-            method,
-            data,
-            optimiser,
-            epochs,
-            batch_size,
-            feedback_learning,
-            augment,
-            devices,
-            min_converged,
-        )
+        _check_fit(model, method, data, optimiser, epochs, batch_size, feedback_learning, min_converged)
+    _check_batches(data, batch_size, augment, devices)
     shapes = [eqx.filter_eval_shape(lambda m=model: m) for model in models]
     require(
         all(eqx.tree_equal(shapes[0], shape) is True for shape in shapes),
