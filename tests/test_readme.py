@@ -16,6 +16,7 @@ import dfc_jax
 README = pathlib.Path(__file__).parent.parent / "README.md"
 
 
+@pytest.mark.slow
 def test_the_examples_of_the_docstrings_run():
     names = [module.name for module in pkgutil.iter_modules(dfc_jax.__path__)]
     found = [doctest.testmod(importlib.import_module(f"dfc_jax.{name}")) for name in names]

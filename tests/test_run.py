@@ -341,7 +341,7 @@ def test_cifar10_is_for_the_convolutional_network_by_default():
             "`augment` is given; student_teacher has no images",
         ),
         ({"model": "conv", "channels": (2,) * 5}, "`image` is (1, 8, 8), too small for 5 convolutions"),
-        ({"process": 1}, "`coordinator`, `processes` and `process` are of no use without --distributed"),
+        ({"process": 1}, "`coordinator`, `processes` and `process` are for --distributed"),
     ],
 )
 def test_options_of_networks_and_processes_that_contradict(options, problem, tmp_path, capsys):

@@ -147,6 +147,7 @@ def test_it_tends_to_what_the_general_path_tends_to(
     assert abs(np.linalg.norm(flat(eliminated.layers)) / np.linalg.norm(flat(general.layers)) - 1) < 1e-3
 
 
+@pytest.mark.slow
 def test_who_is_eliminated(monkeypatch: pytest.MonkeyPatch) -> None:
     """Linear outputs, more than the layer before them has neurons, with feedback weights; no other."""
     asked = []
@@ -202,6 +203,7 @@ def test_a_broken_sample_harms_no_other() -> None:
     assert relative_error(update.layers, scaled) < 1e-12
 
 
+@pytest.mark.slow
 def test_a_step_that_is_not_solved_is_reported_and_ends_learning(monkeypatch: pytest.MonkeyPatch) -> None:
     """Too few iterations for the one sample whose target is far away, and enough for the others."""
     model, x, y = wide(jr.key(4))
@@ -227,6 +229,7 @@ def test_feedback_of_the_wrong_sign_does_not_converge() -> None:
     assert np.all(np.isfinite(flat(update.layers)))
 
 
+@pytest.mark.slow
 def test_several_models_are_one_program() -> None:
     """One of them with the identity as feedback to its output, for which nothing is factorised."""
     model, x, y = wide(jr.key(6))
@@ -257,6 +260,7 @@ class Doubled(eqx.Module):
         return 2 * self.matrix @ rate.ravel() + 0.1
 
 
+@pytest.mark.slow
 def test_feature_maps_and_transforms_of_the_users_own(monkeypatch: pytest.MonkeyPatch) -> None:
     convolution = dfc.convnet((1, 4, 4), (2,), (3,), key=jr.key(9)).layers[0]
     size = convolution.transform(jnp.ones(16)).shape
