@@ -15,6 +15,7 @@ import ast
 import collections
 import concurrent.futures
 import dataclasses
+import io
 import json
 import multiprocessing
 import os
@@ -225,6 +226,13 @@ def judge(mutant: Mutant, options: Options) -> Mutant:
     return dataclasses.replace(mutant, verdict=verdict, tests=len(chosen), diff="\n".join(changed))
 
 
+def covered(clone: pathlib.Path) -> float:
+    """The percentage of lines that the suite has run in the clone."""
+    data = coverage.Coverage(data_file=str(clone / ".coverage"))
+    data.load()
+    return data.report(include=str(clone / "src" / "*"), file=io.StringIO())
+
+
 def write_report(done: list[Mutant], options: Options) -> None:
     """The rate with its interval, by module, and every survivor with its reason."""
     reasons = json.loads(REASONS.read_text()) if REASONS.exists() else {}
@@ -243,6 +251,8 @@ def write_report(done: list[Mutant], options: Options) -> None:
     rows = [[m, str(len(verdicts)), str(verdicts.count("killed"))] for m, verdicts in counts.items()]
     lines = [
         *heading(where, f"Mutation testing, sample of {len(done)}, seed {options.seed}", legend),
+        "",
+        f"Those tests run {covered(options.work / 'clone'):.1f} % of the package's lines.",
         "",
         f"**{killed} of {len(done)} killed: {killed / len(done):.1%}** (95 %: {low:.1%} to {high:.1%})",
         "",

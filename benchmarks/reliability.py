@@ -47,7 +47,8 @@ def main() -> None:
         skipped = sum(case.find("skipped") is not None for case in mine)
         rows.append([name, what, str(len(mine) - broken - skipped), str(broken), str(skipped)])
         failed += broken
-    figures = [[prop.get("name"), prop.get("value")] for prop in tree.iter("property")]
+    recorded = [[prop.get("name"), prop.get("value")] for prop in tree.iter("property")]
+    figures = [[name, value] for name, value in recorded if not name.startswith("hypothesis-statistics")]
     where = environment("benchmarks/reliability.py")
     legend = (
         "Kills are SIGKILLs of a training run of two seeds with learned feedback; after the last one the run "
