@@ -100,17 +100,22 @@ def plot_alignment(folders: Sequence[pathlib.Path], path: pathlib.Path) -> pathl
 
 def _line(config: dict[str, Any], configs: Sequence[dict[str, Any]]) -> dict[str, Any]:
     """A method's colour; paler for fixed feedback where it is there learned as well."""
-    method = config["method"][0]
-    both = {c["feedback"] for c in configs if c["method"][0] == method} >= {"learned", "fixed"}
-    return {"color": COLOURS[method], "alpha": 0.4 if both and config["feedback"] == "fixed" else 1.0}
+    pale = _both(config, configs) and config["feedback"] == "fixed"
+    return {"color": COLOURS[config["method"][0]], "alpha": 0.4 if pale else 1.0}
+
+
+def _both(config: dict[str, Any], configs: Sequence[dict[str, Any]]) -> bool:
+    """Whether the method is there with learned and with fixed feedback."""
+    of_method = {c["feedback"] for c in configs if c["method"] == config["method"]}
+    return of_method >= {"learned", "fixed"}
 
 
 def _methods(configs: Sequence[dict[str, Any]]) -> list[Line2D]:
     """An entry of the legend for every line."""
     lines = {}
     for config in configs:
-        line, name = _line(config, configs), NAMES[config["method"][0]]
-        lines.setdefault(f"{name}, fixed" if line["alpha"] < 1 else name, line)
+        name = NAMES[config["method"][0]]
+        lines[f"{name}, {config['feedback']}" if _both(config, configs) else name] = _line(config, configs)
     return [Line2D([], [], **line, label=label, linewidth=3) for label, line in lines.items()]
 
 
