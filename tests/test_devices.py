@@ -36,49 +36,39 @@ def jaxtyping_off() -> Iterator[None]:
         yield
 
 
-@pytest.fixture(scope="module")
-def eight(tmp_path_factory) -> pathlib.Path:
-    """The folder of what eight virtual devices found, going on from a checkpoint of one device too."""
-    folder = tmp_path_factory.mktemp("eight")
-    on_devices.train("steady state", None, resume=folder / "read")
-    command = [sys.executable, str(pathlib.Path(__file__).with_name("on_devices.py")), str(folder)]
+@pytest.mark.slow
+def test_eight_devices_train_as_one(tmp_path: pathlib.Path) -> None:
+    """In every case, from each other's checkpoints too, and the samples are truly divided."""
+    on_devices.train("steady state", None, resume=tmp_path / "read")
+    command = [sys.executable, str(pathlib.Path(__file__).with_name("on_devices.py")), str(tmp_path)]
     variables = os.environ | virtual_devices(8) | {"JAX_ENABLE_X64": "1"}
     done = subprocess.run(command, capture_output=True, text=True, check=False, env=variables)
     assert done.returncode == 0, done.stderr
-    return folder
+    for case in on_devices.CASES:
+        alone = on_devices.train(case, None)
+        if case == "steady state":
+            together = on_devices.train(case, None, (0, 1), epochs=2)
+            twice = on_devices.train(case, None, epochs=2)
+            alone += together + twice
+            going_on = on_devices.train(case, None, epochs=2, resume=tmp_path / "written")
+            close(on_devices.numbers(going_on), on_devices.numbers(twice))
+        found = np.load(tmp_path / f"{case}.npz")
+        close([found[name] for name in found.files], on_devices.numbers(alone))
 
-
-@pytest.mark.slow
-@pytest.mark.parametrize("case", on_devices.CASES)
-def test_eight_devices_train_as_one(eight: pathlib.Path, case: str) -> None:
-    alone = on_devices.train(case, None)
-    if case == "steady state":
-        alone += on_devices.train(case, None, (0, 1), epochs=2)
-        alone += on_devices.train(case, None, epochs=2)
-    found, wanted = np.load(eight / f"{case}.npz"), on_devices.numbers(alone)
-    assert len(found.files) == len(wanted)
-    for name, array in zip(found.files, wanted, strict=True):
-        np.testing.assert_allclose(found[name], array, rtol=1e-9, atol=1e-11)
-
-
-@pytest.mark.slow
-def test_one_device_goes_on_from_a_checkpoint_of_eight(eight: pathlib.Path) -> None:
-    going_on = on_devices.train("steady state", None, epochs=2, resume=eight / "written")
-    whole = on_devices.train("steady state", None, epochs=2)
-    for found, wanted in zip(on_devices.numbers(going_on), on_devices.numbers(whole), strict=True):
-        np.testing.assert_allclose(found, wanted, rtol=1e-9, atol=1e-11)
-
-
-@pytest.mark.slow
-def test_no_device_sees_the_samples_of_another(eight: pathlib.Path) -> None:
-    """Nothing but sums cross between devices, and flags for each sample."""
-    found = json.loads((eight / "found.json").read_text())
-    assert found["devices"] == 8
-    for operations in found["collectives"].values():
+    # Nothing but sums cross between devices, and flags for each sample.
+    exchanged = json.loads((tmp_path / "found.json").read_text())
+    assert exchanged["devices"] == 8
+    for operations in exchanged["collectives"].values():
         assert any(name == "all-reduce" for _, name in operations)  # else nothing was divided
         gathered = [kind for kind, name in operations if name != "all-reduce"]
         types = [one for kind in gathered for one in re.findall(r"[a-z0-9]+\[[0-9,]*\]", kind)]
-        assert all(one.startswith("pred[") for one in types), found
+        assert all(one.startswith("pred[") for one in types), exchanged
+
+
+def close(found: list[np.ndarray], wanted: list[np.ndarray]) -> None:
+    assert len(found) == len(wanted)
+    for a, b in zip(found, wanted, strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-9, atol=1e-11)
 
 
 @pytest.mark.slow
