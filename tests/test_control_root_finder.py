@@ -87,7 +87,7 @@ def test_long_steps_follow_the_dynamics_of_strong_feedback() -> None:
     assert last.iterations[0] < reference.iterations[0] / 5
 
 
-@pytest.mark.slow
+@pytest.mark.script
 def test_a_step_that_is_not_solved_is_no_success() -> None:
     loop, samples = make_loop(STRONG, dfc.PIController(1.0, 0.01))
     for iterations, enough in ((1, False), (60, True)):
@@ -113,7 +113,7 @@ def test_broken_samples_harm_no_others() -> None:
     assert report.converged.tolist() == [True, False, False, True]
 
 
-@pytest.mark.slow
+@pytest.mark.script
 def test_single_precision_stays_single() -> None:
     """In a process with double precision, as the tests': Diffrax's times would be double by themselves."""
     model, (x, y) = make_network(jr.key(35)), make_batch(jr.key(36), 4)

@@ -190,7 +190,7 @@ def test_checkpoints_describe_it(feedback: object) -> None:
     assert [leaf.shape for leaf in jax.tree.leaves(built)] == [leaf.shape for leaf in jax.tree.leaves(model)]
 
 
-@pytest.mark.slow
+@pytest.mark.script
 def test_it_learns_and_is_measured(as_users_run) -> None:
     """DFC-SS on the digits, as images, with all diagnostics."""
     data = dfc.load("digits")

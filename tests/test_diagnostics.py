@@ -127,7 +127,7 @@ def test_minimum_norm_in_numpy(damping: float) -> None:
         assert relative_error(layer.transform.bias, bias) < 1e-10
 
 
-@pytest.mark.slow
+@pytest.mark.script
 def test_null_space_fraction() -> None:
     model, x, y = setting(3)
     method = dfc.DFCSSA()

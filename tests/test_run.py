@@ -77,20 +77,20 @@ def test_several_methods_and_seeds_leave_tables_pictures_and_summaries(tmp_path)
     [
         pytest.param(
             {"method": ("dfc",), "feedback": "exact", "solver": Solver(trajectory="diffrax")},
-            marks=pytest.mark.slow,
+            marks=pytest.mark.script,
         ),
         pytest.param(
             {"method": ("dfc",), "solver": Solver(trajectory="diffrax", diffrax_solver="ImplicitEuler")},
-            marks=pytest.mark.slow,
+            marks=pytest.mark.script,
         ),
         pytest.param(
             {"method": ("dfc",), "solver": Solver(trajectory="published", duration=1.0)},
-            marks=pytest.mark.slow,
+            marks=pytest.mark.script,
         ),
         {"method": ("dfc-ssa", "dfa"), "controller": Controller(leak_on="integrator")},
         pytest.param(
             {"method": ("dfc-ss",), "solver": Solver(steady_state="newton"), "activation": "relu"},
-            marks=pytest.mark.slow,
+            marks=pytest.mark.script,
         ),
         pytest.param(
             {
@@ -98,11 +98,11 @@ def test_several_methods_and_seeds_leave_tables_pictures_and_summaries(tmp_path)
                 "feedback": "exact",
                 "solver": Solver(steady_state="simulated", rtol=1e-3),
             },
-            marks=pytest.mark.slow,
+            marks=pytest.mark.script,
         ),
         pytest.param(
             {"method": ("dfc-ss",), "dataset": "student_teacher", "optimiser": Optimiser(lr=1e-3, clip=1.0)},
-            marks=pytest.mark.slow,
+            marks=pytest.mark.script,
         ),
     ],
     ids=lambda options: " ".join(options["method"]),
