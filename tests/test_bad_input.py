@@ -94,6 +94,7 @@ ACTIVATIONS = [dfc.Tanh(), dfc.ReLU()]
 learn = eqx.filter_jit(lambda method, model, x, y: method(model, x, y))
 
 
+@pytest.mark.script
 @np.errstate(over="ignore")  # of the reference: cosh of a huge voltage
 @settings(max_examples=8, deadline=None, derandomize=True)
 @given(
