@@ -75,7 +75,7 @@ def test_clipped_updates_are_no_longer_than_the_limit(limit: float, scale: float
             assert after == pytest.approx(shorter * np.asarray(before), rel=1e-9, abs=0)
 
 
-@pytest.mark.slow
+@pytest.mark.script
 @settings(max_examples=20, deadline=None, derandomize=True)
 @given(
     sizes=st.lists(st.integers(1, 6), min_size=2, max_size=4),

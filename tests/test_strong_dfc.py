@@ -248,7 +248,7 @@ def learning(lr: float, **options: object) -> dfc.FeedbackLearning:
     return dfc.FeedbackLearning(optimiser, **(defaults | options))
 
 
-@pytest.mark.slow
+@pytest.mark.script
 def test_feedback_learns_in_the_wake_phase(toy) -> None:
     """Condition 2 rises from random feedback while the forward weights learn."""
     model = dfc.mlp((15, 10, 10, 5), key=jr.key(0), feedback=dfc.RandomFeedback())
