@@ -27,7 +27,6 @@ COLOURS = {
 NAMES = {"bp": "backprop", "dfa": "DFA", "dfc": "DFC", "dfc-ss": "DFC-SS", "dfc-ssa": "DFC-SSA"}
 NAMES |= {"strong-dfc": "Strong-DFC", "strong-dfc-2phase": "Strong-DFC, two phases"}
 NAMES |= {"mn": "minimum norm", "gn": "Gauss-Newton"}
-ALIGNMENT = "angle_to_backprop"
 STYLES = {"train": "-", "validation": "--", "test": ":"}
 
 
@@ -42,15 +41,15 @@ def plot_comparison(folders: Sequence[pathlib.Path], path: pathlib.Path) -> path
 
 
 def _plot(folders: Sequence[pathlib.Path], path: pathlib.Path, splits: Sequence[str]) -> pathlib.Path:
-    runs = {folder: _curves(folder) for folder in folders}
+    runs = [_curves(folder) for folder in folders]
     configs = [_config(folder) for folder in folders]
-    accuracy = any("test_accuracy" in curves for curves in runs.values())
+    accuracy = any("test_accuracy" in curves for curves in runs)
     figure, axes = plt.subplots(
         1, 2 if accuracy else 1, figsize=(9.5 if accuracy else 6, 3.6), squeeze=False, layout="constrained"
     )
-    for folder, curves in runs.items():
+    for config, curves in zip(configs, runs, strict=True):
         for split in splits:
-            line = {**_line(_config(folder), configs), "linestyle": STYLES[split]}
+            line = {**_line(config, configs), "linestyle": STYLES[split]}
             _draw(axes[0, 0], curves, f"{split}_loss", 1, line)
             if accuracy:
                 _draw(axes[0, 1], curves, f"{split}_accuracy", 100, line)
@@ -58,9 +57,7 @@ def _plot(folders: Sequence[pathlib.Path], path: pathlib.Path, splits: Sequence[
     if accuracy:
         axes[0, 1].set(xlabel="epoch", ylabel="accuracy (%)")
     for ax in axes.flat:
-        ax.grid(alpha=0.25)
-        ax.spines[["top", "right"]].set_visible(False)
-        ax.xaxis.get_major_locator().set_params(integer=True)
+        _tidy(ax)
     entries = _methods(configs)
     entries += [Line2D([], [], color="grey", linestyle=STYLES[s], label=s) for s in splits]
     figure.legend(handles=entries, loc="outside center right", frameon=False, fontsize=9)
@@ -73,7 +70,7 @@ def _plot(folders: Sequence[pathlib.Path], path: pathlib.Path, splits: Sequence[
 def plot_alignment(folders: Sequence[pathlib.Path], path: pathlib.Path) -> pathlib.Path | None:
     """Each layer's angle between its update and the gradient, over training; None if no run measured it."""
     configs = [_config(folder) for folder in folders]
-    runs = [_curves(folder, f"{ALIGNMENT}_by_layer") for folder in folders]
+    runs = [_curves(folder, "angle_to_backprop_by_layer") for folder in folders]
     layers = max(len(curves) for curves in runs)
     if layers == 0:
         return None
@@ -87,15 +84,20 @@ def plot_alignment(folders: Sequence[pathlib.Path], path: pathlib.Path) -> pathl
     for layer, ax in enumerate(axes.flat, start=1):
         ax.set(xlabel="epoch", title=f"layer {layer}")
         ax.axhline(90, color="grey", linewidth=0.8, linestyle=":")
-        ax.grid(alpha=0.25)
-        ax.spines[["top", "right"]].set_visible(False)
-        ax.xaxis.get_major_locator().set_params(integer=True)
+        _tidy(ax)
     axes[0, 0].set(ylabel="angle to the gradient (degrees)", ylim=(0, None))
     entries = _methods([config for config, _ in measured])
     figure.legend(handles=entries, loc="outside center right", frameon=False, fontsize=9)
     figure.savefig(path, dpi=150)
     plt.close(figure)
     return path
+
+
+def _tidy(ax: Axes) -> None:
+    """Whole epochs, a grid, and no frame that no reader needs."""
+    ax.grid(alpha=0.25)
+    ax.spines[["top", "right"]].set_visible(False)
+    ax.xaxis.get_major_locator().set_params(integer=True)
 
 
 def _line(config: dict[str, Any], configs: Sequence[dict[str, Any]]) -> dict[str, Any]:

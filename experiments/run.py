@@ -153,10 +153,8 @@ def _held(config: Config) -> dict[Method, Config]:
     found = [from_dict(Config, json.loads(file.read_text())["config"]) for file in files]
     # Runs of before there were convolutional networks do not say what kind theirs is.
     found = [one if one.model else dataclasses.replace(one, model="mlp", augment=False) for one in found]
-    found = [
-        dataclasses.replace(one, progress=config.progress, tensorboard=config.tensorboard, resume=True)
-        for one in found
-    ]
+    now = {"progress": config.progress, "tensorboard": config.tensorboard, "resume": True}
+    found = [dataclasses.replace(one, **now) for one in found]
     return {one.method[0]: one for one in found}
 
 
