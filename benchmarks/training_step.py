@@ -285,7 +285,9 @@ def _draw(methods: dict[str, dict[str, Any]], caption: str, path: pathlib.Path) 
     axes.plot(steps, list(methods), "D", color="#D55E00", label="step: update and Adam")
     for i, (update, step) in enumerate(zip(updates, steps, strict=True)):
         place = (max(update, step), i)
-        axes.annotate(f"{update:.3g}", place, (8, 0), textcoords="offset points", va="center")
+        # Its background hides the line at 1 where the two meet.
+        box = {"facecolor": "white", "edgecolor": "none", "pad": 1}
+        axes.annotate(f"{update:.3g}", place, (8, 0), textcoords="offset points", va="center", bbox=box)
     axes.axvline(1, color="black", linewidth=0.8)
     axes.set(xscale="log", xlim=(left, 3 * max(updates)), title=caption)
     axes.set_xlabel("time relative to backpropagation (log scale; the number is the update's)")

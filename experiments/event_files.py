@@ -1,7 +1,9 @@
 """A run's metrics as TensorBoard's event files, beside `metrics.jsonl`."""
 
+import collections
 import contextlib
 import importlib.util
+import json
 import pathlib
 from collections.abc import Callable, Iterator, Sequence
 
@@ -19,14 +21,18 @@ def event_files(folder: pathlib.Path, seeds: Sequence[int]) -> Iterator[Callable
     """A function that writes the record of one seed's epoch, to be read by `tensorboard --logdir FOLDER`.
 
     Every seed has a folder of its own below `folder`. A thread writes to the disk, while training goes on.
+    Epochs of an interrupted run that `metrics.jsonl` does not hold, and that come again, are hidden.
     """
     from tensorboardX import SummaryWriter  # not needed but where it is asked for
 
+    metrics = folder / "metrics.jsonl"
+    lines = metrics.read_text().splitlines() if metrics.exists() else []
+    kept = collections.Counter(json.loads(line)["seed"] for line in lines)
     with contextlib.ExitStack() as stack:
-        writers = {
-            seed: stack.enter_context(SummaryWriter(str(folder / "tensorboard" / f"seed-{seed}")))
-            for seed in seeds
-        }
+        writers = {}
+        for seed in seeds:
+            writer = SummaryWriter(str(folder / "tensorboard" / f"seed-{seed}"), purge_step=kept[seed] + 1)
+            writers[seed] = stack.enter_context(writer)
 
         def write(seed: int, record: dfc.Record) -> None:
             epoch = record["epoch"]

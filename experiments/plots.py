@@ -10,6 +10,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
+from matplotlib.ticker import MaxNLocator, NullLocator
 
 
 # Okabe and Ito's colours, which colour-blind readers can tell apart; a method has the same one everywhere.
@@ -54,6 +55,7 @@ def _plot(folders: Sequence[pathlib.Path], path: pathlib.Path, splits: Sequence[
             if accuracy:
                 _draw(axes[0, 1], curves, f"{split}_accuracy", 100, line)
     axes[0, 0].set(xlabel="epoch", ylabel="loss", yscale="log")
+    _plain_ticks(axes[0, 0])
     if accuracy:
         axes[0, 1].set(xlabel="epoch", ylabel="accuracy (%)")
     for ax in axes.flat:
@@ -98,6 +100,15 @@ def _tidy(ax: Axes) -> None:
     ax.grid(alpha=0.25)
     ax.spines[["top", "right"]].set_visible(False)
     ax.xaxis.get_major_locator().set_params(integer=True)
+
+
+def _plain_ticks(ax: Axes) -> None:
+    """Numbers without powers of ten on a logarithmic axis; even steps where it spans less than a decade."""
+    low, high = ax.get_ylim()
+    if high < 10 * low:
+        ax.yaxis.set_major_locator(MaxNLocator(6))
+        ax.yaxis.set_minor_locator(NullLocator())
+    ax.yaxis.set_major_formatter("{x:g}")
 
 
 def _line(config: dict[str, Any], configs: Sequence[dict[str, Any]]) -> dict[str, Any]:

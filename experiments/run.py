@@ -13,6 +13,7 @@ import datetime
 import json
 import pathlib
 import sys
+import warnings
 from typing import Any
 
 import jax
@@ -122,10 +123,12 @@ def prepare(config: Config) -> tuple[list[Run], dfc.Dataset]:
         make_model(chosen, method, data, 0)
     now = datetime.datetime.now().strftime("%Y%m%d-%H%M%S")
     out = pathlib.Path(config.out or f"runs/{config.dataset}-{now}")
+    # A folder of several methods remains one, should only one of them be left in it.
+    several = len(configs) > 1 or (out / next(iter(configs)) / "config.json").exists()
     runs = []
     for method, chosen in configs.items():
         chosen = dataclasses.replace(chosen, out=str(out))
-        path, options = out if len(configs) == 1 else out / method, dataclasses.asdict(chosen)
+        path, options = out / method if several else out, dataclasses.asdict(chosen)
         if not writes():
             folder = dfc.RunFolder(path)
         elif config.resume:
@@ -163,6 +166,8 @@ def main(config: Config) -> int:
     try:
         if config.distributed:
             jax.distributed.initialize(config.coordinator, config.processes, config.process)
+            if not writes():
+                warnings.simplefilter("ignore")  # the process that talks gives the same
         runs, data = prepare(config)
         failed = False
     except (ValueError, OSError, ImportError, RuntimeError) as error:
@@ -170,8 +175,7 @@ def main(config: Config) -> int:
         failed = True
     if _any_process(failed):
         return 2
-    paths = [run.folder.path for run in runs]
-    out = paths[0] if len(paths) == 1 else paths[0].parent
+    paths, out = [run.folder.path for run in runs], pathlib.Path(runs[0].config.out)
     try:
         summaries = {run.method: train(run.config, run.method, data, run.folder) for run in runs}
         if writes():

@@ -1,6 +1,9 @@
-"""Small networks, distances between arrays, and the model once more in plain NumPy."""
+"""Small networks, distances between arrays, the model once more in plain NumPy, and what runs leave."""
 
+import json
+import pathlib
 from collections.abc import Sequence
+from typing import Any
 
 import equinox as eqx
 import jax
@@ -34,6 +37,11 @@ def angle(a: PyTree, b: PyTree) -> float:
 def cast(tree: PyTree, dtype: type) -> PyTree:
     """The tree with its floating-point arrays, Python-like scalars apart, in another precision."""
     return jax.tree.map(lambda leaf: leaf.astype(dtype) if eqx.is_inexact_array(leaf) else leaf, tree)
+
+
+def records(folder: pathlib.Path) -> list[dict[str, Any]]:
+    """What a run's `metrics.jsonl` holds, line by line."""
+    return [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
 
 
 @eqx.filter_jit

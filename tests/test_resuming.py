@@ -7,6 +7,7 @@ import json
 import os
 import pathlib
 import random
+import shutil
 import signal
 import subprocess
 import sys
@@ -22,7 +23,7 @@ import pytest
 from config import Config, from_dict
 from helpers import cast, few_digits, flat
 from option_groups import Controller, Solver
-from run import main
+from run import main, prepare
 
 import dfc_jax as dfc
 from dfc_jax import checkpoints
@@ -68,6 +69,16 @@ def test_what_stops_the_command_line_is_said_and_resumed(tmp_path, monkeypatch, 
     assert_same_runs(out, whole)
     assert cli(SMALL, out, resume=True, epochs=3) == 0  # and further than was asked for at first
     assert len((out / "metrics.jsonl").read_text().splitlines()) == 3
+
+
+@pytest.mark.usefixtures("as_users_run")
+def test_one_run_that_is_left_of_several_is_resumed_where_it_is(tmp_path):
+    prepare(dataclasses.replace(SMALL, method=("bp", "dfa"), out=str(tmp_path)))
+    shutil.rmtree(tmp_path / "dfa")
+    for given in (Config(), dataclasses.replace(SMALL, method=("bp",))):
+        (run,), _ = prepare(dataclasses.replace(given, out=str(tmp_path), resume=True))
+        assert run.folder.path == tmp_path / "bp"
+    assert not (tmp_path / "config.json").exists()
 
 
 @pytest.mark.usefixtures("as_users_run")

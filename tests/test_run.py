@@ -10,13 +10,11 @@ import statistics
 import subprocess
 import sys
 
-import jax
 import pytest
 import tyro
-from compare import compare
 from config import Config
+from helpers import records
 from option_groups import Controller, Feedback, Optimiser, Solver
-from pool import pool
 from run import main
 
 import dfc_jax as dfc
@@ -33,10 +31,6 @@ def run(*options: str, expect: int = 0) -> subprocess.CompletedProcess:
     done = subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
     assert done.returncode == expect, done.stdout + done.stderr
     return done
-
-
-def records(folder: pathlib.Path) -> list[dict]:
-    return [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
 
 
 @pytest.mark.slow
@@ -232,80 +226,6 @@ def test_a_folder_that_cannot_be_written_is_refused(problem, tmp_path, capsys, m
     said = capsys.readouterr().err
     assert said.startswith(f"error: `out` is {str(out)!r}, which cannot be written (")
     assert said.rstrip().endswith("name another folder, or free it.")
-
-
-@pytest.fixture(scope="module")
-def apart(tmp_path_factory) -> pathlib.Path:
-    """The seeds 0 and 1 of DFC-SSA, each a run of its own, and of both feedbacks."""
-    folder = tmp_path_factory.mktemp("apart")
-    for feedback, seed in (("fixed", 0), ("fixed", 1), ("learned", 0)):
-        options = Config(method=("dfc-ssa",), feedback=feedback, epochs=2, hidden=(8,), progress=False)
-        slept = dataclasses.replace(options.feedback_learning, update="expected", pretraining_epochs=0.1)
-        out = str(folder / f"{feedback}-{seed}")
-        options = dataclasses.replace(options, seeds=(seed,), out=out, diagnostics=2, feedback_learning=slept)
-        with jax.enable_x64(False), jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):
-            assert main(options) == 0
-    return folder
-
-
-@pytest.mark.slow
-def test_seeds_trained_apart_are_pooled_and_compared(apart):
-    pool([apart / "fixed-0", apart / "fixed-1"], apart / "both")
-    summary = json.loads((apart / "both" / "summary.json").read_text())
-    alone = [json.loads((apart / f"fixed-{seed}" / "summary.json").read_text())["seeds"] for seed in (0, 1)]
-    assert summary["seeds"] == alone[0] | alone[1]
-    scores = [found["test_accuracy"] for found in summary["seeds"].values()]
-    assert summary["mean"]["test_accuracy"] == pytest.approx(statistics.fmean(scores))
-    assert summary["std"]["test_accuracy"] == pytest.approx(statistics.stdev(scores))
-    assert [(r["seed"], r["epoch"]) for r in records(apart / "both")] == [(0, 1), (1, 1), (0, 2), (1, 2)]
-
-    compare([apart / "both", apart / "learned-0"], apart / "table")
-    for name in ("comparison.png", "alignment.png"):
-        assert (apart / "table" / name).read_bytes().startswith(b"\x89PNG")
-    assert f"{100 * statistics.fmean(scores):.2f} ±" in (apart / "table" / "table.md").read_text()
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize(
-    "folders, problem",
-    [
-        (("fixed-0", "learned-0"), "differs from .* in `feedback`, not in its seeds alone"),
-        (("fixed-0", "fixed-0"), "have a seed in common"),
-        (("fixed-0", "nothing"), "does not hold a finished run"),
-    ],
-)
-def test_other_runs_are_not_pooled(apart, folders, problem, tmp_path):
-    with pytest.raises(ValueError, match=problem):
-        pool([apart / name for name in folders], tmp_path / "out")
-    assert not (tmp_path / "out").exists()
-
-
-@pytest.mark.slow
-def test_tensorboard_reads_what_metrics_hold(tmp_path):
-    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
-
-    options = ("--method", "bp", "--seeds", "3", "5", "--diagnostics", "1", "--tensorboard")
-    run(*SMALL, *options, "--out", str(tmp_path / "run"))
-    for seed in (3, 5):
-        found = EventAccumulator(str(tmp_path / "run" / "tensorboard" / f"seed-{seed}")).Reload()
-        for record in (r for r in records(tmp_path / "run") if r["seed"] == seed):
-            epoch = record.pop("epoch")
-            record |= {
-                f"{name}/layer-{i}": number
-                for name in [name for name, value in record.items() if isinstance(value, list)]
-                for i, number in enumerate(record.pop(name), start=1)
-            }
-            del record["seed"]
-            for name, value in record.items():
-                (event,) = [event for event in found.Scalars(name) if event.step == epoch]
-                assert event.value == pytest.approx(value, rel=1e-6)
-
-
-def test_tensorboard_without_its_package_is_refused_before_any_work(tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
-    assert main(Config(tensorboard=True, out=str(tmp_path / "run"))) == 2
-    assert "tensorboardX is missing: pip install tensorboardX" in capsys.readouterr().err
-    assert not (tmp_path / "run").exists()
 
 
 @pytest.mark.slow

@@ -1,0 +1,60 @@
+"""Seeds trained apart, pooled into one run."""
+
+import dataclasses
+import json
+import pathlib
+import statistics
+
+import jax
+import pytest
+from compare import compare
+from config import Config
+from helpers import records
+from pool import pool
+from run import main
+
+
+@pytest.fixture(scope="module")
+def apart(tmp_path_factory) -> pathlib.Path:
+    """The seeds 0 and 1 of DFC-SSA, each a run of its own, and of both feedbacks."""
+    folder = tmp_path_factory.mktemp("apart")
+    for feedback, seed in (("fixed", 0), ("fixed", 1), ("learned", 0)):
+        options = Config(method=("dfc-ssa",), feedback=feedback, epochs=2, hidden=(8,), progress=False)
+        slept = dataclasses.replace(options.feedback_learning, update="expected", pretraining_epochs=0.1)
+        out = str(folder / f"{feedback}-{seed}")
+        options = dataclasses.replace(options, seeds=(seed,), out=out, diagnostics=2, feedback_learning=slept)
+        with jax.enable_x64(False), jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):
+            assert main(options) == 0
+    return folder
+
+
+@pytest.mark.slow
+def test_seeds_trained_apart_are_pooled_and_compared(apart):
+    pool([apart / "fixed-0", apart / "fixed-1"], apart / "both")
+    summary = json.loads((apart / "both" / "summary.json").read_text())
+    alone = [json.loads((apart / f"fixed-{seed}" / "summary.json").read_text())["seeds"] for seed in (0, 1)]
+    assert summary["seeds"] == alone[0] | alone[1]
+    scores = [found["test_accuracy"] for found in summary["seeds"].values()]
+    assert summary["mean"]["test_accuracy"] == pytest.approx(statistics.fmean(scores))
+    assert summary["std"]["test_accuracy"] == pytest.approx(statistics.stdev(scores))
+    assert [(r["seed"], r["epoch"]) for r in records(apart / "both")] == [(0, 1), (1, 1), (0, 2), (1, 2)]
+
+    compare([apart / "both", apart / "learned-0"], apart / "table")
+    for name in ("comparison.png", "alignment.png"):
+        assert (apart / "table" / name).read_bytes().startswith(b"\x89PNG")
+    assert f"{100 * statistics.fmean(scores):.2f} ±" in (apart / "table" / "table.md").read_text()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "folders, problem",
+    [
+        (("fixed-0", "learned-0"), "differs from .* in `feedback`, not in its seeds alone"),
+        (("fixed-0", "fixed-0"), "have a seed in common"),
+        (("fixed-0", "nothing"), "does not hold a finished run"),
+    ],
+)
+def test_other_runs_are_not_pooled(apart, folders, problem, tmp_path):
+    with pytest.raises(ValueError, match=problem):
+        pool([apart / name for name in folders], tmp_path / "out")
+    assert not (tmp_path / "out").exists()
