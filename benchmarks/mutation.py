@@ -273,13 +273,15 @@ def main(options: Options) -> None:
     """Try every mutant that has no verdict yet, then write the report."""
     options = dataclasses.replace(options, work=options.work.absolute())
     options.work.mkdir(parents=True, exist_ok=True)
+    # What a mutant leaves as it was is compiled once.
+    programs = {"JAX_COMPILATION_CACHE_DIR": str(options.work / "programs")}
+    os.environ |= programs | {"JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0.3"}
     verdicts = options.work / "verdicts.jsonl"
     done = [Mutant(**json.loads(l)) for l in verdicts.read_text().splitlines()] if verdicts.exists() else []
     if options.retry:
         done = [mutant for mutant in done if mutant.verdict == "killed"]
-        for folder in options.work.iterdir():
-            if folder.is_dir():
-                shutil.rmtree(folder)
+        for folder in [options.work / "clone", *options.work.glob("worker-*")]:
+            shutil.rmtree(folder, ignore_errors=True)
         verdicts.write_text("".join(json.dumps(dataclasses.asdict(mutant)) + "\n" for mutant in done))
     if not options.report:
         clone, known = prepare(options.work), {mutant.number for mutant in done}

@@ -114,7 +114,7 @@ def test_unknown_name_lists_the_known_ones():
     ("name", "number", "allowed"),
     [
         *[("digits", number, "between 10 and 1427") for number in (9, 1428, 0.1)],
-        *[("student_teacher", number, "at least 1") for number in (0, -1)],
+        *[("student_teacher", number, "of at least 1") for number in (0, -1)],
         *[("mnist", number, "between 1 and 59999") for number in (0, 60_000)],
         ("cifar10", 50_000, "between 1 and 49999"),
     ],
@@ -232,7 +232,7 @@ def test_student_teacher_is_fixed_by_its_seed(toy):
     "name", ["input_size", "output_size", "train_samples", "validation_samples", "test_samples"]
 )
 def test_student_teacher_refuses_nothing_at_all(name):
-    with pytest.raises(ValueError, match=f"`{name}` is 0; it must be a whole number at least 1"):
+    with pytest.raises(ValueError, match=f"`{name}` is 0; it must be a whole number of at least 1"):
         student_teacher(**{name: 0})
 
 

@@ -43,10 +43,12 @@ def check_number(
     require(fine, f"`{name}` is {value}; it must be a finite number{low}{high}.")
 
 
-def check_count(name: str, value: int, minimum: int = 1) -> None:
-    """Raise unless `value` is a whole number of at least `minimum`."""
-    whole = isinstance(value, int | np.integer) and not isinstance(value, bool) and value >= minimum
-    require(whole, f"`{name}` is {value!r}; it must be a whole number of at least {minimum}.")
+def check_count(name: str, value: int, minimum: int = 1, maximum: int | None = None) -> None:
+    """Raise unless `value` is a whole number of at least `minimum` and, if it is given, at most `maximum`."""
+    allowed = f"of at least {minimum}" if maximum is None else f"between {minimum} and {maximum}"
+    whole = isinstance(value, int | np.integer) and not isinstance(value, bool)
+    fine = whole and value >= minimum and (maximum is None or value <= maximum)
+    require(bool(fine), f"`{name}` is {value!r}; it must be a whole number {allowed}.")
 
 
 def check_image(name: str, shape: Sequence[int]) -> None:

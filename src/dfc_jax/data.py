@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, UInt8
 
-from dfc_jax._checks import check_image, require
+from dfc_jax._checks import check_count, check_image, require
 
 
 class Split(eqx.Module):
@@ -152,12 +152,12 @@ def student_teacher(
     biases and Xavier-normal weights of gain 3. `seed` fixes it and all samples; more samples of one split
     change no other. (The published code draws a teacher per split, so that its test error means nothing.)
     """
-    _check_count("input_size", input_size)
-    _check_count("output_size", output_size)
-    _check_count("train_samples", train_samples)
-    _check_count("validation_samples", validation_samples)
-    _check_count("test_samples", test_samples)
-    _check_count("seed", seed, low=0)
+    check_count("input_size", input_size)
+    check_count("output_size", output_size)
+    check_count("train_samples", train_samples)
+    check_count("validation_samples", validation_samples)
+    check_count("test_samples", test_samples)
+    check_count("seed", seed, 0)
     teacher_rng, *split_rngs = np.random.default_rng(seed).spawn(4)
     widths = (input_size, 1000, 1000, 1000, 1000, output_size)
     weights = [
@@ -184,7 +184,7 @@ def _digits(validation_samples: int = 180) -> Dataset:
     pixels, labels = load_digits(return_X_y=True)
     # A fixed `random_state`, not a run's seed; the test samples first, free of `validation_samples`.
     rest, test = train_test_split(np.arange(len(labels)), test_size=360, stratify=labels, random_state=0)
-    _check_count("validation_samples", validation_samples, _CLASSES, len(rest) - _CLASSES)
+    check_count("validation_samples", validation_samples, _CLASSES, len(rest) - _CLASSES)
     strata = labels[rest]
     train, validation = train_test_split(rest, test_size=validation_samples, stratify=strata, random_state=0)
     x = pixels / 16
@@ -195,7 +195,7 @@ def _digits(validation_samples: int = 180) -> Dataset:
 
 def _images(name: str, data_dir: str | os.PathLike | None, validation_samples: int = 5000) -> Dataset:
     spec = _IMAGE_SETS[name]
-    _check_count("validation_samples", validation_samples, 1, spec.train_samples - 1)
+    check_count("validation_samples", validation_samples, 1, spec.train_samples - 1)
     root = os.path.expanduser(data_dir or os.environ.get("TFDS_DATA_DIR") or "~/tensorflow_datasets")
     images, labels = _read(spec.source, "train", spec.train_samples, root)
     test_images, test_labels = _read(spec.source, "test", spec.test_samples, root)
@@ -261,9 +261,3 @@ def _import_tfds() -> ModuleType:
 
 def _one_hot(labels: np.ndarray) -> Float[np.ndarray, "samples outputs"]:
     return np.eye(_CLASSES, dtype=np.float32)[labels]
-
-
-def _check_count(name: str, value: int, low: int = 1, high: int | None = None) -> None:
-    allowed = f"at least {low}" if high is None else f"between {low} and {high}"
-    fine = isinstance(value, int | np.integer) and value >= low and (high is None or value <= high)
-    require(bool(fine), f"`{name}` is {value!r}; it must be a whole number {allowed}.")
