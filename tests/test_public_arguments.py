@@ -247,6 +247,17 @@ def test_numbers_are_refused_outside_their_bounds(name: str, value: float) -> No
     assert refused(name, value) == (not fine)
 
 
+@pytest.mark.parametrize("name", sorted(NUMBERS))
+def test_numbers_are_refused_just_outside_their_bounds(name: str) -> None:
+    for value in (-1e-6, 0.0, 1e-6, 1 - 1e-6, 1.0, 1 + 1e-6):
+        assert refused(name, value) == (not NUMBERS[name](value)), value
+
+
+@pytest.mark.parametrize("name", sorted(COUNTS))
+def test_counts_are_refused_just_below_their_bounds(name: str) -> None:
+    assert refused(name, COUNTS[name] - 1) and not refused(name, COUNTS[name])
+
+
 @settings(max_examples=300, deadline=None, derandomize=True)
 @given(name=st.sampled_from(sorted(NUMBERS)), value=no_numbers)
 def test_what_is_no_number_is_refused(name: str, value: object) -> None:
