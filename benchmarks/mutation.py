@@ -62,7 +62,7 @@ class Options:
     seed: int = 0
     workers: int = 2
     retry: bool = False
-    """Try the survivors again, in clones of the present HEAD, whose numerical core must be the same."""
+    """Try the survivors again with the tests of the present HEAD, whose numerical core must be the same."""
     seconds: float = 60.0
     """Tests tried on a mutant, shortest first, by the time they take without it; at least ten."""
     work: pathlib.Path = pathlib.Path("runs/mutation")
@@ -95,17 +95,38 @@ def prepare(work: pathlib.Path) -> pathlib.Path:
     clone = work / "clone"
     if not clone.exists():
         subprocess.run(["git", "clone", "--quiet", str(ROOT), str(clone)], check=True)
-    if not (clone / "times.xml").exists():
-        options = [
-            "--cov=dfc_jax",
-            "--cov-context=test",
-            "--cov-report=",
-            "--junitxml=times.xml",
-            "-m",
-            SUITE,
-        ]
-        run(sys.executable, "-m", "pytest", *options, "-o", "junit_family=xunit1", folder=clone)
+    if not (clone / "times-0.xml").exists():
+        observe(clone, 0)
     return clone
+
+
+def observe(clone: pathlib.Path, run_number: int, *files: str) -> None:
+    """Run all tests, or those of `files`, and note what they run and for how long."""
+    covered = ["--cov=dfc_jax", "--cov-context=test", "--cov-report=", "--cov-append", "-m", SUITE]
+    timed = [f"--junitxml=times-{run_number}.xml", "-o", "junit_family=xunit1"]
+    run(sys.executable, "-m", "pytest", *covered, *timed, *files, folder=clone)
+
+
+def renew(work: pathlib.Path) -> None:
+    """Bring the clone to the present HEAD and observe the tests that have changed.
+
+    **Raises:** `SystemExit` if the numerical core has changed: its mutants are others now.
+    """
+    clone = work / "clone"
+    git = lambda *arguments: subprocess.run(
+        ["git", "-C", str(clone), *arguments], check=True, capture_output=True, text=True
+    ).stdout.split()
+    (before,) = git("rev-parse", "HEAD")
+    git("pull", "--quiet")
+    changed = git("diff", "--name-only", before, "HEAD")
+    core = [f"src/dfc_jax/{module}.py" for module in CORE]
+    if found := sorted(set(core) & set(changed)):
+        raise SystemExit(f"{found[0]} has changed since: start anew, in another --work folder.")
+    tests = [name for name in changed if name.startswith("tests/test_") and (clone / name).exists()]
+    if tests:
+        observe(clone, len(list(clone.glob("times-*.xml"))), *tests)
+    for folder in work.glob("worker-*"):
+        shutil.rmtree(folder)
 
 
 def places(path: pathlib.Path, rng: random.Random) -> list[tuple[int, str, int]]:
@@ -163,8 +184,13 @@ class Tests:
         self.clone, self.worker = clone, worker
         self.data = coverage.CoverageData(str(clone / ".coverage"))
         self.data.read()
-        cases = xml.etree.ElementTree.parse(clone / "times.xml").iter("testcase")
-        self.seconds = {f"{case.get('file')}::{case.get('name')}": float(case.get("time")) for case in cases}
+        self.seconds: dict[str, float] = {}
+        for number in range(len(list(clone.glob("times-*.xml")))):
+            cases = list(xml.etree.ElementTree.parse(clone / f"times-{number}.xml").iter("testcase"))
+            observed = {case.get("file") for case in cases}
+            kept = {n: t for n, t in self.seconds.items() if n.partition("::")[0] not in observed}
+            self.seconds = kept | {f"{c.get('file')}::{c.get('name')}": float(c.get("time")) for c in cases}
+        self.seconds = {n: t for n, t in self.seconds.items() if (clone / n.partition("::")[0]).exists()}
 
     def of(self, path: pathlib.Path, line: int, seconds: float) -> list[str]:
         """Those of the statement's lines or, if import alone runs it, of the whole file."""
@@ -280,8 +306,7 @@ def main(options: Options) -> None:
     done = [Mutant(**json.loads(l)) for l in verdicts.read_text().splitlines()] if verdicts.exists() else []
     if options.retry:
         done = [mutant for mutant in done if mutant.verdict == "killed"]
-        for folder in [options.work / "clone", *options.work.glob("worker-*")]:
-            shutil.rmtree(folder, ignore_errors=True)
+        renew(options.work)
         verdicts.write_text("".join(json.dumps(dataclasses.asdict(mutant)) + "\n" for mutant in done))
     if not options.report:
         clone, known = prepare(options.work), {mutant.number for mutant in done}

@@ -106,9 +106,14 @@ def test_updates_are_those_of_the_dense_matrices(name: str) -> None:
     assert relative_error(report.control, plain.control) < 1e-6
 
 
-def test_gauss_newton_moves_the_output_by_the_error() -> None:
+@pytest.mark.parametrize("several_parts_learn", [False, True])
+def test_gauss_newton_moves_the_output_by_the_error(several_parts_learn: bool) -> None:
     """Without damping, the step of one sample lowers its loss as the gradient by the output says."""
     model, (x, y) = small(jr.key(1)), batch(1)
+    if several_parts_learn:
+        more = dfc.Dense(jr.normal(jr.key(5), (5, 5)), jnp.ones(5))
+        longer = dfc.Chain((*model.layers[2].transform.parts, more))
+        model = eqx.tree_at(lambda m: m.layers[2].transform, model, longer)
     method = dfc.GaussNewton(damping=1e-12)
 
     @eqx.filter_jit

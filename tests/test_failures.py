@@ -1,6 +1,7 @@
 """Why samples fail: each cause is made on purpose, and must be named."""
 
 import equinox as eqx
+import jax
 import jax.numpy as jnp
 import jax.random as jr
 import numpy as np
@@ -62,3 +63,12 @@ def test_nothing_is_found_where_nothing_fails() -> None:
     everything = dfc.reasons_for_failure(dfc.DFCSS(), model, x.at[:].set(jnp.nan), y)
     assert everything == ["100% of the samples tried are not finite: clean the data."]
     assert np.all(np.isfinite(x))
+
+
+def test_ten_tolerances_from_rest_are_near_enough(monkeypatch) -> None:
+    far = np.array([0.0, 9.9e-4, 10.1e-4, np.nan])
+    monkeypatch.setattr("dfc_jax.simulated.distance_from_rest", lambda *_: far)
+    _, model, x, y = broken("none")
+    loop = dfc.ClosedLoop(model)
+    (doubt,) = dfc.Simulated(rtol=1e-4).doubts(loop, jax.vmap(loop.sample)(x[:4], y[:4]))
+    assert "too short for 25% of the samples" in doubt and "up to 0.001 of their size" in doubt

@@ -4,6 +4,7 @@ import dataclasses
 import inspect
 import math
 
+import diffrax
 import equinox as eqx
 import jax
 import jax.numpy as jnp
@@ -11,6 +12,7 @@ import jax.random as jr
 import jaxtyping
 import numpy as np
 import optax
+import optimistix as optx
 import pytest
 from hypothesis import given, settings, strategies as st
 
@@ -108,6 +110,12 @@ FLAGS = {
     "PublishedEuler.instant_transmission",
     "PublishedEuler.proactive",
 }
+# Numbers that decide how many steps there are, or what is compiled at all.
+STATIC = {
+    *("ControlRootFinder.rtol", "DiffraxAverage.dt0", "DiffraxAverage.t1", "Simulated.dt0", "Simulated.t1"),
+    *("FeedbackLearning.epochs_per_wake_epoch", "FeedbackLearning.pretraining_epochs"),
+    *("LeakyReLU.slope", "RandomFeedback.std"),
+}
 PUBLIC = {name: value for name, value in vars(dfc).items() if not name.startswith("_")}
 CLASSES = {name: c for name, c in PUBLIC.items() if inspect.isclass(c) and issubclass(c, eqx.Module)}
 PARTS = {
@@ -173,9 +181,15 @@ PART_DEFAULTS = {
     "DFC": NUDGED | {"average": dfc.ImplicitAverage(10.0)},
     "DFCSS": NUDGED | {"equilibrium": dfc.Broyden(3e-5), "fallback": dfc.PseudoTransient(3e-5)},
     "DFCSSA": NUDGED,
+    "DiffraxAverage": {
+        "solver": diffrax.Tsit5(),
+        "stepsize_controller": diffrax.PIDController(rtol=1e-4, atol=1e-4),
+    },
     "ExpectedSleepPhase": SLEEP_PARTS,
     "ImplicitAverage": {"segments": ((6, 0.04), (8, 0.16), (10, 0.8))},
     "PublishedAverage": {"scheme": dfc.PublishedEuler(dt=0.02, states=500)},
+    "RootFind": {"root_finder": optx.Newton(rtol=3e-5, atol=3e-5)},
+    "Simulated": {"solver": diffrax.Tsit5()},
     "SleepPhase": SLEEP_PARTS,
     "StateAtTime": {"scheme": dfc.PublishedEuler(dt=0.02, states=500)},
     "StrongDFC": {
@@ -194,6 +208,16 @@ def test_parts_are_by_default_what_is_documented(name: str) -> None:
     made = PUBLIC[name](**REQUIRED.get(name, {}))
     for argument, wanted in PART_DEFAULTS[name].items():
         assert eqx.tree_equal(getattr(made, argument), wanted), argument
+
+
+@pytest.mark.parametrize("name", DEFAULTS)
+def test_what_shapes_the_program_is_known_when_it_is_compiled(name: str) -> None:
+    """All else is an array: it may be swept without compiling anew."""
+    made = PUBLIC[name](**REQUIRED.get(name, {}))
+    arrays = {jax.tree_util.keystr(path).lstrip(".") for path, _ in jax.tree_util.tree_leaves_with_path(made)}
+    for argument in DEFAULTS[name]:
+        static = f"{name}.{argument}" in STATIC | set(COUNTS) | FLAGS
+        assert (argument not in arrays) == static, argument
 
 
 def make(name: str, value: object) -> object:
