@@ -272,7 +272,8 @@ def write_report(done: list[Mutant], options: Options) -> None:
     legend = (
         "A random sample of the places at which Cosmic Ray can change the numerical core, one change each. "
         "Each was tried with the tests (fast and slow) that run the changed statement, shortest first, up "
-        f"to {options.seconds:.0f} s of them. Mutants that change no result survive as well: see the reasons."
+        f"to {options.seconds:.0f} s of them; what survived earlier tests of the same core was tried again "
+        "with those of this revision. Mutants that change no result survive as well: see the reasons."
     )
     rows = [[m, str(len(verdicts)), str(verdicts.count("killed"))] for m, verdicts in counts.items()]
     lines = [

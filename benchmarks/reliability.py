@@ -25,6 +25,8 @@ FILES = {
     "test_properties.py": "right answers whatever the numbers, by Hypothesis",
     "test_bad_input.py": "wrong batches, edges, bad numbers in one sample",
     "test_run.py": "the command line: options, folders, data sets, the same bytes twice",
+    "test_pool.py": "runs that cannot be pooled",
+    "test_event_files.py": "TensorBoard's files of a run that was killed",
     "test_data.py": "data sets, damaged and half downloaded ones included",
     "test_failures.py": "reasons found for samples that fail to converge",
 }

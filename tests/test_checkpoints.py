@@ -53,8 +53,8 @@ def same(a: tuple[dfc.Network, dfc.History], b: tuple[dfc.Network, dfc.History])
     )
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("seeds", [pytest.param(1, marks=pytest.mark.script), 2])
+@pytest.mark.script
+@pytest.mark.parametrize("seeds", [1, 2])
 def test_a_run_interrupted_after_every_epoch_ends_as_if_it_was_not(
     as_users_run, tmp_path, data, seeds
 ) -> None:

@@ -23,7 +23,7 @@ def learn(
 @pytest.mark.parametrize(
     "controller",
     [
-        pytest.param(dfc.PIController(2.0, 0.3), marks=pytest.mark.slow),
+        pytest.param(dfc.PIController(2.0, 0.3), marks=pytest.mark.script),
         pytest.param(dfc.PIController(0.0, 0.3), marks=pytest.mark.slow),
         pytest.param(dfc.LeakyIntegratorController(1.5, 0.3), marks=pytest.mark.slow),
     ],

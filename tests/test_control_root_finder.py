@@ -37,7 +37,7 @@ def average(solver: diffrax.AbstractSolver, **options: object) -> dfc.DiffraxAve
             diffrax.ImplicitEuler, dfc.Nudge(0.5), dfc.PIController(1.0, 0.05), marks=pytest.mark.script
         ),
         pytest.param(
-            diffrax.Kvaerno3, STRONG, dfc.LeakyIntegratorController(0.5, 0.1), marks=pytest.mark.slow
+            diffrax.Kvaerno3, STRONG, dfc.LeakyIntegratorController(0.5, 0.1), marks=pytest.mark.script
         ),
         pytest.param(
             diffrax.Kvaerno5,

@@ -85,12 +85,13 @@ METHODS = {
 }
 
 
-FAST = ("ss", "dfa", "exact feedback")
+FAST = {name: () for name in ("ss", "dfa", "exact feedback")}
+BY_HAND = {name: pytest.mark.script for name in ("ss newton", "dfc closed form")}
 NAMES = [*METHODS, "exact feedback"]
 
 
 @pytest.mark.parametrize(
-    "name", [pytest.param(n, marks=[] if n in FAST else pytest.mark.slow) for n in NAMES]
+    "name", [pytest.param(n, marks=(FAST | BY_HAND).get(n, pytest.mark.slow)) for n in NAMES]
 )
 def test_updates_are_those_of_the_dense_matrices(name: str) -> None:
     """Of every method, to 1e-6 in float64. Noise is drawn for the same neurons in the same order."""

@@ -311,7 +311,7 @@ def average(setting) -> tuple[list[tuple[np.ndarray, np.ndarray]], np.ndarray]:
             dfc.DiffraxAverage(diffrax.Kvaerno3(root_finder=FINDER)), 0.05, 2e-3, marks=pytest.mark.slow
         ),
         pytest.param(
-            dfc.DiffraxAverage(diffrax.Kvaerno5(root_finder=FINDER)), 0.05, 2e-3, marks=pytest.mark.slow
+            dfc.DiffraxAverage(diffrax.Kvaerno5(root_finder=FINDER)), 0.05, 2e-3, marks=pytest.mark.script
         ),
     ],
     ids=["implicit", "implicit_fine", "published", "adaptive", "fixed", "kvaerno3", "kvaerno5"],

@@ -245,12 +245,9 @@ METHODS = {
         average=dfc.DiffraxAverage(diffrax.Heun(), diffrax.ConstantStepSize(), t1=2.0, dt0=0.05),
     ),
 }
-slow_to_compile = (
-    "dfc_diffrax",
-    "dfcss_simulated",
-)
+slow_to_compile = {"dfc_diffrax": pytest.mark.script, "dfcss_simulated": pytest.mark.slow}
 every_method = pytest.mark.parametrize(
-    "name", [pytest.param(n, marks=pytest.mark.slow) if n in slow_to_compile else n for n in METHODS]
+    "name", [pytest.param(n, marks=slow_to_compile.get(n, ())) for n in METHODS]
 )
 
 

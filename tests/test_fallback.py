@@ -171,7 +171,7 @@ def test_inverse_of_a_batch_and_of_batches(n: int, getkey) -> None:
     assert relative_error(inverse(matrices[2]), wanted[2]) < 1e-10
 
 
-@pytest.mark.slow
+@pytest.mark.script
 def test_samples_are_tried_again_one_by_one_where_a_block_holds_one(monkeypatch) -> None:
     """With more outputs than a block has unknowns."""
     monkeypatch.setattr("dfc_jax.fallback._BLOCK_UNKNOWNS", 2)

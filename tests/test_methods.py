@@ -36,12 +36,17 @@ def run(method, model, x, y):
     return method(model, x, y)
 
 
-SLOW = ("newton", "simulated", "heun", "tsit5")  # to compile; .ci/run runs them beside the fast suite
+# To compile; .ci/run runs the slow ones beside the fast suite.
+MARKS = {
+    "newton": pytest.mark.slow,
+    "simulated": pytest.mark.slow,
+    "tsit5": pytest.mark.slow,
+    "heun": pytest.mark.script,
+}
 
 
 def every(methods):
-    marks = lambda name: [pytest.mark.slow] if name in SLOW else []
-    cases = [pytest.param(method, id=name, marks=marks(name)) for name, method in methods.items()]
+    cases = [pytest.param(method, id=name, marks=MARKS.get(name, ())) for name, method in methods.items()]
     return pytest.mark.parametrize("method", cases)
 
 

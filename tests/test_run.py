@@ -118,7 +118,7 @@ def test_a_run_that_diverges_says_so_and_fails(tmp_path, capsys):
     assert json.loads((tmp_path / "run" / "summary.json").read_text())["seeds"]["0"]["stopped"]
 
 
-@pytest.mark.slow
+@pytest.mark.script
 def test_the_same_command_twice_leaves_the_same_bytes(tmp_path):
     """Two seeds, learned feedback, drawn noise; two processes."""
     options = ["--method", "dfc-ss", "strong-dfc", "--seeds", "0", "1", "--epochs", "2", "--hidden", "16"]

@@ -259,7 +259,7 @@ def test_feedback_learns_in_the_wake_phase(toy) -> None:
     assert history.records[-1]["test_loss"] < 0.8 * history.records[0]["test_loss"]
 
 
-@pytest.mark.slow
+@pytest.mark.script
 def test_without_feedback_learning_feedback_stays(toy) -> None:
     model = dfc.mlp((15, 6, 5), key=jr.key(0), feedback=dfc.RandomFeedback())
     still, _ = train(toy, model, None, 1)

@@ -74,8 +74,8 @@ def test_gradient_is_that_of_finite_differences(name: str) -> None:
     assert not np.any(flat(gradient.feedback))
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("name", [pytest.param("squared", marks=pytest.mark.script), "cross_entropy"])
+@pytest.mark.script
+@pytest.mark.parametrize("name", ["squared", "cross_entropy"])
 def test_idealised_updates_descend_the_surrogate_loss(name: str) -> None:
     """Q = J^T in the controlled state: the voltage rule is the gradient itself as the leak vanishes."""
     angles, sizes = [], []

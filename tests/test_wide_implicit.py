@@ -229,7 +229,7 @@ def test_feedback_of_the_wrong_sign_does_not_converge() -> None:
     assert np.all(np.isfinite(flat(update.layers)))
 
 
-@pytest.mark.slow
+@pytest.mark.script
 def test_several_models_are_one_program() -> None:
     """One of them with the identity as feedback to its output, for which nothing is factorised."""
     model, x, y = wide(jr.key(6))
