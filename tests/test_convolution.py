@@ -85,7 +85,7 @@ METHODS = {
 }
 
 
-FAST = {name: () for name in ("ss", "dfa", "exact feedback")}
+FAST = {name: () for name in ("ss", "dfa")}
 BY_HAND = {name: pytest.mark.script for name in ("ss newton", "dfc closed form")}
 NAMES = [*METHODS, "exact feedback"]
 

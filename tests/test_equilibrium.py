@@ -389,7 +389,8 @@ def test_eigenvalues_of_awkward_matrices() -> None:
     assert test(jnp.eye(3))
 
 
-@pytest.mark.parametrize("hidden", [10, pytest.param(70, marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("hidden", [10, 70])
 def test_many_outputs_are_no_different(hidden: int) -> None:
     """Beyond 16 outputs no sample has a Jacobian of its own, and behind fewer hidden neurons the output layer
     is eliminated; the steady states are the same."""

@@ -68,6 +68,7 @@ def test_few_modes_are_at_most_500() -> None:
     assert has_few_modes(two, 250) and not has_few_modes(two, 251)
 
 
+@pytest.mark.slow
 def test_forward_euler_is_stable_just_below_its_bound() -> None:
     loop, samples = make_loop()
     bounds = dfc.euler_step_bound(loop, samples)

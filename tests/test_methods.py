@@ -360,7 +360,7 @@ def test_all_methods_are_called_alike() -> None:
         assert found == wanted, method
 
 
-@pytest.mark.parametrize("outputs", [3, 9])
+@pytest.mark.parametrize("outputs", [3, pytest.param(9, marks=pytest.mark.slow)])
 def test_an_integral_with_a_gain_of_its_own_has_one_trajectory(outputs: int) -> None:
     """By implicit steps, with the output layer eliminated or not, and by the published scheme."""
     model = make_network(jr.key(3), (4, 6, outputs))

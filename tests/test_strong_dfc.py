@@ -280,6 +280,7 @@ def test_pre_training_is_the_feedback_half_alone(getkey) -> None:
     assert not np.any(flat(found.layers))
 
 
+@pytest.mark.slow
 def test_a_layer_without_noise_learns_no_feedback() -> None:
     noise = dfc.FilteredNoise(0.1, TAU_NOISE, sigma_output=0.0)
     method = dataclasses.replace(SMALL, noise=noise, scheme=dfc.PublishedEuler(0.004, 5))

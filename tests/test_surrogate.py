@@ -122,6 +122,7 @@ def test_what_does_not_settle_is_said(getkey) -> None:
         PRECISE(dataclasses.replace(loop, network=make_network(getkey(), (6, 8, 7, 3))), samples)
 
 
+@pytest.mark.slow
 def test_learning_lowers_the_surrogate_loss() -> None:
     """In the idealised setting; and the output loss with it."""
     loop, x, y, _ = setting("cross_entropy", 1e-3, dfc.ExactFeedback())

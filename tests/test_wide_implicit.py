@@ -124,6 +124,7 @@ def test_it_is_implicit_euler(
     assert np.all(report.converged) and np.all(report.iterations == 6)
 
 
+@pytest.mark.slow
 def test_the_default_tolerance_is_close_to_that(monkeypatch: pytest.MonkeyPatch) -> None:
     model, x, y = wide(jr.key(0))
     found, _ = run(method_of(), model, x, y)
@@ -242,6 +243,7 @@ def test_several_models_are_one_program() -> None:
         assert relative_error(reports.control[i], report.control) < 1e-4
 
 
+@pytest.mark.slow
 def test_single_precision() -> None:
     model, x, y = wide(jr.key(8))
     wanted, _ = run(method_of(), model, x, y)
