@@ -40,7 +40,8 @@ def compare(folders: Sequence[pathlib.Path], out: pathlib.Path) -> None:
     console.print(shown)
     for row in rows:
         if row[width:] and row[width]:
-            console.print(f"{row[0]} minus {rows[0][0]}: {row[width]}", soft_wrap=True, highlight=False)
+            difference = f"{row[0]} ({row[1]} feedback) minus {rows[0][0]}: {row[width]}"
+            console.print(difference, soft_wrap=True, highlight=False)
     console.print(f"Results: {out}   Picture: {picture}", soft_wrap=True)
 
 
