@@ -3,7 +3,7 @@
 import dataclasses
 from typing import Any, Literal
 
-from option_groups import Controller, Feedback, IMPLICIT, Optimiser, Solver, Strong
+from option_groups import Controller, Feedback, IMPLICIT, Optimiser, Solver, Strong, Update
 
 import dfc_jax as dfc
 
@@ -34,6 +34,8 @@ class Defaults:
     lr: float = 1e-3
     feedback_lr: float = 1e-3
     pretraining_epochs: float = 1
+    sleep_epochs: float = 1
+    update: Update = "simulated"
     model: Model = "mlp"
 
 
@@ -43,7 +45,9 @@ DEFAULTS: dict[Dataset, Defaults] = {
     "mnist": Defaults(),
     "fashion_mnist": Defaults(),
     "mnist_autoencoder": Defaults((256, 32, 256), ("tanh", "linear", "tanh")),
-    "cifar10": Defaults(hidden=(128,), activations=("tanh",), model="conv"),
+    "cifar10": Defaults(
+        (128,), ("tanh",), pretraining_epochs=0.5, sleep_epochs=0.1, update="expected", model="conv"
+    ),
 }
 CHANNELS = (16, 32)  # of a convolutional network
 
@@ -129,7 +133,8 @@ class Config:
             lr=defaults.feedback_lr * (0.01 if single_phase else 1),
             pretraining_lr=self.feedback_learning.lr or defaults.feedback_lr,
             pretraining_epochs=defaults.pretraining_epochs,
-            sleep_epochs=0 if single_phase else 1,
+            sleep_epochs=0 if single_phase else defaults.sleep_epochs,
+            update=defaults.update,
         )
         convolutional = defaults.model == "conv"
         config = _fill(

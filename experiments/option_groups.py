@@ -4,6 +4,7 @@ import dataclasses
 from typing import Literal
 
 
+Update = Literal["simulated", "expected"]  # of the feedback weights in a sleep phase
 IMPLICIT = ("ImplicitEuler", "Kvaerno3", "Kvaerno5")
 
 
@@ -90,9 +91,10 @@ class Optimiser:
 class Feedback:
     """Feedback learning in the sleep phase (only with --feedback learned)."""
 
-    update: Literal["simulated", "expected"] = "simulated"
+    update: Update | None = None
     """simulated: one draw of the noise for each sample. expected: its mean over all draws, in closed form,
-    around the feedforward output (a simulated phase of strong-dfc-2phase clamps the output to the label)."""
+    around the feedforward output (a simulated phase of strong-dfc-2phase clamps the output to the label). By
+    default simulated, and expected for cifar10."""
     lr: float | None = None
     """Learning rate of Adam for the feedback weights; by default what suits the data set, and for strong-dfc
     a hundredth of that: in the wake phase the target's control drowns the answer to the noise."""
@@ -109,7 +111,8 @@ class Feedback:
     """Sleep epochs before the first wake epoch, or a part of one; by default what suits the data set."""
     sleep_epochs: float | None = None
     """Sleep epochs before every wake epoch, or a part of one: 0.2 sleeps on a fifth of the batches. By
-    default 1, and 0 for strong-dfc, which learns feedback in the wake phase; or a preset's own."""
+    default 1, 0.1 for cifar10, and 0 for strong-dfc, which learns feedback in the wake phase; or a preset's
+    own."""
     freeze_output: bool = False
     """Keep Q_L = I."""
     sigma: float = 0.01

@@ -251,6 +251,12 @@ def test_cifar10_is_for_the_convolutional_network_by_default():
     assert Config(dataset="mnist").resolved().model == "mlp"
 
 
+def test_cifar10_sleeps_little_and_by_the_expected_update():
+    learning, usual = (Config(dataset=name).resolved().feedback_learning for name in ("cifar10", "mnist"))
+    assert (learning.update, learning.sleep_epochs, learning.pretraining_epochs) == ("expected", 0.1, 0.5)
+    assert (usual.update, usual.sleep_epochs, usual.pretraining_epochs) == ("simulated", 1, 1)
+
+
 @pytest.mark.parametrize(
     "options, problem",
     [
