@@ -24,7 +24,7 @@ def learn(
     "controller",
     [
         pytest.param(dfc.PIController(2.0, 0.3), marks=pytest.mark.script),
-        pytest.param(dfc.PIController(0.0, 0.3), marks=pytest.mark.slow),
+        pytest.param(dfc.PIController(0.0, 0.3), marks=pytest.mark.script),
         pytest.param(dfc.LeakyIntegratorController(1.5, 0.3), marks=pytest.mark.slow),
     ],
     ids=["pi", "integral", "leaky-integrator"],

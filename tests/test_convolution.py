@@ -86,7 +86,7 @@ METHODS = {
 
 
 FAST = {name: () for name in ("ss", "dfa")}
-BY_HAND = {name: pytest.mark.script for name in ("ss newton", "dfc closed form")}
+BY_HAND = {name: pytest.mark.script for name in ("ss newton", "ss strong", "dfc closed form")}
 NAMES = [*METHODS, "exact feedback"]
 
 

@@ -291,7 +291,7 @@ def test_a_layer_without_noise_learns_no_feedback() -> None:
     assert all(np.any(np.asarray(Q) != 0) for Q in hidden)
 
 
-@pytest.mark.slow
+@pytest.mark.script
 def test_from_the_steady_state_it_stays_there_without_noise() -> None:
     """With an integral that has a gain of its own too: what it is there follows from control and error."""
     model = make_network(jr.key(0), (4, 5, 3))

@@ -319,7 +319,7 @@ def fit_many(models, data, *, method=BACKPROP, optimiser=ADAM, epochs=3, **optio
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("learned", [False, True])
+@pytest.mark.parametrize("learned", [pytest.param(False, marks=pytest.mark.script), True])
 def test_models_trained_together_are_those_trained_alone(learned):
     """Equal but for the rounding of matrix products, which a few epochs amplify a hundred times."""
     feedback = dfc.RandomFeedback() if learned else dfc.ProductOfWeights()

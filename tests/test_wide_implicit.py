@@ -124,7 +124,7 @@ def test_it_is_implicit_euler(
     assert np.all(report.converged) and np.all(report.iterations == 6)
 
 
-@pytest.mark.slow
+@pytest.mark.script
 def test_the_default_tolerance_is_close_to_that(monkeypatch: pytest.MonkeyPatch) -> None:
     model, x, y = wide(jr.key(0))
     found, _ = run(method_of(), model, x, y)
