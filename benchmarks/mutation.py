@@ -116,12 +116,12 @@ def renew(work: pathlib.Path) -> None:
     git = lambda *arguments: subprocess.run(
         ["git", "-C", str(clone), *arguments], check=True, capture_output=True, text=True
     ).stdout.split()
-    (before,) = git("rev-parse", "HEAD")
-    git("pull", "--quiet")
-    changed = git("diff", "--name-only", before, "HEAD")
+    git("fetch", "--quiet")
+    changed = git("diff", "--name-only", "HEAD", "FETCH_HEAD")
     core = [f"src/dfc_jax/{module}.py" for module in CORE]
     if found := sorted(set(core) & set(changed)):
         raise SystemExit(f"{found[0]} has changed since: start anew, in another --work folder.")
+    git("merge", "--quiet", "--ff-only", "FETCH_HEAD")
     tests = [name for name in changed if name.startswith("tests/test_") and (clone / name).exists()]
     if tests:
         observe(clone, len(list(clone.glob("times-*.xml"))), *tests)
