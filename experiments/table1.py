@@ -116,7 +116,8 @@ def cell(options: Options, task: Task, row: Row) -> Config:
 def _trajectory(task: Task, feedback: Literal["learned", "fixed"]) -> Literal["closed-form", "implicit"]:
     """How DFC's average is computed: some of the published trajectories are too short for the closed form.
 
-    So are the autoencoder's of 20 tau_u: with random feedback half of its samples are up to 31 % from rest then.
+    So are the autoencoder's of 20 tau_u: with random feedback, half of its samples are then up to 31 % from
+    rest.
     """
     dynamics = (TABLE_1[task].trained if feedback == "learned" else TABLE_1[task].fixed)[1]
     long_enough = dynamics.dt_di[0] * dynamics.tmax_di[0] >= 5 and task != "mnist_autoencoder"
