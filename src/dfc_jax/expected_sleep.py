@@ -1,7 +1,5 @@
 """The expected update of the sleep phase, in closed form."""
 
-from collections.abc import Callable
-
 import equinox as eqx
 import jax
 import jax.numpy as jnp
@@ -17,6 +15,9 @@ from dfc_jax.noise import AbstractNoise, WhiteNoise
 from dfc_jax.published import PublishedEuler
 from dfc_jax.sleep import AbstractNoisePhase
 from dfc_jax.targets import AbstractTarget, Rest
+
+
+MAX_TERMS = 12  # of an elementwise matrix product: with more, XLA takes longer than one by one
 
 
 class ExpectedSleepPhase(AbstractNoisePhase):
@@ -66,49 +67,54 @@ class ExpectedSleepPhase(AbstractNoisePhase):
         check_batch(model, x, y)
         loop = self._loop(model)
         samples = jax.vmap(loop.sample)(x, y)
-        jacobians, C, D = jax.vmap(self._moments, in_axes=(None, 0))(loop, samples)
-        D = jnp.sum(D, axis=0)
-        total = tuple(
-            jnp.tensordot(J, C[:, i], axes=((0, 1), (0, 1))) + jnp.tensordot(Q, D, axes=(-1, 0))
-            for i, (J, Q) in enumerate(zip(jacobians, model.feedback.weights, strict=True))
-        )
-        return self._normalised(model, total, len(x))
+        jacobians, C, D = self._moments(loop, samples)
+        D = jnp.sum(D, axis=-1)
+        total = []
+        for J, c, Q in zip(jacobians, C, model.feedback.weights, strict=True):
+            pairs = jnp.reshape(c.T, (-1, len(c)))  # of samples and outputs, as the rows of J
+            teaching = jnp.reshape(J, (len(pairs), -1)).T @ pairs  # einsum took twice as long
+            total.append(jnp.reshape(teaching, Q.shape) + jnp.tensordot(Q, D, axes=(-1, 0)))
+        return self._normalised(model, tuple(total), len(x))
 
     def _moments(
-        self, loop: ClosedLoop, sample: Sample
-    ) -> tuple[PerLayer, Float[Array, "layers out out"], Float[Array, "out out"]]:
-        """J_i, C_i and D of one sample; zeros if it is not finite.
+        self, loop: ClosedLoop, samples: Sample
+    ) -> tuple[PerLayer, Float[Array, "layers out out batch"], Float[Array, "out out batch"]]:
+        """J_i, with the batch first, C_i^T and D; zeros for samples that are not finite.
 
         Propagating the noise of every neuron would take n_L columns a layer. Its adjoint takes n_L rows in
         all: u k steps later, as a function of the state now, and so of the noise of every layer now.
         """
-        jacobians = loop.network.jacobian(sample.feedforward.voltages)
-        rows = [J.reshape(len(J), -1) for J in jacobians]
-        inputs = [Q.reshape(-1, Q.shape[-1]) for Q in loop.feedback(sample)]
-        gains = jnp.concatenate([J @ Q for J, Q in zip(rows, inputs, strict=True)])
-        decay, kappas = self._noise_steps(len(rows))
-        grams = [kappa**2 * (J @ J.T) for kappa, J in zip(kappas, rows, strict=True)]
+        jacobians, gains, grams = jax.vmap(self._products, (None, 0), (0, -1, -1))(loop, samples)
+        decay, kappas = self._noise_steps(len(gains))
 
         def earlier(carry: PyTree, lag: Float[Array, ""]) -> tuple[PyTree, None]:
             functional, held, C, D = carry
             before, functional = functional.R, self._earlier(loop.controller, gains, decay, functional)
             R, left = functional.R, self.scheme.states - 1 - lag
-            weight = left * decay ** jnp.maximum(lag - 1, 0)  # R[0] is zero
-            C = tuple(c + weight * r for c, r in zip(C, R, strict=True))
-            spread = jnp.concatenate([S @ gram for S, gram in zip(held, grams, strict=True)], axis=1)
-            D = D + left * spread @ jnp.concatenate(R, axis=1).T
-            held = tuple(self._seen(S, r, b) for S, r, b in zip(held, R, before, strict=True))
-            return (functional, held, C, D), None
+            C = C + left * decay ** jnp.maximum(lag - 1, 0) * R  # R[0] is zero
+            D = D + left * jnp.sum(_product(_product(held, grams), jnp.swapaxes(R, 1, 2)), axis=0)
+            return (functional, self._seen(held, R, before), C, D), None
 
-        zero = jnp.zeros_like(grams[0])
-        zeros = (zero,) * len(rows)
-        control = _Functional(zeros, zeros, zero, jnp.eye(len(zero), dtype=zero.dtype), zero)
+        zero, zeros = jnp.zeros_like(grams[0]), jnp.zeros_like(grams)
+        identity = jnp.broadcast_to(jnp.eye(len(zero), dtype=zero.dtype)[..., None], zero.shape)
+        control = _Functional(zeros, zeros, zero, identity, zero)
         lags = jnp.arange(self.scheme.states - 1, dtype=zero.dtype)
         (_, _, C, D), _ = jax.lax.scan(earlier, (control, zeros, zeros, zero), lags)
-        C = jnp.stack([kappa**2 * c.T for kappa, c in zip(kappas, C, strict=True)])
-        return jax.tree.map(
-            lambda leaf: jnp.where(sample.finite, leaf, 0), zero_unless_finite((jacobians, C, D))
-        )
+        C = kappas[:, None, None, None] ** 2 * C
+        return jacobians, *jax.vmap(zero_unless_finite, -1, -1)((C, D))
+
+    def _products(
+        self, loop: ClosedLoop, sample: Sample
+    ) -> tuple[PerLayer, Float[Array, "layers out out"], Float[Array, "layers out out"]]:
+        """J_i, J_i Q_i and kappa_i^2 J_i J_i^T of one sample; zeros if it is not finite."""
+        jacobians = zero_unless_finite(loop.network.jacobian(sample.feedforward.voltages))
+        jacobians = jax.tree.map(lambda J: jnp.where(sample.finite, J, 0), jacobians)
+        rows = [J.reshape(len(J), -1) for J in jacobians]
+        inputs = [Q.reshape(-1, Q.shape[-1]) for Q in loop.feedback(sample)]
+        _, kappas = self._noise_steps(len(rows))
+        gains = jnp.stack([J @ Q for J, Q in zip(rows, inputs, strict=True)])
+        grams = jnp.stack([kappa**2 * (J @ J.T) for kappa, J in zip(kappas, rows, strict=True)])
+        return jacobians, gains, grams
 
     def _noise_steps(self, layers: int) -> tuple[Float[Array, ""], Float[Array, " layers"]]:
         """g and the kappa of each layer."""
@@ -127,29 +133,25 @@ class ExpectedSleepPhase(AbstractNoisePhase):
     def _earlier(
         self,
         controller: AbstractController,
-        gains: Float[Array, "all_out out"],
+        gains: Float[Array, "layers out out batch"],
         decay: Float[Array, ""],
         functional: "_Functional",
     ) -> "_Functional":
         """The same functionals of the state one step of `PublishedEuler` before: the step's transpose."""
         follow = self.scheme.dt / self.tau_v
-        z, instant = list(functional.z), self.scheme.instant_transmission
-        for i in range(len(z) - 1, 0, -1) if instant else ():
-            z[i - 1] = z[i - 1] + follow * z[i]
-        R = tuple(decay * r + follow * z_i for r, z_i in zip(functional.R, z, strict=True))
-        seen = functional.seen + follow * jnp.concatenate(z, axis=1) @ gains
+        z, R = functional.z, decay * functional.R + follow * functional.z
+        seen = functional.seen + follow * jnp.sum(_product(z, gains), axis=0)
         control = functional.integral, functional.control, seen
-        (integral, control, seen), error = jax.vmap(self._controller_transposed(controller, seen[0]))(control)
-        kept = [(1 - follow) * z_i for z_i in z]
-        for i in () if instant else range(len(z) - 1):
-            kept[i] = kept[i] + follow * z[i + 1]
-        kept[-1] = kept[-1] - error
-        return _Functional(tuple(kept), R, integral, control, seen)
+        (integral, control, seen), error = self._controller_transposed(controller, control)
+        kept = list(((1 - follow) * z).at[-1].add(-error))
+        for i in range(len(kept) - 1, 0, -1):
+            kept[i - 1] = kept[i - 1] + follow * (kept[i] if self.scheme.instant_transmission else z[i])
+        return _Functional(jnp.stack(kept), R, integral, control, seen)
 
     def _controller_transposed(
-        self, controller: AbstractController, shape: Float[Array, " out"]
-    ) -> Callable[[PyTree], PyTree]:
-        """The transpose of a step of the controller and of what the apical compartments see of it."""
+        self, controller: AbstractController, control: tuple[Array, Array, Array]
+    ) -> tuple[tuple[Array, Array, Array], Array]:
+        """`control` through the transpose of a step of the controller and of what the compartments see of it."""
         dt = self.scheme.dt
 
         def step(state: PyTree, error: Float[Array, " out"]) -> PyTree:
@@ -158,14 +160,29 @@ class ExpectedSleepPhase(AbstractNoisePhase):
             control, before = controller.control(integral, error), control
             return integral, control, self._seen(seen, control, before)
 
-        return jax.linear_transpose(step, (shape, shape, shape), shape)
+        vector = control[0][0, :, 0]
+        transposed = jax.linear_transpose(step, (vector, vector, vector), vector)
+        return jax.vmap(jax.vmap(transposed), -1, -1)(control)
 
 
 class _Functional(eqx.Module):
-    """n_L linear functionals of the scheme's state, one a row, by their coefficients."""
+    """n_L linear functionals of the scheme's state, one a row, by their coefficients; the batch comes last."""
 
-    z: tuple[Float[Array, "out out"], ...]  # of J_i d_i
-    R: tuple[Float[Array, "out out"], ...]  # of the J_i N_i that enter the step
-    integral: Float[Array, "out out"]
-    control: Float[Array, "out out"]
-    seen: Float[Array, "out out"]  # of l
+    z: Float[Array, "layers out out batch"]  # of J_i d_i, as the step has passed them on to layers above
+    R: Float[Array, "layers out out batch"]  # of the J_i N_i that enter the step
+    integral: Float[Array, "out out batch"]
+    control: Float[Array, "out out batch"]
+    seen: Float[Array, "out out batch"]  # of l
+
+
+def _product(
+    left: Float[Array, "layers p j batch"], right: Float[Array, "layers j q batch"]
+) -> Float[Array, "layers p q batch"]:
+    """Matrix products of every layer and sample.
+
+    Elementwise, because XLA's CPU backend takes a batch of small products one by one.
+    """
+    if left.shape[2] > MAX_TERMS:
+        by_sample = jnp.moveaxis(left, -1, 0) @ jnp.moveaxis(right, -1, 0)
+        return jnp.moveaxis(by_sample, 0, -1)
+    return sum(left[:, :, j, None] * right[:, None, j] for j in range(left.shape[2]))
