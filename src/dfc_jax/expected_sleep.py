@@ -151,7 +151,7 @@ class ExpectedSleepPhase(AbstractNoisePhase):
     def _controller_transposed(
         self, controller: AbstractController, control: tuple[Array, Array, Array]
     ) -> tuple[tuple[Array, Array, Array], Array]:
-        """`control` through the transpose of a step of the controller and of what the compartments see of it."""
+        """`control` through the transpose of a step of the controller and of what compartments see of it."""
         dt = self.scheme.dt
 
         def step(state: PyTree, error: Float[Array, " out"]) -> PyTree:
@@ -166,7 +166,7 @@ class ExpectedSleepPhase(AbstractNoisePhase):
 
 
 class _Functional(eqx.Module):
-    """n_L linear functionals of the scheme's state, one a row, by their coefficients; the batch comes last."""
+    """n_L linear functionals of the scheme's state, one a row, by coefficients; the batch comes last."""
 
     z: Float[Array, "layers out out batch"]  # of J_i d_i, as the step has passed them on to layers above
     R: Float[Array, "layers out out batch"]  # of the J_i N_i that enter the step
