@@ -120,6 +120,8 @@ class Training(Common):
     epochs: int = FIGURE_3.epochs
     pretraining_epochs: int = FIGURE_3.epochs_fb
     """Sleep epochs before the first wake epoch."""
+    sleep_epochs: int = 1 + FIGURE_3.extra_fb_epochs
+    """Sleep epochs for every wake epoch."""
     samples: int = 128
     """Validation samples of the measurements."""
 
@@ -128,7 +130,11 @@ class Training(Common):
 
     def _of(self, published: Toy) -> Toy:
         return dataclasses.replace(
-            published, epochs=self.epochs, epochs_fb=self.pretraining_epochs, random_seed=self.seed
+            published,
+            epochs=self.epochs,
+            epochs_fb=self.pretraining_epochs,
+            extra_fb_epochs=self.sleep_epochs - 1,
+            random_seed=self.seed,
         )
 
 

@@ -204,31 +204,60 @@ def test_a_feedback_weight_sees_its_compartment_and_its_control_only() -> None:
             assert np.array_equal(found, np.broadcast_to(own, found.shape))
 
 
+@eqx.filter_jit
+def learned_on_one_sample(phase: dfc.ExpectedSleepPhase, model: dfc.Network) -> tuple[Array, ...]:
+    """Feedback weights after 300 steps of plain gradient descent, with decay, on the expected update."""
+    rate, decay = 0.05, 0.5
+
+    def step(Q: tuple[Array, ...], _: None) -> tuple[tuple[Array, ...], None]:
+        learner = dfc.Network(model.layers, dfc.FeedbackWeights(Q))
+        change = phase(learner, jnp.ones((1, 3)), jnp.ones((1, 2)) / 2, key=jr.key(0)).feedback.weights
+        return tuple(q - rate * (c + decay * q) for q, c in zip(Q, change, strict=True)), None
+
+    return jax.lax.scan(step, model.feedback.weights, length=300)[0]
+
+
+def linear_network_with_random_feedback() -> tuple[dfc.Network, np.ndarray]:
+    """The network and its Jacobian."""
+    model = make_network(jr.key(33), (3, 8, 2), dfc.Linear(), dfc.RandomFeedback())
+    model = with_feedback(model, np.asarray(jr.normal(jr.key(34), (10, 2))))
+    return model, whole_jacobian(model, jnp.ones(3))
+
+
+def nearest_damped_pseudoinverse(Q: tuple[Array, ...], J: np.ndarray) -> tuple[float, float]:
+    """The angle of Q to the nearest J^T (J J^T + gamma I)^-1, and that gamma."""
+    inverses = {g: J.T @ np.linalg.inv(J @ J.T + g * np.eye(2)) for g in 10.0 ** np.arange(-3, 3, 0.02)}
+    return min((angle(np.concatenate(Q), inverse), g) for g, inverse in inverses.items())
+
+
 def test_expected_feedback_learning_turns_to_the_damped_pseudoinverse() -> None:
     """Theorem 6, without its noise: for a fixed sample Q settles along J^T (J J^T + gamma I)^-1.
 
     Nearly, since the time scales are apart by factors of 20 and 50 where the theorem has limits.
     """
-    model = make_network(jr.key(33), (3, 8, 2), dfc.Linear(), dfc.RandomFeedback())
-    J = whole_jacobian(model, jnp.ones(3))
-    model = with_feedback(model, np.asarray(jr.normal(jr.key(34), (10, 2))))
-    x, y = jnp.ones((1, 3)), jnp.ones((1, 2)) / 2
+    model, J = linear_network_with_random_feedback()
     scheme = dfc.PublishedEuler(0.0005, 10_000, proactive=False)
     phase = dfc.ExpectedSleepPhase(
         dfc.PIController(0.0, 1.0), dfc.WhiteNoise(0.05), tau_v=0.001, tau_apical=0.02, scheme=scheme
     )
-    rate, decay = 0.05, 0.5
-
-    @eqx.filter_jit
-    def learn(Q: tuple[Array, ...]) -> tuple[Array, ...]:
-        def step(Q: tuple[Array, ...], _: None) -> tuple[tuple[Array, ...], None]:
-            update = phase(dfc.Network(model.layers, dfc.FeedbackWeights(Q)), x, y, key=jr.key(0))
-            change = update.feedback.weights
-            return tuple(q - rate * (c + decay * q) for q, c in zip(Q, change, strict=True)), None
-
-        return jax.lax.scan(step, Q, length=300)[0]
-
-    gammas = 10.0 ** np.arange(-3, 3, 0.25)
-    to = lambda Q: min(angle(np.concatenate(Q), J.T @ np.linalg.inv(J @ J.T + g * np.eye(2))) for g in gammas)
-    before, after = to(model.feedback.weights), to(learn(model.feedback.weights))
+    before, _ = nearest_damped_pseudoinverse(model.feedback.weights, J)
+    after, _ = nearest_damped_pseudoinverse(learned_on_one_sample(phase, model), J)
     assert before > 60 and after < 1.5
+
+
+def test_the_leak_sets_the_damping_of_learned_feedback_where_control_is_integral() -> None:
+    """Theorem 6 has gamma grow with the leak; proportional control, which it leaves out, hides the leak."""
+    model, J = linear_network_with_random_feedback()
+
+    def damping(k_p: float, alpha: float) -> float:
+        phase = dfc.ExpectedSleepPhase(
+            dfc.PIController(k_p, alpha),
+            dfc.WhiteNoise(0.05),
+            tau_v=0.005,
+            tau_apical=0.3,
+            scheme=dfc.PublishedEuler(0.005, 600, proactive=False),
+        )
+        return nearest_damped_pseudoinverse(learned_on_one_sample(phase, model), J)[1]
+
+    assert damping(0.0, 2.0) > 2 * damping(0.0, 0.1)
+    assert damping(0.3, 2.0) == pytest.approx(damping(0.3, 0.1), rel=0.15)
