@@ -4,15 +4,15 @@
     python experiments/table1.py --tasks mnist mnist_autoencoder --rows "DFC-SS" BP --seeds 0 1
 
 Every cell trains all its seeds as one program with the published hyperparameters (`presets.py`) and writes a
-folder of its own. Cells that are finished are not run again, so the same command goes on after an
-interruption. The table is written after every cell: `table1.json`, `table1.md` and `table1.csv`.
+folder of its own. After an interruption the same command goes on: cells that are finished are not run
+again, one that is not continues from its newest epoch. The table is written after every cell:
+`table1.json`, `table1.md` and `table1.csv`.
 """
 
 import csv
 import dataclasses
 import json
 import pathlib
-import shutil
 import sys
 from typing import Any, Literal
 
@@ -105,6 +105,7 @@ def cell(options: Options, task: Task, row: Row) -> Config:
         epochs=max(1, round(options.epochs_scale * epochs)),
         seeds=options.seeds,
         out=str(options.out / task / row.replace(" (fixed)", "-fixed").lower()),
+        resume=True,
         solver=Solver(trajectory=_trajectory(task, feedback)),
         feedback_learning=Feedback(
             update=update, sleep_epochs=options.sleep_epochs, pretraining_epochs=options.pretraining_epochs
@@ -142,8 +143,6 @@ def run_cell(config: Config) -> None:
                     f"`out` holds {folder} with {name} = {held[name]}, not {wanted}; name a new folder."
                 )
         return
-    if folder.exists():  # an interrupted one
-        shutil.rmtree(folder)
     (run,), data = prepare(config)
     train(run.config, run.method, data, run.folder)
 
@@ -264,6 +263,9 @@ def main(options: Options) -> int:
     except (ValueError, OSError, ImportError, RuntimeError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
+    except KeyboardInterrupt:
+        print("interrupted: the same command goes on", file=sys.stderr)
+        return 130
     print((options.out / "table1.md").read_text())
     return 0
 

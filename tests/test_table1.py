@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import table1
 from config import Config
+from helpers import records
 from option_groups import Optimiser
 from paired import paired_difference
 from presets import BATCH_SIZE, paper, TABLE_1
@@ -53,12 +54,24 @@ def test_cells_are_run_once_and_tabled(small_mnist, tmp_path: pathlib.Path, monk
 
 
 @pytest.mark.slow
-def test_an_interrupted_cell_is_run_again_and_another_one_refused(small_mnist, tmp_path, capsys) -> None:
-    folder = tmp_path / "mnist" / "bp"
-    folder.mkdir(parents=True)
-    (folder / "config.json").write_text("{")
-    assert table1.main(options(tmp_path, rows=("BP",))) == 0
-    assert table1.main(options(tmp_path, rows=("BP",), seeds=(1,))) == 2
+def test_an_interrupted_cell_goes_on_and_another_one_is_refused(
+    small_mnist, tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch, capsys
+) -> None:
+    append, appended = dfc.RunFolder.append, []
+
+    def interrupted(folder: dfc.RunFolder, seed: int, record: dict) -> None:
+        append(folder, seed, record)
+        appended.append((seed, record["epoch"]))
+        if len(appended) == 3:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(dfc.RunFolder, "append", interrupted)
+    whole, broken = (options(tmp_path / name, rows=("BP",)) for name in ("whole", "broken"))
+    assert table1.main(broken) == 130 and "the same command goes on" in capsys.readouterr().err
+    assert table1.main(broken) == table1.main(whole) == 0
+    assert appended[3:5] == [(3, 2), (5, 2)]  # the first epochs were kept
+    assert records(tmp_path / "whole/mnist/bp") == records(tmp_path / "broken/mnist/bp")
+    assert table1.main(dataclasses.replace(whole, seeds=(1,))) == 2
     assert "seeds = [3, 5], not [1]" in capsys.readouterr().err
 
 
