@@ -13,6 +13,7 @@ from jaxtyping import Array
 
 import dfc_jax as dfc
 from dfc_jax._epochs import Batches
+from dfc_jax.expected_sleep import MAX_TERMS
 from dfc_jax.feedback_learning import sleep
 
 
@@ -35,9 +36,9 @@ SETTINGS = {
 }
 
 
-def problem(seed: int, batch: int = 2) -> tuple[dfc.Network, Array, Array]:
-    random = dfc.RandomFeedback(0.4)
-    return make_network(jr.key(seed), (4, 6, 5, 3), feedback=random), *make_batch(jr.key(seed + 1), batch)
+def problem(seed: int, batch: int = 2, outputs: int = 3) -> tuple[dfc.Network, Array, Array]:
+    model = make_network(jr.key(seed), (4, 6, 5, outputs), feedback=dfc.RandomFeedback(0.4))
+    return model, *make_batch(jr.key(seed + 1), batch, outputs=outputs)
 
 
 @eqx.filter_jit
@@ -88,6 +89,15 @@ def test_it_is_the_exact_expectation_of_the_linearised_scheme(name: str) -> None
     for ours, theirs in zip(found.feedback.weights, wanted, strict=True):
         assert relative_error(ours, theirs) < 1e-10
     assert np.all(flat(found.layers) == 0)
+
+
+@pytest.mark.parametrize("outputs", [MAX_TERMS, MAX_TERMS + 1])
+def test_both_ways_to_multiply_are_exact(outputs: int) -> None:
+    model, x, y = problem(12, outputs=outputs)
+    phase = dfc.ExpectedSleepPhase(*SETTINGS["white"])
+    found = update(phase, model, x, y, jr.key(0)).feedback.weights
+    for ours, theirs in zip(found, exact_update(phase, model, x, y), strict=True):
+        assert relative_error(ours, theirs) < 1e-10
 
 
 @pytest.mark.parametrize("name", ["white_coupled", pytest.param("filtered", marks=pytest.mark.slow)])
