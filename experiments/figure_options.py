@@ -7,6 +7,7 @@ from typing import Any, ClassVar
 import figure_plots as plots
 import numpy as np
 import toy
+from config import Method
 from figure_presets import (
     AlignmentTask,
     FIGURE_1D,
@@ -15,6 +16,7 @@ from figure_presets import (
     Kind,
     Pipeline,
     PIPELINES,
+    Sleep,
     Sweep,
     SWEEPS,
     Toy,
@@ -122,6 +124,8 @@ class Training(Common):
     """Sleep epochs before the first wake epoch."""
     sleep_epochs: int = 1 + FIGURE_3.extra_fb_epochs
     """Sleep epochs for every wake epoch."""
+    sleep: Sleep = "simulated"
+    """One draw of the noise, as published, or its mean over all draws."""
     samples: int = 128
     """Validation samples of the measurements."""
 
@@ -137,6 +141,9 @@ class Training(Common):
             random_seed=self.seed,
         )
 
+    def _train(self, published: Toy, method: Method, feedback: Kind) -> Rows:
+        return toy.train(self._of(published), method, feedback, self.sleep, self.samples, self.progress)
+
 
 @dataclasses.dataclass(frozen=True)
 class Figure3(Training):
@@ -149,7 +156,7 @@ class Figure3(Training):
         rows = []
         for method, kind in (*runs, ("dfa", "fixed")):
             published = FIGURE_3_DFA if method == "dfa" else FIGURE_3
-            for found in toy.train(self._of(published), method, kind, self.samples, self.progress):
+            for found in self._train(published, method, kind):
                 row = {name: found[name] for name in ("method", "feedback", "epoch")}
                 rows.append(row | {new: found.get(old) for old, new in COLUMNS_3.items()})
         return rows
@@ -181,7 +188,7 @@ class FigureS1(Training):
         return [
             {name: found[name] for name in ("method", "feedback", "epoch", *names)}
             for kind in ("learned", "fixed")
-            for found in toy.train(self.configuration(), "dfc", kind, self.samples, self.progress)
+            for found in self._train(FIGURE_3, "dfc", kind)
         ]
 
     def draw(self, rows: Rows) -> Figure:

@@ -25,6 +25,7 @@ import dfc_jax as dfc
 
 
 Kind = Literal["learned", "fixed"]
+Sleep = Literal["simulated", "expected"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -213,8 +214,8 @@ def make_optimiser(toy: Toy) -> optax.GradientTransformation:
     return optax.chain(dfc.clip_by_tensor_norm(toy.clip_grad_norm / scale), optax.sgd(rate * scale))
 
 
-def make_feedback_learning(toy: Toy) -> dfc.FeedbackLearning:
-    """SGD of the feedback weights and its sleep phase."""
+def make_feedback_learning(toy: Toy, sleep: Sleep = "simulated") -> dfc.FeedbackLearning:
+    """SGD of the feedback weights and its sleep phase, with one draw of the noise or its mean over all."""
     scale = toy.sigma_fb**2 / max(toy.sigma_fb, SIGMA_FLOOR) ** 2
 
     def optimiser(rate: float) -> optax.GradientTransformation:
@@ -222,7 +223,7 @@ def make_feedback_learning(toy: Toy) -> dfc.FeedbackLearning:
         decay = optax.add_decayed_weights(toy.feedback_wd / scale)
         return optax.chain(clip, decay, optax.sgd(rate * scale))
 
-    phase = dfc.SleepPhase(
+    phase = {"simulated": dfc.SleepPhase, "expected": dfc.ExpectedSleepPhase}[sleep](
         dfc.PIController(toy.k_p_fb, toy.alpha_fb),
         dfc.WhiteNoise(toy.sigma_fb),
         max(toy.time_constant_ratio_fb, toy.dt_di_fb),

@@ -17,6 +17,7 @@ from figure_presets import (
     make_model,
     make_optimiser,
     PIPELINES,
+    Sleep,
     Sweep,
     Toy,
 )
@@ -152,7 +153,7 @@ def _mean_and_std(values: dict[str, np.ndarray]) -> dict[str, float]:
     return means | {f"{name}_std": float(np.std(array)) for name, array in values.items()}
 
 
-def train(toy: Toy, method: Method, feedback: Kind, samples: int, progress: bool) -> Rows:
+def train(toy: Toy, method: Method, feedback: Kind, sleep: Sleep, samples: int, progress: bool) -> Rows:
     """Figures 3 and S1: one training run; a row an epoch, measured on the first validation samples."""
     learns, random = feedback == "learned", feedback == "learned" or method == "dfa"
     model = make_model(toy, dfc.RandomFeedback() if random else dfc.ProductOfWeights())
@@ -164,7 +165,7 @@ def train(toy: Toy, method: Method, feedback: Kind, samples: int, progress: bool
         epochs=toy.epochs,
         key=jax.random.fold_in(jax.random.key(toy.random_seed), 1),
         batch_size=toy.batch_size,
-        feedback_learning=make_feedback_learning(toy) if learns else None,
+        feedback_learning=make_feedback_learning(toy, sleep) if learns else None,
         diagnostics=Measurements(1, samples, toy.gn_damping),
         progress=progress,
     )

@@ -98,6 +98,14 @@ def test_one_feedback_step_is_the_published_one(sigma, size):
     assert np.allclose(np.concatenate([change["a"], change["b"]]), wanted, rtol=1e-5)
 
 
+def test_how_much_and_how_the_network_sleeps_can_be_chosen():
+    options = figure_options.Figure3(sleep_epochs=30, sleep="expected")
+    learning = figure_presets.make_feedback_learning(options.configuration(), options.sleep)
+    assert learning.epochs_per_wake_epoch == 30 and isinstance(learning.phase, dfc.ExpectedSleepPhase)
+    published = figure_presets.make_feedback_learning(figure_options.Figure3().configuration())
+    assert published.epochs_per_wake_epoch == 3 and isinstance(published.phase, dfc.SleepPhase)
+
+
 def test_the_sweeps_change_what_they_name():
     for name, sweep in figure_presets.SWEEPS.items():
         learning = figure_presets.make_feedback_learning(sweep.base)
