@@ -86,6 +86,8 @@ class ExpectedSleepPhase(AbstractNoisePhase):
         """
         jacobians, gains, grams = jax.vmap(self._products, (None, 0), (0, -1, -1))(loop, samples)
         decay, kappas = self._noise_steps(len(gains))
+        variances = kappas[:, None, None, None] ** 2
+        grams = variances * grams
 
         def earlier(carry: PyTree, lag: Float[Array, ""]) -> tuple[PyTree, None]:
             functional, held, C, D = carry
@@ -100,20 +102,18 @@ class ExpectedSleepPhase(AbstractNoisePhase):
         control = _Functional(zeros, zeros, zero, identity, zero)
         lags = jnp.arange(self.scheme.states - 1, dtype=zero.dtype)
         (_, _, C, D), _ = jax.lax.scan(earlier, (control, zeros, zeros, zero), lags)
-        C = kappas[:, None, None, None] ** 2 * C
-        return jacobians, *jax.vmap(zero_unless_finite, -1, -1)((C, D))
+        return jacobians, *jax.vmap(zero_unless_finite, -1, -1)((variances * C, D))
 
     def _products(
         self, loop: ClosedLoop, sample: Sample
     ) -> tuple[PerLayer, Float[Array, "layers out out"], Float[Array, "layers out out"]]:
-        """J_i, J_i Q_i and kappa_i^2 J_i J_i^T of one sample; zeros if it is not finite."""
+        """J_i, J_i Q_i and J_i J_i^T of one sample; zeros if it is not finite."""
         jacobians = zero_unless_finite(loop.network.jacobian(sample.feedforward.voltages))
         jacobians = jax.tree.map(lambda J: jnp.where(sample.finite, J, 0), jacobians)
         rows = [J.reshape(len(J), -1) for J in jacobians]
         inputs = [Q.reshape(-1, Q.shape[-1]) for Q in loop.feedback(sample)]
-        _, kappas = self._noise_steps(len(rows))
         gains = jnp.stack([J @ Q for J, Q in zip(rows, inputs, strict=True)])
-        grams = jnp.stack([kappa**2 * (J @ J.T) for kappa, J in zip(kappas, rows, strict=True)])
+        grams = jnp.stack([J @ J.T for J in rows])
         return jacobians, gains, grams
 
     def _noise_steps(self, layers: int) -> tuple[Float[Array, ""], Float[Array, " layers"]]:
