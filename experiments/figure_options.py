@@ -16,12 +16,12 @@ from figure_presets import (
     Kind,
     Pipeline,
     PIPELINES,
-    Sleep,
     Sweep,
     SWEEPS,
     Toy,
 )
 from matplotlib.figure import Figure
+from option_groups import Update
 from toy import Rows
 
 
@@ -124,7 +124,7 @@ class Training(Common):
     """Sleep epochs before the first wake epoch."""
     sleep_epochs: int = 1 + FIGURE_3.extra_fb_epochs
     """Sleep epochs for every wake epoch."""
-    sleep: Sleep = "simulated"
+    sleep: Update = "simulated"
     """One draw of the noise, as published, or its mean over all draws."""
     samples: int = 128
     """Validation samples of the measurements."""

@@ -19,13 +19,14 @@ from typing import Literal
 import jax
 import optax
 from config import Activation, ACTIVATIONS, Method
+from objects import SLEEP_PHASES
+from option_groups import Update
 from presets import SIGMA_FLOOR
 
 import dfc_jax as dfc
 
 
 Kind = Literal["learned", "fixed"]
-Sleep = Literal["simulated", "expected"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -214,7 +215,7 @@ def make_optimiser(toy: Toy) -> optax.GradientTransformation:
     return optax.chain(dfc.clip_by_tensor_norm(toy.clip_grad_norm / scale), optax.sgd(rate * scale))
 
 
-def make_feedback_learning(toy: Toy, sleep: Sleep = "simulated") -> dfc.FeedbackLearning:
+def make_feedback_learning(toy: Toy, sleep: Update = "simulated") -> dfc.FeedbackLearning:
     """SGD of the feedback weights and its sleep phase, with one draw of the noise or its mean over all."""
     scale = toy.sigma_fb**2 / max(toy.sigma_fb, SIGMA_FLOOR) ** 2
 
@@ -223,7 +224,7 @@ def make_feedback_learning(toy: Toy, sleep: Sleep = "simulated") -> dfc.Feedback
         decay = optax.add_decayed_weights(toy.feedback_wd / scale)
         return optax.chain(clip, decay, optax.sgd(rate * scale))
 
-    phase = {"simulated": dfc.SleepPhase, "expected": dfc.ExpectedSleepPhase}[sleep](
+    phase = SLEEP_PHASES[sleep](
         dfc.PIController(toy.k_p_fb, toy.alpha_fb),
         dfc.WhiteNoise(toy.sigma_fb),
         max(toy.time_constant_ratio_fb, toy.dt_di_fb),

@@ -12,6 +12,9 @@ from option_groups import IMPLICIT, Optimiser, Solver
 import dfc_jax as dfc
 
 
+SLEEP_PHASES = {"simulated": dfc.SleepPhase, "expected": dfc.ExpectedSleepPhase}
+
+
 def _controller(config: Config) -> dfc.AbstractController:
     options = config.controller
     leaks = {"control": dfc.PIController, "integrator": dfc.LeakyIntegratorController}
@@ -119,7 +122,7 @@ def make_feedback_learning(config: Config, method: Method, loss: dfc.AbstractLos
         )
         phase = dfc.HighPassPhase(dynamics)
     else:
-        phase_class = {"simulated": dfc.SleepPhase, "expected": dfc.ExpectedSleepPhase}[learning.update]
+        phase_class = SLEEP_PHASES[learning.update]
         clamped = method == "strong-dfc-2phase" and learning.update == "simulated"
         scheme = dfc.PublishedEuler(learning.dt, learning.steps, proactive=False)
         phase = phase_class(

@@ -19,7 +19,7 @@ from typing import Any, Literal
 import numpy as np
 import tyro
 from config import Config
-from option_groups import Feedback, Solver
+from option_groups import Feedback, Solver, Update
 from paired import as_text, paired_difference
 from presets import TABLE_1, Task
 from run import prepare, train
@@ -80,7 +80,7 @@ class Options:
     seeds: tuple[int, ...] = (0, 1, 2)
     epochs_scale: float = 1.0
     """Part of the paper's epochs (100; the autoencoder's 25) that every cell runs."""
-    sleep: Literal["expected", "simulated"] = "expected"
+    sleep: Update = "expected"
     """How the sleep phase is computed: its mean over all noise, or one draw as in the paper. That of the
     autoencoder with its 784 outputs is always simulated."""
     sleep_epochs: float | None = None

@@ -17,7 +17,6 @@ from figure_presets import (
     make_model,
     make_optimiser,
     PIPELINES,
-    Sleep,
     Sweep,
     Toy,
 )
@@ -28,6 +27,7 @@ from objects import (
     make_model as make_run_model,
     make_optimiser as make_run_optimiser,
 )
+from option_groups import Update
 from presets import paper
 from sklearn.decomposition import PCA
 from tqdm import tqdm
@@ -153,7 +153,7 @@ def _mean_and_std(values: dict[str, np.ndarray]) -> dict[str, float]:
     return means | {f"{name}_std": float(np.std(array)) for name, array in values.items()}
 
 
-def train(toy: Toy, method: Method, feedback: Kind, sleep: Sleep, samples: int, progress: bool) -> Rows:
+def train(toy: Toy, method: Method, feedback: Kind, sleep: Update, samples: int, progress: bool) -> Rows:
     """Figures 3 and S1: one training run; a row an epoch, measured on the first validation samples."""
     learns, random = feedback == "learned", feedback == "learned" or method == "dfa"
     model = make_model(toy, dfc.RandomFeedback() if random else dfc.ProductOfWeights())
