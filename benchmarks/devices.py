@@ -24,7 +24,7 @@ from reporting import heading, machine, save, table
 from training_step import Case, compile_case, cost, environment, measure
 
 import dfc_jax as dfc
-from dfc_jax._epochs import divided, everywhere, mesh_of, placed
+from dfc_jax._training.devices import divided, everywhere, mesh_of, placed
 
 
 RESULTS = pathlib.Path(__file__).parent / "results"

@@ -44,13 +44,25 @@ SUITE = "not script"
 # Tests of every constructor, for what a class says outside its methods.
 ALWAYS = "tests/test_public_arguments.py::test_"
 REASONS = pathlib.Path(__file__).parent / "mutation_survivors.json"
+SOURCE = pathlib.Path("src", "dfc_jax")
 # What is no part of the numerical core: data, training loops, folders, checkpoints and their like.
 AROUND = {
-    *("__init__", "_checks", "_epochs", "_fields", "_loop", "_wake"),
-    *("architecture", "checkpoints", "clipping", "data", "evaluation", "failures"),
-    *("feedback_learning", "history", "monitoring", "runs", "training"),
+    *("__init__", "_checks", "_fields", "_analysis/diagnostics", "_analysis/failures"),
+    *("_data/*", "_runs/*", "_training/*", "*/__init__"),
 }
-CORE = sorted(path.stem for path in (ROOT / "src" / "dfc_jax").glob("*.py") if path.stem not in AROUND)
+
+
+def core_modules() -> list[str]:
+    """The modules of the numerical core, as `_dynamics/closed_loop`."""
+    found = (path.relative_to(ROOT / SOURCE) for path in (ROOT / SOURCE).rglob("*.py"))
+    return sorted(p.with_suffix("").as_posix() for p in found if not is_around(p.with_suffix("")))
+
+
+def is_around(module: pathlib.Path) -> bool:
+    return any(module.match(pattern) for pattern in AROUND if "/" in pattern) or module.as_posix() in AROUND
+
+
+CORE = core_modules()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -118,7 +130,7 @@ def renew(work: pathlib.Path) -> None:
     ).stdout.split()
     git("fetch", "--quiet")
     changed = git("diff", "--name-only", "HEAD", "FETCH_HEAD")
-    core = [f"src/dfc_jax/{module}.py" for module in CORE]
+    core = [f"{SOURCE}/{module}.py" for module in CORE]
     if found := sorted(set(core) & set(changed)):
         raise SystemExit(f"{found[0]} has changed since: start anew, in another --work folder.")
     git("merge", "--quiet", "--ff-only", "FETCH_HEAD")
@@ -170,7 +182,7 @@ def mutants(clone: pathlib.Path, options: Options) -> list[Mutant]:
     found = [
         (module, *place)
         for module in CORE
-        for place in places(clone / "src" / "dfc_jax" / f"{module}.py", rng)
+        for place in places(clone / SOURCE / f"{module}.py", rng)
     ]
     numbered = [Mutant(number, *facts) for number, facts in enumerate(found)]
     rng.shuffle(numbered)
@@ -231,7 +243,7 @@ def settle(work: pathlib.Path, numbers: multiprocessing.Queue) -> None:
 def judge(mutant: Mutant, options: Options) -> Mutant:
     """Mutate, test, restore, in the clone of this process."""
     clone, tests = _mine
-    path = clone / "src" / "dfc_jax" / f"{mutant.module}.py"
+    path = clone / SOURCE / f"{mutant.module}.py"
     chosen = tests.of(path, mutant.line, options.seconds)
     listed = clone / "chosen.txt"
     flags = ["-n0", "-x", "-pno:cacheprovider", "--no-header", "--no-cov", f"-m{SUITE}"]

@@ -29,9 +29,9 @@ LINKED = (
     "LICENSE",
     "benchmarks/*.py",
     "benchmarks/results/*.png",
-    "experiments/*.py",
+    "experiments/**/*.py",
     "experiments/results/**/*.png",
-    "src/dfc_jax/*.py",
+    "src/dfc_jax/**/*.py",
 )
 
 

@@ -14,7 +14,7 @@ from typing import Any
 from plots import plot_curves
 from run import MAY_DIFFER
 
-from dfc_jax.runs import summary_of
+from dfc_jax._runs.folder import summary_of
 
 
 OWN = ("seeds", *(name for name in MAY_DIFFER if name != "epochs"))

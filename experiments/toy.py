@@ -33,8 +33,8 @@ from sklearn.decomposition import PCA
 from tqdm import tqdm
 
 import dfc_jax as dfc
-from dfc_jax._epochs import Batches
-from dfc_jax.feedback_learning import initial_state, pretrain, sleep
+from dfc_jax._training.batches import Batches
+from dfc_jax._training.sleep_epochs import initial_state, pretrain, sleep
 
 
 Rows = list[dict[str, Any]]

@@ -16,7 +16,7 @@ import numpy as np
 import optax
 
 import dfc_jax as dfc
-from dfc_jax._epochs import divided, mesh_of, placed
+from dfc_jax._training.devices import divided, mesh_of, placed
 
 
 STRONG = dfc.StrongDFC(

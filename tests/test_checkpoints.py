@@ -16,7 +16,7 @@ import pytest
 from helpers import cast, few_digits, flat
 
 import dfc_jax as dfc
-from dfc_jax import checkpoints
+from dfc_jax._runs import checkpoints
 
 
 ROOT = pathlib.Path(__file__).parent.parent

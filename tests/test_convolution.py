@@ -14,7 +14,7 @@ from helpers import cast, relative_error
 from jaxtyping import Array, PyTree
 
 import dfc_jax as dfc
-from dfc_jax import architecture
+from dfc_jax._runs import model_description as architecture
 
 
 IMAGE = (2, 6, 6)

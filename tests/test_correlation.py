@@ -6,7 +6,7 @@ import jax.random as jr
 import numpy as np
 import pytest
 
-from dfc_jax.correlation import correlate
+from dfc_jax._numerics.cross_correlation import correlate
 
 
 CASES = {  # stride, edges, spread, and the size of the maps

@@ -16,8 +16,9 @@ import tensorflow_datasets as tfds
 from PIL import Image
 from sklearn.datasets import load_digits
 
-from dfc_jax import data
-from dfc_jax.data import Dataset, DATASETS, load, Split, student_teacher
+from dfc_jax._data import loading as data
+from dfc_jax._data.dataset import Dataset, Split
+from dfc_jax._data.loading import DATASETS, load, student_teacher
 
 
 IMAGES = ("mnist", "fashion_mnist", "mnist_autoencoder", "cifar10")

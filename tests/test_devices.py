@@ -17,7 +17,7 @@ import on_devices
 import pytest
 
 import dfc_jax as dfc
-from dfc_jax.training import _check_batches
+from dfc_jax._training.fit import _check_batches
 
 
 ROOT = pathlib.Path(__file__).parent.parent

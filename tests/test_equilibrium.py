@@ -13,7 +13,7 @@ from jaxtyping import Array
 from scipy.integrate import solve_ivp
 
 import dfc_jax as dfc
-from dfc_jax.small_matrices import eigenvalues_right_of_zero
+from dfc_jax._numerics.small_matrices import eigenvalues_right_of_zero
 
 
 NUDGE = 0.3

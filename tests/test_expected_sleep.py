@@ -12,9 +12,9 @@ from helpers import flat, make_batch, make_network, relative_error
 from jaxtyping import Array
 
 import dfc_jax as dfc
-from dfc_jax._epochs import Batches
-from dfc_jax.expected_sleep import MAX_TERMS
-from dfc_jax.feedback_learning import sleep
+from dfc_jax._methods.expected_sleep import MAX_TERMS
+from dfc_jax._training.batches import Batches
+from dfc_jax._training.sleep_epochs import sleep
 
 
 FAST, COUPLED = dfc.PIController(0.0, 0.5), dfc.PIController(2.0, 0.5)

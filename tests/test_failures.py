@@ -67,7 +67,7 @@ def test_nothing_is_found_where_nothing_fails() -> None:
 
 def test_ten_tolerances_from_rest_are_near_enough(monkeypatch) -> None:
     far = np.array([0.0, 9.9e-4, 10.1e-4, np.nan])
-    monkeypatch.setattr("dfc_jax.simulated.distance_from_rest", lambda *_: far)
+    monkeypatch.setattr("dfc_jax._steady_state.simulated.distance_from_rest", lambda *_: far)
     _, model, x, y = broken("none")
     loop = dfc.ClosedLoop(model)
     (doubt,) = dfc.Simulated(rtol=1e-4).doubts(loop, jax.vmap(loop.sample)(x[:4], y[:4]))

@@ -10,8 +10,8 @@ from helpers import cast, make_batch, make_network, Plain, relative_error, softm
 from jaxtyping import Array
 
 import dfc_jax as dfc
-from dfc_jax.fallback import rescue
-from dfc_jax.small_matrices import inverse
+from dfc_jax._numerics.small_matrices import inverse
+from dfc_jax._steady_state.rescue import rescue
 
 
 ALPHA = 1e-3
@@ -115,7 +115,7 @@ class Choosy(dfc.AbstractEquilibrium):
 @pytest.mark.parametrize("block", [*(pytest.param(n, marks=pytest.mark.slow) for n in (320, 9)), 4])
 def test_the_fallback_takes_what_the_first_scheme_left(block: int, monkeypatch) -> None:
     """All failed samples and no others, in however many blocks."""
-    monkeypatch.setattr("dfc_jax.fallback._BLOCK_UNKNOWNS", block)
+    monkeypatch.setattr("dfc_jax._steady_state.rescue._BLOCK_UNKNOWNS", block)
     loop, x, y = nudged()
     left = np.asarray(x[:, 0] > 0)
     assert 2 <= np.sum(left) <= 7
@@ -174,7 +174,7 @@ def test_inverse_of_a_batch_and_of_batches(n: int, getkey) -> None:
 @pytest.mark.script
 def test_samples_are_tried_again_one_by_one_where_a_block_holds_one(monkeypatch) -> None:
     """With more outputs than a block has unknowns."""
-    monkeypatch.setattr("dfc_jax.fallback._BLOCK_UNKNOWNS", 2)
+    monkeypatch.setattr("dfc_jax._steady_state.rescue._BLOCK_UNKNOWNS", 2)
     tried = []
 
     class Counted(dfc.PseudoTransient):

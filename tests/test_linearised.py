@@ -13,7 +13,7 @@ from helpers import cast, make_batch, make_network, take_samples
 from jaxtyping import Array
 
 import dfc_jax as dfc
-from dfc_jax.linearised import has_few_modes
+from dfc_jax._dynamics.stability import has_few_modes
 
 
 TAU_V, TINY = 0.2, dfc.Nudge(1e-6)

@@ -18,8 +18,8 @@ README = pathlib.Path(__file__).parent.parent / "README.md"
 
 @pytest.mark.slow
 def test_the_examples_of_the_docstrings_run():
-    names = [module.name for module in pkgutil.iter_modules(dfc_jax.__path__)]
-    found = [doctest.testmod(importlib.import_module(f"dfc_jax.{name}")) for name in names]
+    names = [module.name for module in pkgutil.walk_packages(dfc_jax.__path__, "dfc_jax.")]
+    found = [doctest.testmod(importlib.import_module(name)) for name in names]
     assert sum(result.failed for result in found) == 0
     assert sum(result.attempted for result in found) >= 14
 

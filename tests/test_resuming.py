@@ -26,7 +26,7 @@ from option_groups import Controller, Solver
 from run import main, prepare
 
 import dfc_jax as dfc
-from dfc_jax import checkpoints
+from dfc_jax._runs import checkpoints
 
 
 ROOT = pathlib.Path(__file__).parent.parent

@@ -18,7 +18,7 @@ from option_groups import Controller, Feedback, Optimiser, Solver
 from run import main
 
 import dfc_jax as dfc
-from dfc_jax.runs import summary_of
+from dfc_jax._runs.folder import summary_of
 
 
 ROOT = pathlib.Path(__file__).parent.parent

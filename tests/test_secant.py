@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 from helpers import relative_error
 
-from dfc_jax.secant import AbstractInverse, broyden, OwnInverses, Point, SharedInverse
+from dfc_jax._numerics.secant import AbstractInverse, broyden, OwnInverses, Point, SharedInverse
 
 
 INVERSES = {

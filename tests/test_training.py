@@ -10,8 +10,8 @@ import pytest
 from helpers import cast, flat, relative_error
 
 import dfc_jax as dfc
-from dfc_jax._epochs import Batches, shuffled_batches
-from dfc_jax.feedback_learning import pretrain
+from dfc_jax._training.batches import Batches, shuffled_batches
+from dfc_jax._training.sleep_epochs import pretrain
 
 
 ADAM = optax.adam(1e-3)

@@ -11,8 +11,8 @@ from helpers import angle, cast, flat, make_network, Plain, relative_error, take
 from jaxtyping import Array, Float, PyTree
 
 import dfc_jax as dfc
-from dfc_jax.wide_implicit import WideSteps
-from dfc_jax.wide_outputs import HiddenSystem, solve_rows
+from dfc_jax._average.wide_steps import WideSteps
+from dfc_jax._steady_state.hidden_system import HiddenSystem, solve_rows
 
 
 DEEP, SHALLOW = (7, 5, 3, 5, 12), (7, 5, 12)
@@ -53,8 +53,8 @@ def run(method: dfc.DFC, model: dfc.Network, x: Array, y: Array) -> tuple[dfc.Ne
 
 
 def solved_to(monkeypatch: pytest.MonkeyPatch, rtol: float, iterations: int = 60) -> None:
-    monkeypatch.setattr("dfc_jax.wide_implicit._RTOL", rtol)
-    monkeypatch.setattr("dfc_jax.wide_implicit._MAX_ITERATIONS", iterations)
+    monkeypatch.setattr("dfc_jax._average.wide_steps._RTOL", rtol)
+    monkeypatch.setattr("dfc_jax._average.wide_steps._MAX_ITERATIONS", iterations)
 
 
 def without_elimination(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,55 +1,10 @@
 """Deep Feedback Control in JAX: see README.md."""
 
-from importlib.metadata import version
+from importlib.metadata import version as _version
 
-from dfc_jax.activations import (
-    AbstractActivation as AbstractActivation,
-    LeakyReLU as LeakyReLU,
-    Linear as Linear,
-    ReLU as ReLU,
-    Sigmoid as Sigmoid,
-    Tanh as Tanh,
-)
-from dfc_jax.augmentation import CropAndFlip as CropAndFlip
-from dfc_jax.averaging import (
-    AbstractAverage as AbstractAverage,
-    PublishedAverage as PublishedAverage,
-)
-from dfc_jax.baselines import Backprop as Backprop, DFA as DFA
-from dfc_jax.broyden import Analytic as Analytic, Broyden as Broyden
-from dfc_jax.clipping import (
-    clip_by_layer_norm as clip_by_layer_norm,
-    clip_by_tensor_norm as clip_by_tensor_norm,
-)
-from dfc_jax.closed_form import ClosedFormAverage as ClosedFormAverage
-from dfc_jax.closed_loop import (
-    ClosedLoop as ClosedLoop,
-    Deviation as Deviation,
-    LoopState as LoopState,
-    Sample as Sample,
-)
-from dfc_jax.controlled_feedback import ControlledJacobian as ControlledJacobian
-from dfc_jax.controller import (
-    AbstractController as AbstractController,
-    LeakyIntegratorController as LeakyIntegratorController,
-    PIController as PIController,
-)
-from dfc_jax.convolution import (
-    AveragePool as AveragePool,
-    Chain as Chain,
-    convnet as convnet,
-    Convolution as Convolution,
-    Flatten as Flatten,
-    Image as Image,
-)
-from dfc_jax.data import (
-    Dataset as Dataset,
-    DATASETS as DATASETS,
-    load as load,
-    Split as Split,
-    student_teacher as student_teacher,
-)
-from dfc_jax.diagnostics import (
+from dfc_jax._analysis.diagnostics import Diagnostics as Diagnostics
+from dfc_jax._analysis.failures import reasons_for_failure as reasons_for_failure
+from dfc_jax._analysis.measures import (
     condition_one as condition_one,
     condition_two as condition_two,
     feedback_angles as feedback_angles,
@@ -59,86 +14,117 @@ from dfc_jax.diagnostics import (
     update_angles as update_angles,
     UpdateAngles as UpdateAngles,
 )
-from dfc_jax.diffrax_average import (
-    ControlRootFinder as ControlRootFinder,
-    DiffraxAverage as DiffraxAverage,
+from dfc_jax._analysis.surrogate import (
+    surrogate_gradient as surrogate_gradient,
+    surrogate_loss as surrogate_loss,
 )
-from dfc_jax.equilibrium import (
-    AbstractEquilibrium as AbstractEquilibrium,
-    Equilibrium as Equilibrium,
-    RootFind as RootFind,
+from dfc_jax._average.base import AbstractAverage as AbstractAverage
+from dfc_jax._average.closed_form import ClosedFormAverage as ClosedFormAverage
+from dfc_jax._average.control_root_finder import ControlRootFinder as ControlRootFinder
+from dfc_jax._average.diffrax_average import DiffraxAverage as DiffraxAverage
+from dfc_jax._average.implicit import ImplicitAverage as ImplicitAverage
+from dfc_jax._average.published import PublishedAverage as PublishedAverage
+from dfc_jax._data.augmentation import CropAndFlip as CropAndFlip
+from dfc_jax._data.dataset import Dataset as Dataset, Split as Split
+from dfc_jax._data.loading import DATASETS as DATASETS, load as load, student_teacher as student_teacher
+from dfc_jax._dynamics.closed_loop import (
+    ClosedLoop as ClosedLoop,
+    Deviation as Deviation,
+    LoopState as LoopState,
+    presynaptic_rates as presynaptic_rates,
+    Sample as Sample,
+    teaching_signal as teaching_signal,
 )
-from dfc_jax.evaluation import evaluate as evaluate
-from dfc_jax.expected_sleep import ExpectedSleepPhase as ExpectedSleepPhase
-from dfc_jax.failures import reasons_for_failure as reasons_for_failure
-from dfc_jax.fallback import PseudoTransient as PseudoTransient
-from dfc_jax.feedback import (
-    ExactFeedback as ExactFeedback,
-    FeedbackWeights as FeedbackWeights,
-    ProductOfWeights as ProductOfWeights,
-    RandomFeedback as RandomFeedback,
+from dfc_jax._dynamics.controller import (
+    AbstractController as AbstractController,
+    LeakyIntegratorController as LeakyIntegratorController,
+    PIController as PIController,
 )
-from dfc_jax.feedback_learning import FeedbackLearning as FeedbackLearning
-from dfc_jax.history import History as History, Record as Record
-from dfc_jax.implicit import ImplicitAverage as ImplicitAverage
-from dfc_jax.linearised import (
+from dfc_jax._dynamics.losses import (
+    AbstractLoss as AbstractLoss,
+    CrossEntropy as CrossEntropy,
+    MeanSquaredError as MeanSquaredError,
+)
+from dfc_jax._dynamics.noise import FilteredNoise as FilteredNoise, WhiteNoise as WhiteNoise
+from dfc_jax._dynamics.published import PublishedEuler as PublishedEuler, PublishedState as PublishedState
+from dfc_jax._dynamics.simulate import simulate as simulate
+from dfc_jax._dynamics.stability import (
     distance_from_rest as distance_from_rest,
     euler_step_bound as euler_step_bound,
     loop_eigenvalues as loop_eigenvalues,
     published_growth as published_growth,
 )
-from dfc_jax.losses import (
-    AbstractLoss as AbstractLoss,
-    CrossEntropy as CrossEntropy,
-    MeanSquaredError as MeanSquaredError,
+from dfc_jax._dynamics.targets import (
+    AbstractTarget as AbstractTarget,
+    Clamp as Clamp,
+    Nudge as Nudge,
+    Rest as Rest,
 )
-from dfc_jax.methods import (
+from dfc_jax._methods.base import (
     AbstractMethod as AbstractMethod,
-    DFC as DFC,
-    DFCSS as DFCSS,
-    DFCSSA as DFCSSA,
     instant_report as instant_report,
     Report as Report,
     shaped_like as shaped_like,
 )
-from dfc_jax.monitoring import Diagnostics as Diagnostics
-from dfc_jax.network import (
+from dfc_jax._methods.baselines import Backprop as Backprop, DFA as DFA
+from dfc_jax._methods.dfc import DFC as DFC, DFCSS as DFCSS, DFCSSA as DFCSSA
+from dfc_jax._methods.expected_sleep import ExpectedSleepPhase as ExpectedSleepPhase
+from dfc_jax._methods.references import GaussNewton as GaussNewton, MinimumNorm as MinimumNorm
+from dfc_jax._methods.sleep import AbstractSleepPhase as AbstractSleepPhase, SleepPhase as SleepPhase
+from dfc_jax._methods.strong_dfc import HighPassPhase as HighPassPhase, StrongDFC as StrongDFC
+from dfc_jax._network.activations import (
+    AbstractActivation as AbstractActivation,
+    LeakyReLU as LeakyReLU,
+    Linear as Linear,
+    ReLU as ReLU,
+    Sigmoid as Sigmoid,
+    Tanh as Tanh,
+)
+from dfc_jax._network.convolution import (
+    AveragePool as AveragePool,
+    Chain as Chain,
+    convnet as convnet,
+    Convolution as Convolution,
+    Flatten as Flatten,
+    Image as Image,
+)
+from dfc_jax._network.feedback import (
+    ExactFeedback as ExactFeedback,
+    FeedbackWeights as FeedbackWeights,
+    ProductOfWeights as ProductOfWeights,
+    RandomFeedback as RandomFeedback,
+)
+from dfc_jax._network.network import (
     Dense as Dense,
     Feedforward as Feedforward,
     Layer as Layer,
     mlp as mlp,
     Network as Network,
 )
-from dfc_jax.noise import FilteredNoise as FilteredNoise, WhiteNoise as WhiteNoise
-from dfc_jax.plasticity import (
+from dfc_jax._network.plasticity import (
+    AbstractTeachingSignal as AbstractTeachingSignal,
     feedback_rule as feedback_rule,
     forward_rule as forward_rule,
-    presynaptic_rates as presynaptic_rates,
-    teaching_signal as teaching_signal,
-)
-from dfc_jax.published import PublishedEuler as PublishedEuler, PublishedState as PublishedState
-from dfc_jax.runs import (
-    environment as environment,
-    load_run as load_run,
-    LoadedRun as LoadedRun,
-    RunFolder as RunFolder,
-)
-from dfc_jax.second_order import GaussNewton as GaussNewton, MinimumNorm as MinimumNorm
-from dfc_jax.simulated import Simulated as Simulated, StateAtTime as StateAtTime
-from dfc_jax.sleep import AbstractSleepPhase as AbstractSleepPhase, SleepPhase as SleepPhase
-from dfc_jax.strong_dfc import HighPassPhase as HighPassPhase, StrongDFC as StrongDFC
-from dfc_jax.surrogate import (
-    surrogate_gradient as surrogate_gradient,
-    surrogate_loss as surrogate_loss,
-)
-from dfc_jax.targets import AbstractTarget as AbstractTarget, Clamp as Clamp, Nudge as Nudge, Rest as Rest
-from dfc_jax.teaching import (
-    AbstractTeachingSignal as AbstractTeachingSignal,
     RateDifference as RateDifference,
     VoltageDifference as VoltageDifference,
 )
-from dfc_jax.training import fit as fit, fit_many as fit_many
-from dfc_jax.trajectory import simulate as simulate
+from dfc_jax._runs.environment import environment as environment
+from dfc_jax._runs.folder import load_run as load_run, LoadedRun as LoadedRun, RunFolder as RunFolder
+from dfc_jax._runs.history import History as History, Record as Record
+from dfc_jax._steady_state.base import AbstractEquilibrium as AbstractEquilibrium, Equilibrium as Equilibrium
+from dfc_jax._steady_state.broyden import Broyden as Broyden
+from dfc_jax._steady_state.controlled_jacobian import ControlledJacobian as ControlledJacobian
+from dfc_jax._steady_state.linear import Analytic as Analytic
+from dfc_jax._steady_state.pseudo_transient import PseudoTransient as PseudoTransient
+from dfc_jax._steady_state.root_find import RootFind as RootFind
+from dfc_jax._steady_state.simulated import Simulated as Simulated, StateAtTime as StateAtTime
+from dfc_jax._training.clipping import (
+    clip_by_layer_norm as clip_by_layer_norm,
+    clip_by_tensor_norm as clip_by_tensor_norm,
+)
+from dfc_jax._training.evaluation import evaluate as evaluate
+from dfc_jax._training.fit import fit as fit, fit_many as fit_many
+from dfc_jax._training.sleep_epochs import FeedbackLearning as FeedbackLearning
 
 
-__version__ = version("dfc_jax")
+__version__ = _version("dfc_jax")

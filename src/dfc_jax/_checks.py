@@ -2,11 +2,10 @@
 
 from collections.abc import Sequence
 
-import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import ArrayLike, PRNGKeyArray, PyTree
+from jaxtyping import ArrayLike, PRNGKeyArray
 
 
 def require(condition: bool, message: str) -> None:
@@ -71,15 +70,3 @@ def check_type(name: str, value: object, *kinds: type) -> None:
     """Raise unless `value` is of one of the `kinds`."""
     wanted = " or ".join("None" if kind is type(None) else kind.__name__ for kind in kinds)
     require(isinstance(value, kinds), f"`{name}` is {value!r}; it must be of the type {wanted}.")
-
-
-def all_finite(tree: PyTree) -> bool:
-    """Whether every number in every array of a pytree is finite."""
-    leaves = jax.tree.leaves(eqx.filter(tree, eqx.is_inexact_array))
-    return all(bool(jnp.all(jnp.isfinite(leaf))) for leaf in leaves)
-
-
-def zero_unless_finite(tree: PyTree) -> PyTree:
-    """The arrays of one sample as they are, or all of them zero if any of their numbers is not finite."""
-    finite = jnp.isfinite(sum(jnp.sum(leaf) for leaf in jax.tree.leaves(tree)))
-    return jax.tree.map(lambda leaf: jnp.where(finite, leaf, 0), tree)

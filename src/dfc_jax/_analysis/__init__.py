@@ -1,0 +1,1 @@
+"""What is measured of networks under control, and why they fail. Imports `_methods` and below."""

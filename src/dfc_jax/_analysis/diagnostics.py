@@ -1,0 +1,115 @@
+"""The diagnostics of a training run, epoch by epoch."""
+
+from typing import Any
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import jax.random as jr
+import numpy as np
+from jaxtyping import Array, Float
+
+from dfc_jax._analysis.measures import (
+    condition_one,
+    condition_two,
+    feedback_angles,
+    feedback_ratio,
+    null_space_fraction,
+    update_angles,
+)
+from dfc_jax._analysis.surrogate import surrogate_gradient, surrogate_loss
+from dfc_jax._data.dataset import Split
+from dfc_jax._dynamics.stability import has_few_modes, loop_eigenvalues
+from dfc_jax._dynamics.targets import Clamp
+from dfc_jax._fields import count, number
+from dfc_jax._methods.base import AbstractMethod
+from dfc_jax._methods.baselines import Backprop
+from dfc_jax._methods.dfc import DFCSSA
+from dfc_jax._methods.references import GaussNewton, MinimumNorm
+from dfc_jax._network.network import Network
+from dfc_jax._steady_state.broyden import Broyden
+from dfc_jax._steady_state.linear import Analytic
+from dfc_jax._steady_state.pseudo_transient import PseudoTransient
+from dfc_jax._steady_state.rescue import rescue
+
+
+class Diagnostics(eqx.Module):
+    """What `fit` adds to the record of every `every`-th epoch, measured on the first validation samples.
+
+    Of every method: `angle_to_...` its reference updates in degrees, over the whole network and as a list
+    with an entry for each layer. Of methods with a controller also `condition_one`, `condition_two`,
+    the angles of Q to J^T and to the damped pseudo-inverse, `largest_real_part` of the loop's eigenvalues
+    (per tau_u; the largest over the samples), `null_space_fraction` and, a list, `feedback_ratio`.
+    Everything but `largest_real_part` is a mean over the samples. Under strong feedback (`Clamp`) also
+    `surrogate_loss`, the H that learning lowers, at the steady states, and the angle to its exact gradient.
+    Methods with noise are measured under the same noise every time.
+
+    **Arguments:**
+
+    - `every`: epochs from one measurement to the next.
+    - `samples`: how many samples; angles are those of their common update.
+    - `damping`: of the minimum-norm and Gauss-Newton updates and of the pseudo-inverse.
+    """
+
+    every: int = count("every", 1)
+    samples: int = count("samples", 128)
+    damping: Float[Array, ""] = number("damping", 1e-3, minimum=0)
+
+    def __call__(self, model: Network, method: AbstractMethod, validation: Split) -> dict[str, Any]:
+        """The measurements, as plain numbers."""
+        x, y = (jnp.asarray(array[: self.samples]) for array in (validation.x, validation.y))
+        found = _measure(method, model, x, y, self.damping)
+        numbers = {name: np.asarray(value).tolist() for name, value in found.items()}
+        loop = method.loop(model)
+        if loop is not None and has_few_modes(loop, y.shape[1]):
+            eigenvalues = loop_eigenvalues(loop, jax.vmap(loop.sample)(x, y))
+            numbers["largest_real_part"] = float(np.max(eigenvalues.real))
+        return numbers
+
+
+@eqx.filter_jit
+def _measure(
+    method: AbstractMethod,
+    model: Network,
+    x: Float[Array, "batch ..."],
+    y: Float[Array, "batch out"],
+    damping: Float[Array, ""],
+) -> dict[str, Array]:
+    found = {}
+    key = jr.key(0)  # the same noise in every epoch: what changes between them is the model
+    update, _ = method(model, x, y, key=key)
+    for name, reference in _references(method, model, damping).items():
+        angles = update_angles(update, reference(model, x, y)[0])
+        found[f"angle_to_{name}"] = angles.network
+        found[f"angle_to_{name}_by_layer"] = jnp.stack(angles.layers)
+    loop = method.loop(model)
+    if loop is None:
+        return found
+    samples = jax.vmap(loop.sample)(x, y)
+    found["condition_one"] = jnp.mean(condition_one(model, x))
+    found["condition_two"] = jnp.mean(condition_two(model, x))
+    found["angle_of_feedback_to_transposed_jacobian"] = jnp.mean(feedback_angles(model, x))
+    found["angle_of_feedback_to_pseudo_inverse"] = jnp.mean(feedback_angles(model, x, damping))
+    ratios = feedback_ratio(loop, samples, Analytic()(loop, samples))
+    found["feedback_ratio"] = jnp.stack([jnp.mean(ratio) for ratio in ratios])
+    if isinstance(loop.target, Clamp):
+        rest, _ = rescue(loop, samples, Broyden()(loop, samples), PseudoTransient())
+        found["surrogate_loss"] = jnp.mean(surrogate_loss(loop, samples, rest))
+        angles = update_angles(update, surrogate_gradient(loop, x, y, samples, rest))
+        found["angle_to_surrogate_gradient"] = angles.network
+    found["null_space_fraction"] = jnp.mean(null_space_fraction(method, model, x, y, key=key))
+    return found
+
+
+def _references(
+    method: AbstractMethod, model: Network, damping: Float[Array, ""]
+) -> dict[str, AbstractMethod]:
+    loss, loop = method.loss, method.loop(model)
+    references = {
+        "backprop": Backprop(loss),
+        "minimum_norm": MinimumNorm(loss, damping),
+        "gauss_newton": GaussNewton(loss, damping),
+    }
+    if loop is not None:
+        references["dfc_ssa"] = DFCSSA(loop.controller, loop.target, loss)
+    return references

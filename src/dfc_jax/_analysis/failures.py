@@ -1,0 +1,79 @@
+"""Why samples fail to converge, found for the user, and what to change."""
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float
+
+from dfc_jax._dynamics.closed_loop import ClosedLoop, loop_gain, Sample
+from dfc_jax._dynamics.stability import has_few_modes, loop_eigenvalues
+from dfc_jax._methods.base import AbstractMethod
+from dfc_jax._network.network import check_batch, Network
+
+
+_SATURATED, _MANY = 0.01, 0.5  # a slope of so little of the largest possible; so many of a layer's neurons
+
+
+def reasons_for_failure(
+    method: AbstractMethod, model: Network, x: Float[Array, "batch ..."], y: Float[Array, "batch out"]
+) -> list[str]:
+    """What keeps samples from converging, in a sentence each with what to change; empty if nothing is found.
+
+    Looked for are inputs that are not finite, an unstable loop (largest real part of its eigenvalues) and
+    whether it is the gain or the feedback that makes it so, saturated neurons, and what `method.doubts` knows
+    of the solver: a step above its stability bound, a time too short. A handful of samples is enough. Not for
+    use under jit.
+    """
+    check_batch(model, x, y)
+    loop = method.loop(model)
+    if loop is None:
+        return []
+    finite = np.isfinite(np.asarray(x).reshape(len(x), -1)).all(axis=1) & np.isfinite(np.asarray(y)).all(
+        axis=1
+    )
+    found = []
+    if not finite.all():
+        found.append(f"{np.mean(~finite):.0%} of the samples tried are not finite: clean the data.")
+    if not finite.any():
+        return found
+    x, y = x[finite], y[finite]
+    samples = jax.vmap(loop.sample)(x, y)
+    quiet = eqx.tree_at(lambda l: l.noise, loop, None, is_leaf=lambda leaf: leaf is None)
+    return [*found, *_instability(quiet, samples), *_saturation(model, samples), *method.doubts(model, x, y)]
+
+
+def _instability(loop: ClosedLoop, samples: Sample) -> list[str]:
+    if loop.tau_apical is not None or not has_few_modes(loop, samples.error.shape[1]):
+        return []
+    largest = loop_eigenvalues(loop, samples).real.max(axis=1)
+    if not np.any(largest > 0):
+        return []
+    sentence = (
+        f"The closed loop is unstable for {np.mean(largest > 0):.0%} of the samples tried, its eigenvalues' "
+        f"largest real part {np.max(largest):+.3g} per tau_u"
+    )
+    gains = np.asarray(jax.vmap(loop_gain, in_axes=(None, 0))(loop, samples), np.float64)
+    if np.all(np.linalg.eigvals(gains[largest > 0]).real > 0):  # then a slow controller is stable (Prop. 5)
+        return [
+            f"{sentence}: the gain is too high, for Condition 3 holds; lower k_p or the feedback weights, "
+            "or make the neurons faster (tau_v)."
+        ]
+    return [
+        f"{sentence}: the feedback weights do not fit the network (Condition 3); learn them for longer "
+        "or at a higher rate, start from ProductOfWeights(), or raise the leak alpha."
+    ]
+
+
+def _saturation(model: Network, samples: Sample) -> list[str]:
+    found = []
+    for i, (layer, voltage) in enumerate(zip(model.layers, samples.feedforward.voltages, strict=True), 1):
+        slopes = layer.activation.derivative(jnp.linspace(-4.0, 4.0, 81, dtype=voltage.dtype))
+        steepest = float(jnp.max(slopes))
+        flat = float(jnp.mean(layer.activation.derivative(voltage) < _SATURATED * steepest))
+        if flat > _MANY:
+            found.append(
+                f"{flat:.0%} of the neurons of layer {i} are saturated, so the control cannot move them: "
+                "lower the learning rate, or the size of weights and inputs."
+            )
+    return found

@@ -1,0 +1,165 @@
+"""What the NeurIPS paper measures of a network under control, each for one batch.
+
+Everything here is taken in the feedforward state, as in the published code, unless it says otherwise. J is
+the Jacobian of the output by the voltages of all layers, Q all feedback weights below each other.
+"""
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, PRNGKeyArray, PyTree
+
+from dfc_jax._checks import check_number, require
+from dfc_jax._dynamics.closed_loop import ClosedLoop, controlled, Sample
+from dfc_jax._methods.base import AbstractMethod
+from dfc_jax._methods.references import parameter_gram
+from dfc_jax._network.network import check_batch, check_inputs, Network
+from dfc_jax._steady_state.base import Equilibrium
+
+
+def condition_one(model: Network, x: Float[Array, "batch ..."]) -> Float[Array, " batch"]:
+    """std / mean of |r_0|, ..., |r_{L-1}|: zero under Condition 1 of the NeurIPS paper (Fig. 3C)."""
+    norms = _input_norms(model, x)
+    return jnp.std(norms, axis=0) / jnp.mean(norms, axis=0)
+
+
+def published_condition_one(model: Network, x: Float[Array, "batch ..."]) -> Float[Array, " batch"]:
+    """std / sqrt(mean) of the same norms, which is what the published code logs as `dev_r`."""
+    norms = _input_norms(model, x)
+    return jnp.std(norms, axis=0) / jnp.sqrt(jnp.mean(norms, axis=0))
+
+
+def _input_norms(model: Network, x: Float[Array, "batch ..."]) -> Float[Array, "layers batch"]:
+    check_inputs(model, x)
+    inputs = jax.vmap(model.feedforward)(x).inputs
+    return jnp.stack([jnp.linalg.norm(rate.reshape(len(rate), -1), axis=1) for rate in inputs])
+
+
+def condition_two(model: Network, x: Float[Array, "batch ..."]) -> Float[Array, " batch"]:
+    """|P Q|_F / |Q|_F of each sample, P the projection on the row space of its feedforward Jacobian J.
+
+    One exactly if Col(Q) lies in Row(J), which is Condition 2 of the NeurIPS paper (Fig. 3A); about
+    sqrt(n_L / sum of n_i) for random feedback weights.
+    """
+
+    check_inputs(model, x)
+
+    def one(sample: Float[Array, "..."]) -> Float[Array, ""]:
+        J, Q = _jacobian_and_feedback(model, sample)
+        JQ = J @ Q
+        return jnp.sqrt(jnp.sum(JQ * jnp.linalg.solve(J @ J.T, JQ))) / jnp.linalg.norm(Q)
+
+    return jax.vmap(one)(x)
+
+
+def feedback_angles(
+    model: Network, x: Float[Array, "batch ..."], damping: Float[Array, ""] | float | None = None
+) -> Float[Array, " batch"]:
+    """Degrees between Q and J^T or, given a `damping`, J^T (J J^T + damping I)^-1, where learning drives Q.
+
+    **Raises:** `ValueError` for a negative `damping`.
+    """
+    check_inputs(model, x)
+    if damping is not None:
+        check_number("damping", damping, minimum=0)
+
+    def one(sample: Float[Array, "..."]) -> Float[Array, ""]:
+        J, Q = _jacobian_and_feedback(model, sample)
+        if damping is None:
+            return _degrees(Q, J.T)
+        gram = J @ J.T + damping * jnp.eye(len(J), dtype=J.dtype)
+        return _degrees(Q, jnp.linalg.solve(gram, J).T)
+
+    return jax.vmap(one)(x)
+
+
+def _jacobian_and_feedback(
+    model: Network, sample: Float[Array, "..."]
+) -> tuple[Float[Array, "out neurons"], Float[Array, "neurons out"]]:
+    jacobian = model.jacobian(model.feedforward(sample).voltages)
+    J = jnp.concatenate([rows.reshape(rows.shape[0], -1) for rows in jacobian], axis=1)
+    feedback = model.feedback.matrices(jacobian)
+    return J, jnp.concatenate([weights.reshape(-1, weights.shape[-1]) for weights in feedback])
+
+
+class UpdateAngles(eqx.Module):
+    """Degrees between two updates."""
+
+    layers: tuple[Float[Array, ""], ...]  # weights and bias of each layer together
+    network: Float[Array, ""]  # all layers concatenated
+
+
+def update_angles(update: Network, reference: Network) -> UpdateAngles:
+    """The angles between two updates of the forward weights; NaN where one of them is zero.
+
+    >>> from dfc_jax import mlp
+    >>> model = mlp((4, 5, 3), key=jax.random.key(0))
+    >>> round(float(update_angles(model, jax.tree.map(jnp.negative, model)).network))
+    180
+
+    **Raises:** `ValueError` if they are not of the same shapes.
+    """
+    shapes = [[leaf.shape for leaf in jax.tree.leaves(part.layers)] for part in (update, reference)]
+    require(shapes[0] == shapes[1], f"`update` has the shapes {shapes[0]}, `reference` {shapes[1]}.")
+    pairs = list(zip(update.layers, reference.layers, strict=True))
+    return UpdateAngles(
+        tuple(_degrees(_flat(a), _flat(b)) for a, b in pairs),
+        _degrees(_flat(update.layers), _flat(reference.layers)),
+    )
+
+
+def null_space_fraction(
+    method: AbstractMethod,
+    model: Network,
+    x: Float[Array, "batch ..."],
+    y: Float[Array, "batch out"],
+    *,
+    key: PRNGKeyArray | None = None,
+) -> Float[Array, " batch"]:
+    """|N dtheta| / |dtheta| of each sample's own update, N the projection on the null space of dr_L/dtheta.
+
+    The part of an update that does not move the output, to first order. Zero for Gauss-Newton without
+    damping. `key` is for methods with noise, the same for every sample.
+    """
+
+    check_batch(model, x, y)
+
+    def one(sample: Float[Array, "..."], label: Float[Array, " out"]) -> Float[Array, ""]:
+        update, _ = method(model, sample[None], label[None], key=key)
+        outputs = lambda layers: Network(layers, model.feedback)(sample)
+        _, moved = eqx.filter_jvp(outputs, (model.layers,), (update.layers,))
+        state = model.feedforward(sample)
+        gram = parameter_gram(model, state, model.jacobian(state.voltages))
+        seen = moved @ jnp.linalg.solve(gram, moved)
+        whole = jnp.sum(_flat(update.layers) ** 2)
+        return jnp.sqrt(jnp.maximum(1 - seen / whole, 0))
+
+    return jax.vmap(one)(x, y)
+
+
+def feedback_ratio(
+    loop: ClosedLoop, samples: Sample, found: Equilibrium
+) -> tuple[Float[Array, " batch"], ...]:
+    """|Q_i u| / |v_ff_i| of every layer at the controlled steady states `found`, biases included in v_ff_i.
+
+    How strong the feedback is beside what arrives from below. (The published Strong-DFC code pairs W_i with
+    r_i instead of r_{i-1} beyond the first layer.)
+    """
+
+    def one(sample: Sample, control: Float[Array, " out"]) -> tuple[Float[Array, ""], ...]:
+        basal = controlled(loop, sample, control).basal
+        arriving = zip(loop.apical_input(sample, control), sample.feedforward.voltages, basal, strict=True)
+        return tuple(jnp.linalg.norm(a) / jnp.linalg.norm(v + c) for a, v, c in arriving)
+
+    return jax.vmap(one)(samples, found.control)
+
+
+def _flat(tree: PyTree) -> Float[Array, " n"]:
+    leaves = jax.tree.leaves(eqx.filter(tree, eqx.is_inexact_array))
+    return jnp.concatenate([leaf.ravel() for leaf in leaves])
+
+
+def _degrees(a: Float[Array, "..."], b: Float[Array, "..."]) -> Float[Array, ""]:
+    """The angle between two arrays, accurate for small ones too (Kahan's formula)."""
+    a, b = a / jnp.linalg.norm(a), b / jnp.linalg.norm(b)
+    return jnp.degrees(2 * jnp.arctan2(jnp.linalg.norm(a - b), jnp.linalg.norm(a + b)))

@@ -1,0 +1,72 @@
+"""What strong feedback minimises: the control a network needs (Strong-DFC, ICML 2022).
+
+With the output clamped to its target the output loss vanishes; what learning lowers instead is
+
+    H = |Q u|^2 / 2,   u the control at rest, where F(u, theta) = e - a u = 0,
+
+whose gradient with Q held fixed is, by the implicit function theorem,
+
+    dH/dtheta = (dF/dtheta)^T w,   (-dF/du)^T w = Q^T Q u.
+
+If Col(Q) = Row(J) in the controlled state and the leak vanishes, Q (J Q)^-1 J is the projection on Col(Q),
+and -dH/dtheta is (v_i - v_ff_i) r_(i-1)^T: the update that `VoltageDifference` teaches, exactly.
+"""
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from dfc_jax._dynamics.closed_loop import ClosedLoop, controlled, loop_gain, residual, Sample
+from dfc_jax._methods.base import shaped_like
+from dfc_jax._network.network import Layer, Network
+from dfc_jax._steady_state.base import Equilibrium
+
+
+def surrogate_loss(loop: ClosedLoop, samples: Sample, found: Equilibrium) -> Float[Array, " batch"]:
+    """H of every sample at the steady states `found`. (The published code logs 2 H / neurons.)"""
+
+    def one(sample: Sample, control: Float[Array, " out"]) -> Float[Array, ""]:
+        return sum(jnp.sum(q**2) for q in loop.apical_input(sample, control)) / 2
+
+    return jax.vmap(one)(samples, found.control)
+
+
+def surrogate_gradient(
+    loop: ClosedLoop,
+    x: Float[Array, "batch ..."],
+    y: Float[Array, "batch out"],
+    samples: Sample,
+    found: Equilibrium,
+) -> Network:
+    """The exact gradient of the mean of H, shaped like an update and zero in the feedback weights.
+
+    `samples` are those of `x` and `y`, `found` their steady states, from which the gradient is as far as
+    they are from rest. Feedback that depends on the sample is held fixed at what `samples` hold. (The
+    published code takes the feedforward Jacobian for that of the steady state.)
+    """
+    layers, rest = eqx.partition(loop.network.layers, eqx.is_inexact_array)
+
+    def one(
+        x: Float[Array, "..."], y: Float[Array, " out"], sample: Sample, found: Equilibrium
+    ) -> tuple[Layer, ...]:
+        def remaining(weights: tuple[Layer, ...]) -> Float[Array, " out"]:
+            network = Network(eqx.combine(weights, rest), loop.network.feedback)
+            changed = eqx.tree_at(lambda l: l.network, loop, network)
+            state = network.feedforward(x)
+            error = loop.target.initial_error(loop.loss, state.output, y)
+            shifted = Sample(state, sample.feedback, error)
+            deviation = controlled(changed, shifted, found.control)
+            return residual(changed, shifted, found.control, deviation)
+
+        drive = loop.apical_input(sample, found.control)
+        by_control = sum(
+            jnp.tensordot(q, Q, axes=(tuple(range(q.ndim)), tuple(range(q.ndim))))
+            for q, Q in zip(drive, loop.feedback(sample), strict=True)
+        )
+        gain = loop_gain(loop, sample, controlled(loop, sample, found.control))
+        _, pull = jax.vjp(remaining, layers)
+        return pull(jnp.linalg.solve(gain.T, by_control))[0]
+
+    gradient = jax.tree.map(lambda leaf: jnp.mean(leaf, axis=0), jax.vmap(one)(x, y, samples, found))
+    return shaped_like(loop.network, eqx.combine(gradient, rest))

@@ -1,0 +1,83 @@
+"""Time averages of the forward rule along the controlled trajectory, for a whole batch in constant memory."""
+
+import abc
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, PRNGKeyArray
+
+from dfc_jax._dynamics.closed_loop import (
+    ClosedLoop,
+    Deviation,
+    PerLayer,
+    presynaptic_rates,
+    Sample,
+    teaching_signal,
+)
+from dfc_jax._fields import check_parts
+from dfc_jax._network.network import Layer
+from dfc_jax._network.plasticity import forward_rule
+from dfc_jax._numerics.finite import zero_unless_finite
+from dfc_jax._steady_state.base import Equilibrium
+
+
+class AbstractAverage(eqx.Module):
+    """A way to step through time that averages the forward rule on the fly."""
+
+    def __check_init__(self) -> None:
+        check_parts(self)
+
+    @abc.abstractmethod
+    def __call__(
+        self, loop: ClosedLoop, samples: Sample, key: PRNGKeyArray | None = None
+    ) -> tuple[tuple[Layer, ...], Equilibrium]:
+        """The time-averaged weight change, summed over the batch, and each sample's last state.
+
+        `key` is for a loop with noise, which only `PublishedAverage` steps through.
+
+        A sample whose state is not finite contributes nothing from then on. Converged means that the
+        control error has fallen below half of what it was, the published criterion (`epsilon_di`).
+        """
+
+    def doubts(self, loop: ClosedLoop, samples: Sample) -> list[str]:
+        """What is known to go wrong with these samples, in a sentence each; not for use under jit."""
+        del loop, samples
+        return []
+
+
+class Accumulator(eqx.Module):
+    """A running time integral of the forward rule.
+
+    The first layer's presynaptic rate is the input, which is constant, so its teaching signal is
+    integrated and the largest matrix product of all is done once, at the end.
+    """
+
+    first_teaching: Float[Array, "batch ..."]
+    later_layers: tuple[Layer, ...]
+
+    @staticmethod
+    def zero(loop: ClosedLoop, samples: Sample) -> "Accumulator":
+        later = jax.tree.map(jnp.zeros_like, loop.network.layers[1:])
+        return Accumulator(jnp.zeros_like(samples.feedforward.voltages[0]), later)
+
+    def plus(self, weight: Float[Array, ""] | float, other: "Accumulator") -> "Accumulator":
+        return jax.tree.map(lambda total, term: total + weight * term, self, other)
+
+    def total(self, loop: ClosedLoop, samples: Sample) -> tuple[Layer, ...]:
+        inputs = samples.feedforward.inputs[0]
+        finite = jnp.where(jnp.isfinite(inputs), inputs, 0)  # a zero teaching signal times NaN is NaN
+        return forward_rule(loop.network.layers[:1], [finite], [self.first_teaching]) + self.later_layers
+
+
+def instant_change(loop: ClosedLoop, samples: Sample, deviations: Deviation) -> Accumulator:
+    """The forward rule in one instant, summed over the batch."""
+
+    def signals(sample: Sample, deviation: Deviation) -> tuple[PerLayer, PerLayer]:
+        return zero_unless_finite(
+            (presynaptic_rates(sample, deviation), teaching_signal(loop, sample, deviation))
+        )
+
+    presynaptic, teaching = jax.vmap(signals)(samples, deviations)
+    later = forward_rule(loop.network.layers[1:], presynaptic[1:], teaching[1:])
+    return Accumulator(teaching[0], later)

@@ -1,0 +1,108 @@
+"""The time average of a nudged trajectory without a trajectory."""
+
+from collections.abc import Callable
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Bool, Float, PRNGKeyArray, PyTree
+
+from dfc_jax._average.base import AbstractAverage
+from dfc_jax._checks import require
+from dfc_jax._dynamics.closed_loop import (
+    ClosedLoop,
+    controlled,
+    Deviation,
+    PerLayer,
+    presynaptic_rates,
+    Sample,
+    teaching_signal,
+)
+from dfc_jax._dynamics.stability import distance_from_rest
+from dfc_jax._dynamics.targets import Nudge
+from dfc_jax._fields import number
+from dfc_jax._network.network import Layer
+from dfc_jax._network.plasticity import forward_rule
+from dfc_jax._steady_state.base import Equilibrium
+from dfc_jax._steady_state.linear import linear_solver
+
+
+class ClosedFormAverage(AbstractAverage):
+    """The average over a trajectory of length T = `duration`, by integrating the linearised ODE.
+
+    From rest to the steady state (u, d_i), the integral of tau_v dd_i/dt = -d_i + c_i + Q_i u is tau_v d_i,
+    so on average a neuron's voltage exceeds its basal input by
+
+        mean(d_i - c_i) = Q_i ubar - (tau_v / T) d_i,
+
+    and likewise for the integral of the controller, with a = its leak and b u its charge at rest,
+
+        (J Q + a I) ubar = e^- + (tau_v sum_i J_i d_i - b u) / T.
+
+    The forward rule is then applied once, to the network at rest under these mean apical inputs. What is
+    neglected falls off as exp(-T / slowest time constant), or grows with the square of the nudge. For
+    `Nudge` only, and only for `duration`s well above the loop's time constants (2 or 3 tau_u, as a rule).
+
+    A sample whose linearised loop is not stable has no such average: it counts as not converged and
+    contributes nothing. The state in the report is the linearised steady state.
+    """
+
+    duration: Float[Array, ""] = number("duration", 10.0, above=0)
+
+    def doubts(self, loop: ClosedLoop, samples: Sample) -> list[str]:
+        distance = distance_from_rest(loop, samples, float(self.duration))
+        short = np.isfinite(distance) & (distance > 0.1)
+        if not np.any(short):
+            return []
+        return [
+            f"`duration` is {float(self.duration):.3g}, too short for {np.mean(short):.0%} of the samples "
+            f"tried: their controls are then still up to {np.max(distance[short]):.0%} from their steady "
+            "state, which the closed form takes for reached. Use ImplicitAverage."
+        ]
+
+    def __call__(
+        self, loop: ClosedLoop, samples: Sample, key: PRNGKeyArray | None = None
+    ) -> tuple[tuple[Layer, ...], Equilibrium]:
+        del key
+        require(loop.noise is None, "`noise` is given; ClosedFormAverage has none, use PublishedAverage.")
+        require(loop.tau_apical is None, "`tau_apical` is set; ClosedFormAverage has no apical compartment.")
+        require(
+            isinstance(loop.target, Nudge),
+            f"`target` is {type(loop.target).__name__}; ClosedFormAverage is for Nudge, use ImplicitAverage.",
+        )
+        solve, of_all = linear_solver(loop, samples), lambda f, *more: _of_all(f, loop, samples, *more)
+        steady = solve(samples.error)
+        rest = of_all(controlled, steady.control)
+        lag = loop.tau_v * of_all(_passed_on, rest.voltage) - loop.controller.charge() * steady.control
+        average = solve(samples.error + lag / self.duration)
+        late = loop.tau_v / self.duration
+        drive = zip(of_all(ClosedLoop.apical_input, average.control), rest.voltage, strict=True)
+        mean = of_all(ClosedLoop.sweep, tuple(q - late * d for q, d in drive))
+        found = steady.as_equilibrium(loop, samples, rest)
+        finite = jax.vmap(lambda sample: sample.finite)(samples)
+        used = found.converged & average.solved & found.stable & finite
+        presynaptic, teaching = of_all(_signals, mean, used)
+        update = forward_rule(loop.network.layers, presynaptic, teaching)
+        return update, eqx.tree_at(lambda f: f.converged, found, used)
+
+
+def _of_all(function: Callable, loop: ClosedLoop, samples: Sample, *more: PyTree) -> PyTree:
+    return jax.vmap(function, in_axes=(None, *[0] * (1 + len(more))))(loop, samples, *more)
+
+
+def _signals(
+    loop: ClosedLoop, sample: Sample, mean: Deviation, used: Bool[Array, ""]
+) -> tuple[PerLayer, PerLayer]:
+    """Presynaptic rates and teaching signals of one sample, zeros if it is not used."""
+    signals = presynaptic_rates(sample, mean), teaching_signal(loop, sample, mean)
+    return jax.tree.map(lambda leaf: jnp.where(used, leaf, 0), signals)
+
+
+def _passed_on(loop: ClosedLoop, sample: Sample, voltage: PerLayer) -> Float[Array, " out"]:
+    """sum_i J_i d_i, in one sweep."""
+    slopes = loop.network.slopes(sample.feedforward.voltages)
+    passed = slopes[0] * voltage[0]
+    for layer, slope, d in zip(loop.network.layers[1:], slopes[1:], voltage[1:], strict=True):
+        passed = slope * (layer.linear(passed) + d)
+    return passed

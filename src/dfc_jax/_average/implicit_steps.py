@@ -1,0 +1,151 @@
+"""Implicit Euler steps: what one does to the layers of a sample, and who finds the control for it."""
+
+import abc
+from collections.abc import Sequence
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Int, PyTree
+
+from dfc_jax._dynamics.closed_loop import ClosedLoop, Deviation, LoopState, PerLayer, Sample
+from dfc_jax._network.network import Layer
+from dfc_jax._numerics.secant import broyden_update
+from dfc_jax._numerics.small_matrices import inverse
+
+
+def after_step(
+    layers: Sequence[Layer], voltages: PerLayer, base: PerLayer, apical: PerLayer, q: Float[Array, ""]
+) -> Deviation:
+    """The first layers, as many as `apical` has entries, at the end of a step of length h = q tau_v.
+
+    Each follows from the layer below and from its apical input a_i at the end of the step,
+
+        d_i = (d_i_base + q (c_i + a_i)) / (1 + q).
+
+    `voltages` are those without control, `base` the deviations d_i_base at the beginning of the step.
+    """
+    voltage, basal, rate = [], [], []
+    for i, arriving in enumerate(apical):
+        basal.append(layers[i].linear(rate[-1]) if rate else jnp.zeros_like(arriving))
+        voltage.append((base[i] + q * (basal[i] + arriving)) / (1 + q))
+        rate.append(layers[i].activation.difference(voltages[i], voltage[i]))
+    return Deviation(tuple(voltage), tuple(basal), tuple(rate))
+
+
+class Stepped(eqx.Module):
+    """A batch at the end of a step."""
+
+    states: LoopState
+    controls: Float[Array, "batch out"]
+    deviations: Deviation
+    memory: PyTree  # what the next step can use of this one
+
+    @staticmethod
+    def without_control(loop: ClosedLoop, samples: Sample, memory: PyTree) -> "Stepped":
+        """Before the first step."""
+        states = jax.vmap(loop.initial_state)(samples)
+        still = Deviation(states.voltage, states.voltage, states.voltage)
+        return Stepped(states, jnp.zeros_like(samples.error), still, memory)
+
+
+class AbstractSteps(eqx.Module):
+    """Implicit Euler steps of a batch. Their lengths are few and known beforehand."""
+
+    lengths: eqx.AbstractVar[Float[Array, " segments"]]
+
+    @abc.abstractmethod
+    def rest(self) -> Stepped:
+        """Before the first step."""
+
+    @abc.abstractmethod
+    def advance(self, before: Stepped, segment: Int[Array, ""]) -> Stepped:
+        """One step of `lengths[segment]`."""
+
+
+class ImplicitStep(eqx.Module):
+    """The state y = y_base + h f(y) of one sample, f being its dynamics.
+
+    With q = h / tau_v, each layer's voltage follows from the control u alone,
+
+        d_i = (d_i_base + q (c_i + Q_i u)) / (1 + q),
+
+    so that only u = a u_int_base + b e(u) is left to solve, with the controller's implicit gains (a, b).
+    """
+
+    loop: ClosedLoop
+    sample: Sample
+    base: LoopState
+    h: Float[Array, ""]
+
+    def neurons(self, control: Float[Array, " out"]) -> Deviation:
+        """The network under a control."""
+        layers, voltages = self.loop.network.layers, self.sample.feedforward.voltages
+        apical = self.loop.apical_input(self.sample, control)
+        return after_step(layers, voltages, self.base.voltage, apical, self.h / self.loop.tau_v)
+
+    def unbalanced(self, control: Float[Array, " out"], deviation: Deviation) -> Float[Array, " out"]:
+        """a u_int_base + b e(u) - u, zero for the control that is sought."""
+        a, b = self.loop.controller.implicit_gains(self.h)
+        return a * self.base.integral + b * self.loop.error(self.sample, deviation.rate[-1]) - control
+
+    def state(self, control: Float[Array, " out"], deviation: Deviation) -> LoopState:
+        """The state of the dynamics that belongs to a control."""
+        error = self.loop.error(self.sample, deviation.rate[-1])
+        integral = self.loop.controller.integral(control, error)
+        return LoopState(deviation.voltage, integral, None, None)
+
+
+def implicit_inverse(
+    loop: ClosedLoop, layer_gains: tuple[Float[Array, "out out"], ...], h: Float[Array, ""]
+) -> Float[Array, "out out"]:
+    """The inverse of I + b sum_i theta^(L-i+1) E J_i Q_i, theta = q / (1 + q): minus the Jacobian of
+    `ImplicitStep.unbalanced` where `layer_gains` are those of E J_i Q_i."""
+    _, b = loop.controller.implicit_gains(h)
+    theta = h / (h + loop.tau_v)
+    damped = sum(theta ** (len(layer_gains) - i) * gain for i, gain in enumerate(layer_gains))
+    return inverse(jnp.eye(len(damped), dtype=damped.dtype) + b * damped)
+
+
+class OwnSteps(AbstractSteps):
+    """One step of Broyden's method for a step in time, from the last control and, at first, the Jacobian of
+    the feedforward state: an inverse for every sample and every length, corrected along the trajectory."""
+
+    loop: ClosedLoop
+    samples: Sample
+    lengths: Float[Array, " segments"]
+
+    def rest(self) -> Stepped:
+        gains = jax.vmap(self.loop.layer_gains)(self.samples)
+        of_batch = jax.vmap(implicit_inverse, in_axes=(None, 0, None))
+        inverses = jax.vmap(of_batch, in_axes=(None, None, 0))(self.loop, gains, self.lengths)
+        return Stepped.without_control(self.loop, self.samples, inverses)
+
+    def advance(self, before: Stepped, segment: Int[Array, ""]) -> Stepped:
+        of_batch = jax.vmap(_advanced, in_axes=(None, 0, 0, 0, 0, None))
+        inverses, h = before.memory, self.lengths[segment]
+        *after, corrected = of_batch(
+            self.loop, self.samples, before.states, before.controls, inverses[segment], h
+        )
+        return Stepped(*after, inverses.at[segment].set(corrected))
+
+
+def _advanced(
+    loop: ClosedLoop,
+    sample: Sample,
+    state: LoopState,
+    before: Float[Array, " out"],
+    inverted: Float[Array, "out out"],
+    h: Float[Array, ""],
+) -> tuple[LoopState, Float[Array, " out"], Deviation, Float[Array, "out out"]]:
+    """One implicit Euler step of one sample from the control `before`.
+
+    Returns the new state, control and deviation, and the inverse Jacobian corrected by what the step showed.
+    """
+    step = ImplicitStep(loop, sample, state, h)
+    moved = inverted @ step.unbalanced(before, step.neurons(before))
+    control = before + moved
+    deviation = step.neurons(control)
+    fallen = moved - inverted @ step.unbalanced(control, deviation)
+    corrected = broyden_update(inverted, moved, fallen)
+    return step.state(control, deviation), control, deviation, corrected

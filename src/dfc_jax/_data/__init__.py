@@ -1,0 +1,1 @@
+"""Data sets as arrays. Imports nothing else of the package but its checks."""

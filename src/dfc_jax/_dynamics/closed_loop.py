@@ -1,0 +1,291 @@
+"""The closed loop of network and controller, for one sample, in deviation form.
+
+Every state is a deviation from the sample's feedforward state, where the control is zero: d_i = v_i - v_i^-.
+The equations are those of the NeurIPS paper (eqs. 1-5) with the feedforward terms subtracted exactly:
+
+    tau_v dd_i/dt = -d_i + c_i + a_i       c_i = linear part of f_i applied to rho_{i-1}  (basal, rho_0 = 0)
+    a_i = Q_i u  or  tau_a da_i/dt = -a_i + Q_i u  (apical), plus noise where there is any
+    rho_i = phi_i(v_i^- + d_i) - phi_i(v_i^-)
+    e = e^- - (change of the error by rho_L),  u = u_int + k_p e,  du_int/dt = e - alpha (u or u_int)
+
+Time is in units of the controller's time constant, tau_u = 1.
+"""
+
+from collections.abc import Sequence
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import jax.tree_util as jtu
+import lineax as lx
+from jaxtyping import Array, Bool, Float
+
+from dfc_jax._checks import require
+from dfc_jax._dynamics.controller import AbstractController, PIController
+from dfc_jax._dynamics.losses import AbstractLoss, CrossEntropy
+from dfc_jax._dynamics.noise import AbstractNoise
+from dfc_jax._dynamics.targets import AbstractTarget, Nudge
+from dfc_jax._fields import check_parts, default, number
+from dfc_jax._network.network import Feedforward, Layer, Network
+from dfc_jax._network.plasticity import AbstractTeachingSignal, RateDifference
+
+
+PerLayer = tuple[Float[Array, "..."], ...]
+
+
+class Sample(eqx.Module):
+    """What one sample fixes before its dynamics start. Computed once, never at every step."""
+
+    feedforward: Feedforward
+    feedback: tuple[Float[Array, "... out"], ...] | None  # Q_i where they depend on the sample
+    error: Float[Array, " out"]  # e^-, the error without control
+
+    @property
+    def scale(self) -> Float[Array, ""]:
+        """The size of the sample's target error, the unit of its deviations (1 if there is no error)."""
+        norm = jnp.linalg.norm(self.error)
+        return jnp.where(norm > 0, norm, 1)
+
+    @property
+    def finite(self) -> Bool[Array, ""]:
+        """Whether the input is finite: an activation may hide that from the output, not from its voltage."""
+        return jnp.isfinite(jnp.sum(self.feedforward.voltages[0]) + jnp.sum(self.error))
+
+
+class Deviation(eqx.Module):
+    """A controlled state of the network relative to its feedforward state, one entry a layer."""
+
+    voltage: PerLayer  # d_i = v_i - v_i^-
+    basal: PerLayer  # c_i = v_ff_i - v_ff_i^-
+    rate: PerLayer  # rho_i = r_i - r_i^-
+
+
+def at_rest(layers: Sequence[Layer], voltages: PerLayer, apical: PerLayer) -> Deviation:
+    """Layers at rest under apical input a_i: d_i = c_i + a_i. `voltages` are those without it."""
+    voltage, basal, rate = [], [], []
+    for layer, base, a in zip(layers, voltages, apical, strict=True):
+        basal.append(layer.linear(rate[-1]) if rate else jnp.zeros_like(a))
+        voltage.append(basal[-1] + a)
+        rate.append(layer.activation.difference(base, voltage[-1]))
+    return Deviation(tuple(voltage), tuple(basal), tuple(rate))
+
+
+class LoopState(eqx.Module):
+    """The state of the dynamics."""
+
+    voltage: PerLayer  # d_i
+    integral: Float[Array, " out"]  # u_int
+    apical: PerLayer | None  # a_i, where the loop has an apical compartment
+    noise: PerLayer | None  # eps_i, where the noise is filtered
+
+
+class ClosedLoop(eqx.Module):
+    """A network under control. Arrays here may be swept without recompiling.
+
+    **Arguments:**
+
+    - `network`, `controller`, `target`, `loss`: the parts.
+    - `tau_v`: time constant of the somatic voltages, in units of tau_u.
+    - `tau_apical`: time constant of the apical compartment; None means that it follows Q_i u at once.
+    - `noise`: `WhiteNoise` (needs `tau_apical`), `FilteredNoise`, or None.
+    - `teaching`: what the forward weights learn from. The dynamics do not depend on it.
+    """
+
+    network: Network
+    controller: AbstractController = default(PIController)
+    target: AbstractTarget = default(Nudge)
+    loss: AbstractLoss = CrossEntropy()
+    tau_v: Float[Array, ""] = number("tau_v", 0.2, above=0)
+    tau_apical: Float[Array, ""] | None = number("tau_apical", None, above=0)
+    noise: AbstractNoise | None = None
+    teaching: AbstractTeachingSignal = RateDifference()
+
+    def __check_init__(self) -> None:
+        check_parts(self)
+        require(
+            self.noise is None or self.noise.filtered or self.tau_apical is not None,
+            "`tau_apical` is None; white noise needs an apical compartment, so give its time constant.",
+        )
+
+    def sample(self, x: Float[Array, "*inputs"], y: Float[Array, " out"]) -> Sample:
+        """The feedforward pass of one input, its target error and, if need be, its own feedback."""
+        feedforward = self.network.feedforward(x)
+        shape, wanted = jnp.shape(y), feedforward.output.shape
+        require(
+            shape == wanted and len(wanted) == 1,
+            f"`y` has shape {shape}, the output {wanted}; both must be (outputs,). For batches: jax.vmap.",
+        )
+        error = self.target.initial_error(self.loss, feedforward.output, y)
+        if not self.network.feedback.needs_jacobian:
+            return Sample(feedforward, None, error)
+        jacobian = self.network.jacobian(feedforward.voltages)
+        return Sample(feedforward, self.network.feedback.matrices(jacobian), error)
+
+    def feedback(self, sample: Sample) -> tuple[Float[Array, "... out"], ...]:
+        """Q_i of every layer for this sample."""
+        return self.network.feedback.matrices(None) if sample.feedback is None else sample.feedback
+
+    def apical_input(self, sample: Sample, control: Float[Array, " out"]) -> PerLayer:
+        """Q_i u of every layer."""
+        return tuple(jnp.tensordot(control, Q, axes=(0, -1)) for Q in self.feedback(sample))
+
+    def error(self, sample: Sample, output_change: Float[Array, " out"]) -> Float[Array, " out"]:
+        """The control error e when the output is r_L^- + output_change."""
+        return sample.error - self.target.error_change(self.loss, sample.feedforward.output, output_change)
+
+    def rate_changes(self, sample: Sample, voltage: PerLayer) -> PerLayer:
+        """rho_i of every layer from the voltage deviations d_i."""
+        layers, base = self.network.layers, sample.feedforward.voltages
+        return tuple(l.activation.difference(v, d) for l, v, d in zip(layers, base, voltage, strict=True))
+
+    def basal(self, rate: PerLayer) -> PerLayer:
+        """c_i of every layer from the rate changes rho_i; the input, so c_1, does not change."""
+        first = jax.eval_shape(self.network.layers[0].activation, rate[0])
+        later = tuple(l.linear(rho) for l, rho in zip(self.network.layers[1:], rate[:-1], strict=True))
+        return (jnp.zeros(first.shape, first.dtype), *later)
+
+    def initial_state(self, sample: Sample) -> LoopState:
+        """The feedforward state without control, where the papers start every simulation."""
+        rest = tuple(jnp.zeros_like(v) for v in sample.feedforward.voltages)
+        apical = None if self.tau_apical is None else rest
+        noise = rest if self.noise is not None and self.noise.filtered else None
+        return LoopState(rest, jnp.zeros_like(sample.error), apical, noise)
+
+    def apical(self, state: LoopState, drive: PerLayer) -> PerLayer:
+        """v_fb_i: the apical voltages, given `drive` = Q_i u."""
+        voltage = drive if state.apical is None else state.apical
+        if state.noise is None:
+            return voltage
+        sigmas = self.noise.sigmas(len(voltage))
+        return tuple(a + s * eps for a, s, eps in zip(voltage, sigmas, state.noise, strict=True))
+
+    def vector_field(self, t: Float[Array, ""], state: LoopState, sample: Sample) -> LoopState:
+        """d(state)/dt without the noise, with the signature Diffrax expects (`sample` is its `args`)."""
+        del t
+        rate = self.rate_changes(sample, state.voltage)
+        error = self.error(sample, rate[-1])
+        control = self.controller.control(state.integral, error)
+        drive = self.apical_input(sample, control)
+        arriving = zip(self.basal(rate), self.apical(state, drive), state.voltage, strict=True)
+        voltage = tuple((c + a - d) / self.tau_v for c, a, d in arriving)
+        integral = self.controller.integral_rate(state.integral, control, error)
+        apical = noise = None
+        if state.apical is not None:
+            apical = tuple((q - a) / self.tau_apical for q, a in zip(drive, state.apical, strict=True))
+        if state.noise is not None:
+            noise = tuple(-eps / self.noise.tau for eps in state.noise)
+        return LoopState(voltage, integral, apical, noise)
+
+    def diffusion(self, t: Float[Array, ""], state: LoopState, sample: Sample) -> lx.FunctionLinearOperator:
+        """The linear map from Wiener increments (one for each neuron) to increments of the state."""
+        del t, sample
+        still = jtu.tree_map(jnp.zeros_like, state)
+
+        def push(increments: PerLayer) -> LoopState:
+            if self.noise.filtered:
+                return eqx.tree_at(lambda s: s.noise, still, tuple(w / self.noise.tau for w in increments))
+            sigmas = self.noise.sigmas(len(increments))
+            apical = tuple(s * w / self.tau_apical for s, w in zip(sigmas, increments, strict=True))
+            return eqx.tree_at(lambda s: s.apical, still, apical)
+
+        return lx.FunctionLinearOperator(push, jax.eval_shape(lambda: state.voltage))
+
+    def control(self, state: LoopState, sample: Sample) -> Float[Array, " out"]:
+        """The control u that belongs to a state of the dynamics."""
+        rate = self.rate_changes(sample, state.voltage)
+        return self.controller.control(state.integral, self.error(sample, rate[-1]))
+
+    def deviation(self, state: LoopState, sample: Sample) -> Deviation:
+        """Voltages, basal inputs and rates that belong to a state of the dynamics."""
+        rate = self.rate_changes(sample, state.voltage)
+        return Deviation(state.voltage, self.basal(rate), rate)
+
+    def sweep(self, sample: Sample, apical: PerLayer) -> Deviation:
+        """The network at rest under apical input a_i."""
+        return at_rest(self.network.layers, sample.feedforward.voltages, apical)
+
+    def output_gain(self, sample: Sample, voltage: PerLayer | None = None) -> Float[Array, "out out"]:
+        """J Q: how the output moves with the control, to first order, in the feedforward state.
+
+        With `voltage`, in the state displaced by those deviations. It is pushed forward through the layers
+        as n_L tangents.
+        """
+        base = sample.feedforward.voltages
+        at = base if voltage is None else tuple(v + d for v, d in zip(base, voltage, strict=True))
+        tangents = None
+        for layer, slope, Q in zip(
+            self.network.layers, self.network.slopes(at), self.feedback(sample), strict=True
+        ):
+            arriving = jnp.moveaxis(Q, -1, 0)
+            if tangents is not None:
+                arriving = arriving + jax.vmap(layer.linear)(tangents)
+            tangents = jax.vmap(lambda t, slope=slope: slope * t)(arriving)
+        return tangents.T
+
+    def error_gain(
+        self, sample: Sample, gain: Float[Array, "out out"], change: Float[Array, " out"]
+    ) -> Float[Array, "out out"]:
+        """E G: how the error falls when the output, displaced by `change`, moves as G = `gain` says.
+
+        E is the derivative of the error by the output: the identity for `Nudge`.
+        """
+        by_output = lambda c: self.target.error_change(self.loss, sample.feedforward.output, c)
+        push = lambda tangent: jax.jvp(by_output, (change,), (tangent,))[1]
+        return jax.vmap(push, in_axes=1, out_axes=1)(gain)
+
+    def layer_gains(self, sample: Sample) -> tuple[Float[Array, "out out"], ...]:
+        """E J_i Q_i of each layer alone, in the feedforward state; their sum is E J Q."""
+        jacobian = self.network.jacobian(sample.feedforward.voltages)
+        still = jnp.zeros_like(sample.error)
+        through = (
+            jnp.tensordot(J, Q, axes=(tuple(range(1, J.ndim)), tuple(range(Q.ndim - 1))))
+            for J, Q in zip(jacobian, self.feedback(sample), strict=True)
+        )
+        return tuple(self.error_gain(sample, gain, still) for gain in through)
+
+
+def controlled(loop: ClosedLoop, sample: Sample, control: Float[Array, " out"]) -> Deviation:
+    """The network at rest under a constant control."""
+    return loop.sweep(sample, loop.apical_input(sample, control))
+
+
+def residual(
+    loop: ClosedLoop, sample: Sample, control: Float[Array, " out"], deviation: Deviation
+) -> Float[Array, " out"]:
+    """F(u) = e - a u for a network at rest under u."""
+    leak = loop.controller.steady_state_leak()
+    return loop.error(sample, deviation.rate[-1]) - leak * control
+
+
+def relative_residual(
+    loop: ClosedLoop, sample: Sample, control: Float[Array, " out"], deviation: Deviation
+) -> Float[Array, ""]:
+    """|F(u)| / |e^-| for a network at rest under u."""
+    return jnp.linalg.norm(residual(loop, sample, control, deviation)) / sample.scale
+
+
+def loop_gain(
+    loop: ClosedLoop, sample: Sample, deviation: Deviation | None = None
+) -> Float[Array, "out out"]:
+    """-dF/du = E J Q + a I, in the feedforward state or in a controlled one. Condition 3 asks that its
+    eigenvalues have positive real parts (NeurIPS paper, Prop. 5)."""
+    if deviation is None:
+        voltage, change = None, jnp.zeros_like(sample.error)
+    else:
+        voltage, change = deviation.voltage, deviation.rate[-1]
+    gain = loop.error_gain(sample, loop.output_gain(sample, voltage), change)
+    return gain + loop.controller.steady_state_leak() * jnp.eye(gain.shape[0], dtype=gain.dtype)
+
+
+def teaching_signal(loop: ClosedLoop, sample: Sample, deviation: Deviation) -> PerLayer:
+    """What the apical input did: phi_i(v_i) - phi_i(v_ff_i), or what else `loop.teaching` says."""
+    state = zip(
+        loop.network.layers, sample.feedforward.voltages, deviation.voltage, deviation.basal, strict=True
+    )
+    return tuple(loop.teaching(layer.activation, v + c, d - c) for layer, v, d, c in state)
+
+
+def presynaptic_rates(sample: Sample, deviation: Deviation) -> PerLayer:
+    """r_{i-1} of every layer in the controlled state; the first is the input itself."""
+    later = zip(sample.feedforward.inputs[1:], deviation.rate[:-1], strict=True)
+    return (sample.feedforward.inputs[0], *(r + rho for r, rho in later))

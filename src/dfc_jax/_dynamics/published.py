@@ -1,0 +1,129 @@
+"""The discretisation of the published code, step for step.
+
+With e[t] the error of state t, one step of length dt is (published `controller` functions)
+
+    u_int[t+1] = u_int[t] + dt (e[t] - alpha u[t])                    u[t+1] = u_int[t+1] + k_p e[t]
+    a_i[t+1]   = a_i[t] + dt / tau_a (-a_i[t] + Q_i u[s]) + sigma sqrt(dt) / tau_a N(0, 1)
+    v_i[t+1]   = v_i[t] + dt / tau_v (v_ff_i + a_i[t+1] - v_i[t])
+
+with s = t+1 for the proactive controller and t otherwise, and v_ff_i computed from r_{i-1}[t+1] (instant
+transmission, layer after layer) or from r_{i-1}[t] (delayed transmission).
+"""
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import jax.random as jr
+from jaxtyping import Array, Float, Int, Key, PRNGKeyArray
+
+from dfc_jax._dynamics.closed_loop import ClosedLoop, Deviation, PerLayer, Sample
+from dfc_jax._fields import count, flag, number
+
+
+class PublishedState(eqx.Module):
+    """One state of the published simulation, as deviations from the feedforward state."""
+
+    deviation: Deviation
+    apical: PerLayer  # v_fb_i, its noise included
+    compartment: PerLayer  # v_fb_i without filtered noise: what the low-pass holds
+    integral: Float[Array, " out"]
+    control: Float[Array, " out"]
+    noise: PerLayer | None
+
+
+class PublishedEuler(eqx.Module):
+    """Forward Euler as in the published code.
+
+    **Arguments:**
+
+    - `dt`: step, in units of tau_u (the code's `dt_di`). Explicit Euler is stable only for small steps;
+      the bound falls as a network trains (to about 0.03 at tau_v = 0.2 late in training).
+    - `states`: number of states including the first (the code's `tmax_di`), so `states - 1` steps.
+    - `instant_transmission`: whether a layer sees the new rates of the one before it in the same step.
+    - `proactive`: whether the apical compartments see the new control in the same step.
+    """
+
+    dt: Float[Array, ""] = number("dt", 0.02, above=0)
+    states: int = count("states", 500, minimum=2)  # the first and one step
+    instant_transmission: bool = flag("instant_transmission", True)
+    proactive: bool = flag("proactive", True)
+
+    def initial(self, loop: ClosedLoop, sample: Sample) -> PublishedState:
+        """The feedforward state without control."""
+        rest = tuple(jnp.zeros_like(v) for v in sample.feedforward.voltages)
+        noise = loop.initial_state(sample).noise
+        zero = jnp.zeros_like(sample.error)
+        return PublishedState(Deviation(rest, rest, rest), rest, rest, zero, zero, noise)
+
+    def step(
+        self, loop: ClosedLoop, state: PublishedState, sample: Sample, draws: PerLayer | None = None
+    ) -> PublishedState:
+        """The next state. `draws` are this step's standard normal numbers, for a loop with noise."""
+        error = loop.error(sample, state.deviation.rate[-1])
+        rate_of_integral = loop.controller.integral_rate(state.integral, state.control, error)
+        integral = state.integral + self.dt * rate_of_integral
+        control = loop.controller.control(integral, error)
+        drive = loop.apical_input(sample, control if self.proactive else state.control)
+        apical, compartment, noise = self._apical(loop, state, drive, draws)
+        deviation = self._neurons(loop, state.deviation, sample, apical)
+        return PublishedState(deviation, apical, compartment, integral, control, noise)
+
+    def noisy_step(
+        self, loop: ClosedLoop, state: PublishedState, sample: Sample, key: PRNGKeyArray, t: Int[Array, ""]
+    ) -> PublishedState:
+        """The next state under fresh noise, which depends on the sample's key and the step `t` alone."""
+        voltages = sample.feedforward.voltages
+        sizes = [v.size for v in voltages]
+        draw = jr.normal(jr.fold_in(key, t), (sum(sizes),), voltages[0].dtype)
+        parts = jnp.split(draw, [sum(sizes[: i + 1]) for i in range(len(sizes) - 1)])
+        draws = tuple(part.reshape(v.shape) for part, v in zip(parts, voltages, strict=True))
+        return self.step(loop, state, sample, draws)
+
+    def _apical(
+        self, loop: ClosedLoop, state: PublishedState, drive: PerLayer, draws: PerLayer | None
+    ) -> tuple[PerLayer, PerLayer, PerLayer | None]:
+        """The apical voltages, the low-passed part of them, and the state of filtered noise."""
+        held = drive
+        if loop.tau_apical is not None:
+            follow = self.dt / loop.tau_apical
+            held = tuple(a + follow * (q - a) for a, q in zip(state.compartment, drive, strict=True))
+        if loop.noise is None:
+            return held, held, None
+        sigmas = loop.noise.sigmas(len(drive))
+        if loop.noise.filtered:
+            decay, kick = 1 - self.dt / loop.noise.tau, jnp.sqrt(self.dt) / loop.noise.tau
+            noise = tuple(decay * eps + kick * n for eps, n in zip(state.noise, draws, strict=True))
+            return tuple(a + s * eps for a, s, eps in zip(held, sigmas, noise, strict=True)), held, noise
+        kick = jnp.sqrt(self.dt) / loop.tau_apical
+        held = tuple(a + s * kick * n for a, s, n in zip(held, sigmas, draws, strict=True))
+        return held, held, None
+
+    def _neurons(self, loop: ClosedLoop, old: Deviation, sample: Sample, apical: PerLayer) -> Deviation:
+        """The somatic voltages after one step, layer by layer."""
+        follow = self.dt / loop.tau_v
+        voltage, basal, rate = [], [], []
+        for i, layer in enumerate(loop.network.layers):
+            before = (rate if self.instant_transmission else old.rate)[i - 1] if i else None
+            basal.append(jnp.zeros_like(old.basal[0]) if before is None else layer.linear(before))
+            voltage.append(old.voltage[i] + follow * (basal[i] + apical[i] - old.voltage[i]))
+            rate.append(layer.activation.difference(sample.feedforward.voltages[i], voltage[i]))
+        return Deviation(tuple(voltage), tuple(basal), tuple(rate))
+
+    def trajectory(self, loop: ClosedLoop, sample: Sample, draws: PerLayer | None = None) -> PublishedState:
+        """All states of one sample, stacked along a first axis of length `states`.
+
+        `draws` holds the noise of every step, `(states - 1, n_i)` for each layer.
+        """
+        first = self.initial(loop, sample)
+
+        def advance(state: PublishedState, draw: PerLayer | None) -> tuple[PublishedState, PublishedState]:
+            state = self.step(loop, state, sample, draw)
+            return state, state
+
+        _, later = jax.lax.scan(advance, first, draws, length=self.states - 1)
+        return jax.tree.map(lambda a, b: jnp.concatenate([a[None], b]), first, later)
+
+
+def sample_keys(key: PRNGKeyArray, batch: int) -> Key[Array, " batch"]:
+    """A key for each place in a batch, whatever the size of the batch."""
+    return jax.vmap(lambda i: jr.fold_in(key, i))(jnp.arange(batch))

@@ -1,0 +1,136 @@
+"""The closed loop linearised in the feedforward state: its eigenvalues, and what they forbid.
+
+Seen from the output, z_i = E J_i d_i, the linear dynamics of all neurons close in (L + 1) n_L unknowns,
+
+    tau_v dz_i/dt = -z_i + z_{i-1} + E J_i Q_i u,   e = e^- - z_L,   u and u_int as the controller has them,
+
+with the spectrum of the whole loop but for -1 / tau_v, which belongs to what the output does not see.
+Everything here is computed by NumPy and SciPy on the host (JAX has these eigenvalues on CPUs only), for a
+handful of samples, outside of jit. There is no apical compartment.
+"""
+
+import jax
+import jax.flatten_util
+import jax.numpy as jnp
+import numpy as np
+import scipy.linalg
+from jaxtyping import Array, Complex, Float
+
+from dfc_jax._checks import check_number, require
+from dfc_jax._dynamics.closed_loop import ClosedLoop, Sample
+from dfc_jax._dynamics.published import PublishedEuler
+
+
+def loop_eigenvalues(loop: ClosedLoop, samples: Sample) -> Complex[np.ndarray, "batch modes"]:
+    """The eigenvalues of each sample's loop, per tau_u. Stable if all have negative real parts."""
+    matrices, *_ = _systems(loop, samples)
+    inner = np.full((len(matrices), 1), -1 / float(loop.tau_v))
+    return np.concatenate([np.linalg.eigvals(matrices), inner], axis=1)
+
+
+def has_few_modes(loop: ClosedLoop, outputs: int) -> bool:
+    """Whether the eigenvalues of a handful of samples stay a matter of seconds."""
+    return outputs * (len(loop.network.layers) + 1) <= 500
+
+
+def euler_step_bound(loop: ClosedLoop, samples: Sample) -> Float[np.ndarray, " batch"]:
+    """The longest step, in units of tau_u, at which forward Euler is stable; 0 if the loop itself is not.
+
+    That is the smallest -2 Re(lambda) / |lambda|^2. Explicit Runge-Kutta solvers bear a step of the same
+    order, a little more with every order of theirs.
+    """
+    values = loop_eigenvalues(loop, samples)
+    return np.maximum(np.min(-2 * values.real / np.abs(values) ** 2, axis=1), 0)
+
+
+def published_growth(
+    loop: ClosedLoop, samples: Sample, scheme: PublishedEuler
+) -> Float[np.ndarray, " batch"]:
+    """The spectral radius of one step of the published scheme: above 1, it diverges."""
+
+    def growth(gains: tuple[Float[Array, "out out"], ...]) -> Float[Array, "states states"]:
+        still = jnp.zeros(len(gains[0]), gains[0].dtype)
+        start, unravel = jax.flatten_util.ravel_pytree(([still] * len(gains), still, still))
+
+        def step(flat: Float[Array, " states"]) -> Float[Array, " states"]:
+            z, integral, control = unravel(flat)
+            error = -z[-1]
+            integral = integral + scheme.dt * loop.controller.integral_rate(integral, control, error)
+            later = loop.controller.control(integral, error)
+            seen = later if scheme.proactive else control
+            new = []
+            for i, gain in enumerate(gains):
+                basal = (new if scheme.instant_transmission else z)[i - 1] if i else still
+                new.append(z[i] + scheme.dt / loop.tau_v * (basal + gain @ seen - z[i]))
+            return jax.flatten_util.ravel_pytree((new, integral, later))[0]
+
+        return jax.jacfwd(step)(start)
+
+    steps = np.asarray(jax.vmap(growth)(_gains(loop, samples)), np.float64)
+    return np.max(np.abs(np.linalg.eigvals(steps)), axis=1)
+
+
+def scheme_doubts(loop: ClosedLoop, samples: Sample, scheme: PublishedEuler) -> list[str]:
+    """Whether the published scheme diverges for these samples, in a sentence; for a method's `doubts`."""
+    bound = euler_step_bound(loop, samples)
+    growth = published_growth(loop, samples, scheme)
+    diverging = (bound > 0) & (growth > 1)  # the loop itself is stable
+    if not np.any(diverging):
+        return []
+    return [
+        f"`scheme.dt` is {float(scheme.dt):.3g}, too long for {np.mean(diverging):.0%} of the "
+        f"samples tried: the published scheme diverges, by up to {np.max(growth[diverging]):.3g} times a "
+        f"step. Forward Euler is stable below {np.min(bound[diverging]):.2g} here; training lowers that."
+    ]
+
+
+def distance_from_rest(loop: ClosedLoop, samples: Sample, t: float) -> Float[np.ndarray, " batch"]:
+    """|u(t) - u_ss| / |u_ss|: how far each sample's control is from its steady state after a time `t`.
+
+    From the exact solution of the linear equations, so only modes that the target excites count. Infinite
+    if the loop is not stable.
+    """
+    check_number("t", t, minimum=0)
+    distances = []
+    for matrix, drive, reading, direct in zip(*_systems(loop, samples), strict=True):
+        if np.max(np.linalg.eigvals(matrix).real) >= 0:
+            distances.append(np.inf)
+            continue
+        rest = np.linalg.solve(matrix, -drive)
+        left = reading @ scipy.linalg.expm(t * matrix) @ rest
+        distances.append(np.linalg.norm(left) / np.linalg.norm(reading @ rest + direct))
+    return np.asarray(distances)
+
+
+def _gains(loop: ClosedLoop, samples: Sample) -> tuple[Float[Array, "batch out out"], ...]:
+    require(
+        samples.error.ndim == 2,
+        "`samples` is a single one; make a batch by jax.vmap(loop.sample)(x, y).",
+    )
+    require(loop.tau_apical is None, "`tau_apical` is set; the linearised loop has no apical compartment.")
+    return jax.vmap(loop.layer_gains)(samples)
+
+
+def _systems(loop: ClosedLoop, samples: Sample) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+    """A, b, R and c of x' = A x + b and u = R x + c for each sample, x = (z_1, ..., z_L, u_int)."""
+
+    def system(gains: tuple[Float[Array, "out out"], ...], target_error: Float[Array, " out"]) -> tuple:
+        still = jnp.zeros_like(target_error)
+        start, unravel = jax.flatten_util.ravel_pytree(([still] * len(gains), still))
+
+        def control(flat: Float[Array, " states"]) -> Float[Array, " out"]:
+            z, integral = unravel(flat)
+            return loop.controller.control(integral, target_error - z[-1])
+
+        def rates(flat: Float[Array, " states"]) -> Float[Array, " states"]:
+            z, integral = unravel(flat)
+            u = control(flat)
+            arriving = zip([still, *z[:-1]], gains, z, strict=True)
+            moving = [(below + gain @ u - own) / loop.tau_v for below, gain, own in arriving]
+            rate = loop.controller.integral_rate(integral, u, target_error - z[-1])
+            return jax.flatten_util.ravel_pytree((moving, rate))[0]
+
+        return jax.jacfwd(rates)(start), rates(start), jax.jacfwd(control)(start), control(start)
+
+    found = jax.vmap(system)(_gains(loop, samples), samples.error)
+    return tuple(np.asarray(array, np.float64) for array in found)

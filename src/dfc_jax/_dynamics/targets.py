@@ -1,0 +1,110 @@
+"""What the controller is asked to reach: a nudged output (DFC) or the label itself (strong feedback)."""
+
+import abc
+
+import equinox as eqx
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from dfc_jax._dynamics.losses import AbstractLoss
+from dfc_jax._dynamics.readout import AbstractBalance, PlainBalance
+from dfc_jax._fields import number
+
+
+class AbstractTarget(eqx.Module):
+    """The target of the output, as the control error it leaves."""
+
+    @abc.abstractmethod
+    def initial_error(
+        self, loss: AbstractLoss, output: Float[Array, " out"], y: Float[Array, " out"]
+    ) -> Float[Array, " out"]:
+        """The error e of the feedforward output."""
+
+    @abc.abstractmethod
+    def error_change(
+        self, loss: AbstractLoss, output: Float[Array, " out"], change: Float[Array, " out"]
+    ) -> Float[Array, " out"]:
+        """By how much the error falls when the output moves from the feedforward `output` by `change`."""
+
+    @abc.abstractmethod
+    def balance(self, loss: AbstractLoss) -> AbstractBalance:
+        """The equations of the steady state."""
+
+    @abc.abstractmethod
+    def step(self) -> Float[Array, ""]:
+        """The number an update is divided by, so that it has the size of a gradient."""
+
+
+class Nudge(AbstractTarget):
+    """r_L* = r_L^- - nudge * dl/dr_L, the target of DFC (NeurIPS paper, eq. 3). `nudge` must exceed 0."""
+
+    nudge: Float[Array, ""] = number("nudge", 0.1, above=0)
+
+    def initial_error(
+        self, loss: AbstractLoss, output: Float[Array, " out"], y: Float[Array, " out"]
+    ) -> Float[Array, " out"]:
+        return -self.nudge * loss.gradient(output, y)
+
+    def error_change(
+        self, loss: AbstractLoss, output: Float[Array, " out"], change: Float[Array, " out"]
+    ) -> Float[Array, " out"]:
+        del loss, output
+        return change
+
+    def balance(self, loss: AbstractLoss) -> AbstractBalance:
+        del loss
+        return PlainBalance()
+
+    def step(self) -> Float[Array, ""]:
+        return self.nudge
+
+
+class Clamp(AbstractTarget):
+    """Strong feedback: the output becomes the label, e = y - softmax(r_L), or y - r_L for squared error.
+
+    As in Strong-DFC (ICML 2022). With cross-entropy a one-hot label asks for infinite outputs, which only the
+    controller's leak keeps finite; `class_value` c softens it, to c for the class and (1 - c) / (n_L - 1)
+    for each other one. Labels that are not one-hot are for `class_value` 1, which leaves them as they are.
+    """
+
+    class_value: Float[Array, ""] = number("class_value", 1.0, above=0, maximum=1)
+
+    def initial_error(
+        self, loss: AbstractLoss, output: Float[Array, " out"], y: Float[Array, " out"]
+    ) -> Float[Array, " out"]:
+        others = (1 - y) / max(y.size - 1, 1)
+        return loss.clamped_error(output, self.class_value * y + (1 - self.class_value) * others)
+
+    def error_change(
+        self, loss: AbstractLoss, output: Float[Array, " out"], change: Float[Array, " out"]
+    ) -> Float[Array, " out"]:
+        return loss.clamped_change(output, change)
+
+    def balance(self, loss: AbstractLoss) -> AbstractBalance:
+        return loss.clamped_balance()
+
+    def step(self) -> Float[Array, ""]:
+        return jnp.asarray(1.0)
+
+
+class Rest(AbstractTarget):
+    """The feedforward output itself: the controller only works against noise (the sleep phase)."""
+
+    def initial_error(
+        self, loss: AbstractLoss, output: Float[Array, " out"], y: Float[Array, " out"]
+    ) -> Float[Array, " out"]:
+        del loss, y
+        return jnp.zeros_like(output)
+
+    def error_change(
+        self, loss: AbstractLoss, output: Float[Array, " out"], change: Float[Array, " out"]
+    ) -> Float[Array, " out"]:
+        del loss, output
+        return change
+
+    def balance(self, loss: AbstractLoss) -> AbstractBalance:
+        del loss
+        return PlainBalance()
+
+    def step(self) -> Float[Array, ""]:
+        return jnp.asarray(1.0)

@@ -1,0 +1,105 @@
+"""What a method is: `(model, x, y, key=...) -> update, report` for a batch.
+
+An update has the shape of the model and the sign and size of a gradient, averaged over the batch: Optax
+subtracts it. A nudged method's update is divided by its nudge, so a learning rate means the same for all.
+"""
+
+import abc
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
+
+from dfc_jax._dynamics.closed_loop import ClosedLoop, Sample
+from dfc_jax._dynamics.losses import AbstractLoss
+from dfc_jax._fields import check_parts
+from dfc_jax._network.network import Layer, Network
+from dfc_jax._steady_state.base import Equilibrium
+
+
+class Report(eqx.Module):
+    """What happened to a batch, sample by sample. For methods without dynamics every sample converges."""
+
+    loss: Float[Array, " batch"]
+    output: Float[Array, "batch out"]
+    converged: Bool[Array, " batch"]
+    residual: Float[Array, " batch"]  # of the steady state, relative to the target error
+    iterations: Int[Array, " batch"]
+    stable: Bool[Array, " batch"]
+    fallback: Bool[Array, " batch"]  # whether the steady state is that of the fallback scheme
+    control: Float[Array, "batch out"]  # u at the end; zero for methods without dynamics
+
+
+class AbstractMethod(eqx.Module):
+    """A rule that turns a batch into an update of the forward weights."""
+
+    loss: eqx.AbstractVar[AbstractLoss]
+
+    def __check_init__(self) -> None:
+        check_parts(self)
+
+    @abc.abstractmethod
+    def __call__(
+        self,
+        model: Network,
+        x: Float[Array, "batch ..."],
+        y: Float[Array, "batch out"],
+        *,
+        key: PRNGKeyArray | None = None,
+    ) -> tuple[Network, Report]:
+        """The update, shaped like `model`, and a report. `key` is for methods with noise.
+
+        The update is zero in the feedback weights unless `learns_feedback`.
+        """
+
+    @property
+    def learns_feedback(self) -> bool:
+        """Whether the update is one of the feedback weights, too, which then need no sleep phase."""
+        return False
+
+    def loop(self, model: Network) -> ClosedLoop | None:
+        """The closed loop of network and controller; None for methods that have none."""
+        del model
+        return None
+
+    def doubts(self, model: Network, x: Float[Array, "batch ..."], y: Float[Array, "batch out"]) -> list[str]:
+        """What is known to go wrong with this model and these samples (a handful is enough), in a sentence
+        each. `fit` warns of it. Not for use under jit."""
+        del model, x, y
+        return []
+
+
+def shaped_like(model: Network, layers: tuple[Layer, ...]) -> Network:
+    """An update of the layers alone, as the network that a method returns: nothing for the feedback."""
+    return Network(layers, jax.tree.map(jnp.zeros_like, model.feedback))
+
+
+def batch_report(
+    loss: AbstractLoss,
+    samples: Sample,
+    y: Float[Array, "batch out"],
+    found: Equilibrium,
+    rescued: Bool[Array, " batch"] | None = None,
+) -> Report:
+    output = samples.feedforward.output
+    return Report(
+        jax.vmap(loss)(output, y),
+        output,
+        found.converged,
+        found.residual,
+        found.iterations,
+        found.stable,
+        jnp.zeros(len(y), bool) if rescued is None else rescued,
+        found.control,
+    )
+
+
+def instant_report(
+    loss: AbstractLoss, output: Float[Array, "batch out"], y: Float[Array, "batch out"]
+) -> Report:
+    """The report of a method that solves no dynamics, so that nothing can fail to converge."""
+    batch = len(y)
+    yes, none = jnp.ones(batch, bool), jnp.zeros(batch, int)
+    still = jnp.zeros_like(output)
+    return Report(jax.vmap(loss)(output, y), output, yes, still[:, 0], none, yes, ~yes, still)

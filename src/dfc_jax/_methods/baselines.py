@@ -1,0 +1,67 @@
+"""The methods without a controller, with which DFC is compared."""
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, PRNGKeyArray
+
+from dfc_jax._dynamics.losses import AbstractLoss, CrossEntropy
+from dfc_jax._methods.base import AbstractMethod, instant_report, Report, shaped_like
+from dfc_jax._network.feedback import ExactFeedback
+from dfc_jax._network.network import check_batch, Layer, Network
+from dfc_jax._network.plasticity import forward_rule
+
+
+class Backprop(AbstractMethod):
+    """The gradient of the mean loss."""
+
+    loss: AbstractLoss = CrossEntropy()
+
+    def __call__(
+        self,
+        model: Network,
+        x: Float[Array, "batch ..."],
+        y: Float[Array, "batch out"],
+        *,
+        key: PRNGKeyArray | None = None,
+    ) -> tuple[Network, Report]:
+        del key
+        check_batch(model, x, y)
+        layers, rest = eqx.partition(model.layers, eqx.is_inexact_array)
+
+        def outputs(weights: tuple[Layer, ...]) -> Float[Array, "batch out"]:
+            return jax.vmap(Network(eqx.combine(weights, rest), model.feedback))(x)
+
+        output, pull = jax.vjp(outputs, layers)
+        (gradient,) = pull(jax.vmap(self.loss.gradient)(output, y) / len(y))
+        return shaped_like(model, eqx.combine(gradient, rest)), instant_report(self.loss, output, y)
+
+
+class DFA(AbstractMethod):
+    """Direct feedback alignment: every layer is taught by phi_i'(v_i^-) Q_i dl/dr_L (Nokland, 2016).
+
+    Uses the model's own feedback weights; start them with `RandomFeedback()`, as the papers do.
+    """
+
+    loss: AbstractLoss = CrossEntropy()
+
+    def __call__(
+        self,
+        model: Network,
+        x: Float[Array, "batch ..."],
+        y: Float[Array, "batch out"],
+        *,
+        key: PRNGKeyArray | None = None,
+    ) -> tuple[Network, Report]:
+        del key
+        if isinstance(model.feedback, ExactFeedback):
+            raise ValueError(
+                "`model.feedback` is ExactFeedback; direct feedback alignment needs FeedbackWeights."
+            )
+        check_batch(model, x, y)
+        state = jax.vmap(model.feedforward)(x)
+        gradient = jax.vmap(self.loss.gradient)(state.output, y) / len(y)
+        arriving = (jnp.tensordot(gradient, Q, axes=(1, -1)) for Q in model.feedback.matrices(None))
+        teaching = tuple(s * a for s, a in zip(model.slopes(state.voltages), arriving, strict=True))
+        update = forward_rule(model.layers, state.inputs, teaching)
+        return shaped_like(model, update), instant_report(self.loss, state.output, y)

@@ -1,0 +1,177 @@
+"""The methods of Deep Feedback Control: `DFC`, `DFCSS` and `DFCSSA`."""
+
+import abc
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float, PRNGKeyArray
+
+from dfc_jax._average.base import AbstractAverage
+from dfc_jax._average.implicit import ImplicitAverage
+from dfc_jax._dynamics.closed_loop import ClosedLoop, Deviation, presynaptic_rates, Sample, teaching_signal
+from dfc_jax._dynamics.controller import AbstractController, PIController
+from dfc_jax._dynamics.losses import AbstractLoss, CrossEntropy
+from dfc_jax._dynamics.noise import FilteredNoise
+from dfc_jax._dynamics.targets import AbstractTarget, Nudge
+from dfc_jax._fields import default, flag, number
+from dfc_jax._methods.base import AbstractMethod, batch_report, Report, shaped_like
+from dfc_jax._network.network import check_batch, Network
+from dfc_jax._network.plasticity import AbstractTeachingSignal, forward_rule, RateDifference
+from dfc_jax._steady_state.base import AbstractEquilibrium, Equilibrium
+from dfc_jax._steady_state.broyden import Broyden
+from dfc_jax._steady_state.linear import Analytic
+from dfc_jax._steady_state.pseudo_transient import PseudoTransient
+from dfc_jax._steady_state.rescue import rescue
+
+
+class _SteadyStateMethod(AbstractMethod):
+    """The update of a steady state (eq. 4 at rest): shared by DFC-SS and DFC-SSA."""
+
+    controller: eqx.AbstractVar[AbstractController]
+    target: eqx.AbstractVar[AbstractTarget]
+    teaching: eqx.AbstractVar[AbstractTeachingSignal]
+
+    def loop(self, model: Network) -> ClosedLoop:
+        return ClosedLoop(model, self.controller, self.target, self.loss, teaching=self.teaching)
+
+    @abc.abstractmethod
+    def _equilibrium(
+        self, loop: ClosedLoop, samples: Sample
+    ) -> tuple[Equilibrium, Bool[Array, " batch"] | None]:
+        """The steady states, and which of them a fallback scheme has found, if there is one."""
+
+    @abc.abstractmethod
+    def _contributes(self, equilibrium: Equilibrium) -> Bool[Array, " batch"]: ...
+
+    def __call__(
+        self,
+        model: Network,
+        x: Float[Array, "batch ..."],
+        y: Float[Array, "batch out"],
+        *,
+        key: PRNGKeyArray | None = None,
+    ) -> tuple[Network, Report]:
+        del key
+        check_batch(model, x, y)
+        loop = self.loop(model)
+        samples = jax.vmap(loop.sample)(x, y)
+        found, rescued = self._equilibrium(loop, samples)
+        finite = jax.vmap(lambda sample: sample.finite)(samples)
+        found = eqx.tree_at(lambda f: f.converged, found, found.converged & finite)
+        weight = jnp.where(self._contributes(found) & finite, -1 / (len(y) * self.target.step()), 0)
+        signals = jax.vmap(_signals, in_axes=(None, 0, 0, 0))
+        presynaptic, teaching = signals(loop, samples, found.deviation, weight)
+        update = forward_rule(model.layers, presynaptic, teaching)
+        return shaped_like(model, update), batch_report(self.loss, samples, y, found, rescued)
+
+
+class DFCSS(_SteadyStateMethod):
+    """DFC-SS: the update of the steady state.
+
+    **Arguments:**
+
+    - `controller`, `target`, `loss`: of the closed loop.
+    - `equilibrium`: how the steady state is found: `Broyden()`, `RootFind(...)`, `Simulated(...)`.
+    - `fallback`: how it is found for the samples of which `equilibrium` failed to; None leaves them out.
+    - `include_unconverged`: whether samples whose steady state was not found contribute. They are counted
+      in the report either way; a sample that is not finite never contributes.
+    - `teaching`: what the weights learn from, rates or voltages.
+
+    >>> from dfc_jax import mlp
+    >>> model = mlp((4, 5, 3), key=jax.random.key(0))
+    >>> update, report = DFCSS()(model, jnp.ones((2, 4)), jnp.eye(3)[:2])
+    >>> update.layers[0].transform.weight.shape, report.converged.tolist()
+    ((5, 4), [True, True])
+    """
+
+    controller: AbstractController = default(PIController)
+    target: AbstractTarget = default(Nudge)
+    loss: AbstractLoss = CrossEntropy()
+    equilibrium: AbstractEquilibrium = default(Broyden)
+    fallback: AbstractEquilibrium | None = default(PseudoTransient)
+    include_unconverged: bool = flag("include_unconverged", False)
+    teaching: AbstractTeachingSignal = RateDifference()
+
+    def _equilibrium(
+        self, loop: ClosedLoop, samples: Sample
+    ) -> tuple[Equilibrium, Bool[Array, " batch"] | None]:
+        found = self.equilibrium(loop, samples)
+        return (found, None) if self.fallback is None else rescue(loop, samples, found, self.fallback)
+
+    def doubts(self, model: Network, x: Float[Array, "batch ..."], y: Float[Array, "batch out"]) -> list[str]:
+        check_batch(model, x, y)
+        loop = self.loop(model)
+        return self.equilibrium.doubts(loop, jax.vmap(loop.sample)(x, y))
+
+    def _contributes(self, equilibrium: Equilibrium) -> Bool[Array, " batch"]:
+        return jnp.isfinite(equilibrium.residual) if self.include_unconverged else equilibrium.converged
+
+
+class DFCSSA(_SteadyStateMethod):
+    """DFC-SSA: the update of the linearised steady state, which needs no iteration."""
+
+    controller: AbstractController = default(PIController)
+    target: AbstractTarget = default(Nudge)
+    loss: AbstractLoss = CrossEntropy()
+    teaching: AbstractTeachingSignal = RateDifference()
+
+    def _equilibrium(self, loop: ClosedLoop, samples: Sample) -> tuple[Equilibrium, None]:
+        return Analytic()(loop, samples), None
+
+    def _contributes(self, equilibrium: Equilibrium) -> Bool[Array, " batch"]:
+        return equilibrium.converged
+
+
+class DFC(AbstractMethod):
+    """DFC: the forward rule averaged over the controlled trajectory, accumulated and never stored.
+
+    **Arguments:**
+
+    - `controller`, `target`, `loss`, `tau_v`, `noise`: of the closed loop.
+    - `average`: how time is stepped: `ImplicitAverage()` (fast), `PublishedAverage(PublishedEuler(...))`
+      (the published code, step for step; the one for `noise`, which needs a `key`) or `DiffraxAverage(...)`
+      (any Diffrax solver).
+    - `teaching`: what the weights learn from, rates or voltages.
+    """
+
+    controller: AbstractController = default(PIController)
+    target: AbstractTarget = default(Nudge)
+    loss: AbstractLoss = CrossEntropy()
+    tau_v: Float[Array, ""] = number("tau_v", 0.2, above=0)
+    average: AbstractAverage = default(ImplicitAverage)
+    noise: FilteredNoise | None = None
+    teaching: AbstractTeachingSignal = RateDifference()
+
+    def loop(self, model: Network) -> ClosedLoop:
+        parts = self.controller, self.target, self.loss, self.tau_v
+        return ClosedLoop(model, *parts, noise=self.noise, teaching=self.teaching)
+
+    def __call__(
+        self,
+        model: Network,
+        x: Float[Array, "batch ..."],
+        y: Float[Array, "batch out"],
+        *,
+        key: PRNGKeyArray | None = None,
+    ) -> tuple[Network, Report]:
+        check_batch(model, x, y)
+        loop = self.loop(model)
+        samples = jax.vmap(loop.sample)(x, y)
+        change, final = self.average(loop, samples, key)
+        update = jax.tree.map(lambda w: -w / (len(y) * self.target.step()), change)
+        return shaped_like(model, update), batch_report(self.loss, samples, y, final)
+
+    def doubts(self, model: Network, x: Float[Array, "batch ..."], y: Float[Array, "batch out"]) -> list[str]:
+        check_batch(model, x, y)
+        loop = self.loop(model)
+        return self.average.doubts(loop, jax.vmap(loop.sample)(x, y))
+
+
+def _signals(
+    loop: ClosedLoop, sample: Sample, deviation: Deviation, weight: Float[Array, ""]
+) -> tuple[tuple[Float[Array, "..."], ...], tuple[Float[Array, "..."], ...]]:
+    """Presynaptic rates and weighted teaching signals; zeros, even instead of NaN, if the weight is zero."""
+    presynaptic = presynaptic_rates(sample, deviation)
+    teaching = tuple(weight * signal for signal in teaching_signal(loop, sample, deviation))
+    return jax.tree.map(lambda leaf: jnp.where(weight == 0, 0, leaf), (presynaptic, teaching))

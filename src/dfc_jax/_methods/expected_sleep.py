@@ -1,0 +1,189 @@
+"""The expected update of the sleep phase, in closed form."""
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, PRNGKeyArray, PyTree
+
+from dfc_jax._checks import require
+from dfc_jax._dynamics.closed_loop import ClosedLoop, PerLayer, Sample
+from dfc_jax._dynamics.controller import AbstractController, PIController
+from dfc_jax._dynamics.losses import AbstractLoss, CrossEntropy
+from dfc_jax._dynamics.noise import AbstractNoise, WhiteNoise
+from dfc_jax._dynamics.published import PublishedEuler
+from dfc_jax._dynamics.targets import AbstractTarget, Rest
+from dfc_jax._fields import default, number
+from dfc_jax._methods.sleep import AbstractNoisePhase
+from dfc_jax._network.network import check_batch, Network
+from dfc_jax._numerics.finite import zero_unless_finite
+
+
+MAX_TERMS = 12  # of an elementwise matrix product: with more, XLA takes longer than one by one
+
+
+class ExpectedSleepPhase(AbstractNoisePhase):
+    """The mean over all noise of the update that `SleepPhase` draws once, for small noise.
+
+    The scheme is linear in deviations as small as the noise. Multiplied by J_i = dr_L/dv_i it closes in n_L
+    dimensions a layer, whatever the width:
+
+        z_i = J_i d_i,   z_i' = z_i + dt / tau_v (z_(i-1) + J_i Q_i l + J_i N_i - z_i),   e = -z_L,
+
+    where l is the control as the apical compartments see it and N_i their noise, N_i' = g N_i + kappa_i xi.
+    With R_i[k] and S_i[k] the responses of u and of l, k steps later, to a unit of J_i N_i,
+
+        sum over t of E[v_fb_i[t] u[t+1]^T] = J_i^T C_i + Q_i D,
+        C_i = kappa_i^2 sum_k (steps - k) g^(k-1) R_i[k]^T,
+        D = sum_i kappa_i^2 sum_k (steps - k) S_i[k-1] J_i J_i^T R_i[k]^T.
+
+    All arguments are those of `SleepPhase`, of which this is the mean over infinitely many keys; `key` is
+    not used. The target must be `Rest()`.
+    """
+
+    controller: AbstractController = default(PIController, k_p=0.1, alpha=0.25)
+    noise: AbstractNoise = default(WhiteNoise, 0.01)
+    tau_v: Float[Array, ""] = number("tau_v", 0.01, above=0)
+    tau_apical: Float[Array, ""] | None = number("tau_apical", 0.3, above=0, optional=True)
+    scheme: PublishedEuler = default(PublishedEuler, dt=0.002, states=50, proactive=False)
+    target: AbstractTarget = Rest()
+    loss: AbstractLoss = CrossEntropy()
+
+    def __call__(
+        self,
+        model: Network,
+        x: Float[Array, "batch ..."],
+        y: Float[Array, "batch out"],
+        *,
+        key: PRNGKeyArray | None = None,
+    ) -> Network:
+        """The update, shaped like `model` and zero in its forward weights.
+
+        A sample whose state is not finite contributes nothing.
+        """
+        del key
+        require(
+            isinstance(self.target, Rest),
+            f"`target` is {type(self.target).__name__}; ExpectedSleepPhase needs Rest, use SleepPhase.",
+        )
+        check_batch(model, x, y)
+        loop = self._loop(model)
+        samples = jax.vmap(loop.sample)(x, y)
+        jacobians, C, D = self._moments(loop, samples)
+        D = jnp.sum(D, axis=-1)
+        total = []
+        for J, c, Q in zip(jacobians, C, model.feedback.weights, strict=True):
+            pairs = jnp.reshape(c.T, (-1, len(c)))  # of samples and outputs, as the rows of J
+            teaching = jnp.reshape(J, (len(pairs), -1)).T @ pairs  # einsum took twice as long
+            total.append(jnp.reshape(teaching, Q.shape) + jnp.tensordot(Q, D, axes=(-1, 0)))
+        return self._normalised(model, tuple(total), len(x))
+
+    def _moments(
+        self, loop: ClosedLoop, samples: Sample
+    ) -> tuple[PerLayer, Float[Array, "layers out out batch"], Float[Array, "out out batch"]]:
+        """J_i, with the batch first, C_i^T and D; zeros for samples that are not finite.
+
+        Propagating the noise of every neuron would take n_L columns a layer. Its adjoint takes n_L rows in
+        all: u k steps later, as a function of the state now, and so of the noise of every layer now.
+        """
+        jacobians, gains, grams = jax.vmap(self._products, (None, 0), (0, -1, -1))(loop, samples)
+        decay, kappas = self._noise_steps(len(gains))
+        variances = kappas[:, None, None, None] ** 2
+        grams = variances * grams
+
+        def earlier(carry: PyTree, lag: Float[Array, ""]) -> tuple[PyTree, None]:
+            functional, held, C, D = carry
+            before, functional = functional.R, self._earlier(loop.controller, gains, decay, functional)
+            R, left = functional.R, self.scheme.states - 1 - lag
+            C = C + left * decay ** jnp.maximum(lag - 1, 0) * R  # R[0] is zero
+            D = D + left * jnp.sum(_product(_product(held, grams), jnp.swapaxes(R, 1, 2)), axis=0)
+            return (functional, self._seen(held, R, before), C, D), None
+
+        zero, zeros = jnp.zeros_like(grams[0]), jnp.zeros_like(grams)
+        identity = jnp.broadcast_to(jnp.eye(len(zero), dtype=zero.dtype)[..., None], zero.shape)
+        control = _Functional(zeros, zeros, zero, identity, zero)
+        lags = jnp.arange(self.scheme.states - 1, dtype=zero.dtype)
+        (_, _, C, D), _ = jax.lax.scan(earlier, (control, zeros, zeros, zero), lags)
+        return jacobians, *jax.vmap(zero_unless_finite, -1, -1)((variances * C, D))
+
+    def _products(
+        self, loop: ClosedLoop, sample: Sample
+    ) -> tuple[PerLayer, Float[Array, "layers out out"], Float[Array, "layers out out"]]:
+        """J_i, J_i Q_i and J_i J_i^T of one sample; zeros if it is not finite."""
+        jacobians = zero_unless_finite(loop.network.jacobian(sample.feedforward.voltages))
+        jacobians = jax.tree.map(lambda J: jnp.where(sample.finite, J, 0), jacobians)
+        rows = [J.reshape(len(J), -1) for J in jacobians]
+        inputs = [Q.reshape(-1, Q.shape[-1]) for Q in loop.feedback(sample)]
+        gains = jnp.stack([J @ Q for J, Q in zip(rows, inputs, strict=True)])
+        grams = jnp.stack([J @ J.T for J in rows])
+        return jacobians, gains, grams
+
+    def _noise_steps(self, layers: int) -> tuple[Float[Array, ""], Float[Array, " layers"]]:
+        """g and the kappa of each layer."""
+        tau, dt = self.noise.tau if self.noise.filtered else self.tau_apical, self.scheme.dt
+        return 1 - dt / tau, jnp.stack(self.noise.sigmas(layers)) * jnp.sqrt(dt) / tau
+
+    def _seen(
+        self, held: Float[Array, "..."], new: Float[Array, "..."], before: Float[Array, "..."]
+    ) -> Array:
+        """What compartments hold after `held`: the control, a step late unless proactive, low-passed."""
+        drive = new if self.scheme.proactive else before
+        if self.tau_apical is None:
+            return drive
+        return held + self.scheme.dt / self.tau_apical * (drive - held)
+
+    def _earlier(
+        self,
+        controller: AbstractController,
+        gains: Float[Array, "layers out out batch"],
+        decay: Float[Array, ""],
+        functional: "_Functional",
+    ) -> "_Functional":
+        """The same functionals of the state one step of `PublishedEuler` before: the step's transpose."""
+        follow = self.scheme.dt / self.tau_v
+        z, R = functional.z, decay * functional.R + follow * functional.z
+        seen = functional.seen + follow * jnp.sum(_product(z, gains), axis=0)
+        control = functional.integral, functional.control, seen
+        (integral, control, seen), error = self._controller_transposed(controller, control)
+        kept = list(((1 - follow) * z).at[-1].add(-error))
+        for i in range(len(kept) - 1, 0, -1):
+            kept[i - 1] = kept[i - 1] + follow * (kept[i] if self.scheme.instant_transmission else z[i])
+        return _Functional(jnp.stack(kept), R, integral, control, seen)
+
+    def _controller_transposed(
+        self, controller: AbstractController, control: tuple[Array, Array, Array]
+    ) -> tuple[tuple[Array, Array, Array], Array]:
+        """`control` through the transpose of a step of the controller and of what compartments see of it."""
+        dt = self.scheme.dt
+
+        def step(state: PyTree, error: Float[Array, " out"]) -> PyTree:
+            integral, control, seen = state
+            integral = integral + dt * controller.integral_rate(integral, control, error)
+            control, before = controller.control(integral, error), control
+            return integral, control, self._seen(seen, control, before)
+
+        vector = control[0][0, :, 0]
+        transposed = jax.linear_transpose(step, (vector, vector, vector), vector)
+        return jax.vmap(jax.vmap(transposed), -1, -1)(control)
+
+
+class _Functional(eqx.Module):
+    """n_L linear functionals of the scheme's state, one a row, by coefficients; the batch comes last."""
+
+    z: Float[Array, "layers out out batch"]  # of J_i d_i, as the step has passed them on to layers above
+    R: Float[Array, "layers out out batch"]  # of the J_i N_i that enter the step
+    integral: Float[Array, "out out batch"]
+    control: Float[Array, "out out batch"]
+    seen: Float[Array, "out out batch"]  # of l
+
+
+def _product(
+    left: Float[Array, "layers p j batch"], right: Float[Array, "layers j q batch"]
+) -> Float[Array, "layers p q batch"]:
+    """Matrix products of every layer and sample.
+
+    Elementwise, because XLA's CPU backend takes a batch of small products one by one.
+    """
+    if left.shape[2] > MAX_TERMS:
+        by_sample = jnp.moveaxis(left, -1, 0) @ jnp.moveaxis(right, -1, 0)
+        return jnp.moveaxis(by_sample, 0, -1)
+    return sum(left[:, :, j, None] * right[:, None, j] for j in range(left.shape[2]))

@@ -1,0 +1,142 @@
+"""Feedback learning: the sleep phase, in which noise alone drives the network."""
+
+import abc
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, PRNGKeyArray, PyTree
+
+from dfc_jax._checks import check_number, require
+from dfc_jax._dynamics.closed_loop import ClosedLoop, PerLayer, Sample
+from dfc_jax._dynamics.controller import AbstractController, PIController
+from dfc_jax._dynamics.losses import AbstractLoss, CrossEntropy
+from dfc_jax._dynamics.noise import AbstractNoise, WhiteNoise
+from dfc_jax._dynamics.published import PublishedEuler, PublishedState, sample_keys
+from dfc_jax._dynamics.targets import AbstractTarget, Rest
+from dfc_jax._fields import check_parts, default, number
+from dfc_jax._network.feedback import FeedbackWeights
+from dfc_jax._network.network import check_batch, Network
+from dfc_jax._network.plasticity import feedback_rule
+from dfc_jax._numerics.finite import zero_unless_finite
+
+
+class AbstractSleepPhase(eqx.Module):
+    """An update of the feedback weights, `(model, x, y, key=...) -> update`."""
+
+    def __check_init__(self) -> None:
+        check_parts(self)
+
+    @abc.abstractmethod
+    def __call__(
+        self,
+        model: Network,
+        x: Float[Array, "batch ..."],
+        y: Float[Array, "batch out"],
+        *,
+        key: PRNGKeyArray,
+    ) -> Network:
+        """The update, shaped and signed like a gradient and zero in its forward weights."""
+
+    def doubts(self) -> list[str]:
+        """What is known to go wrong with this phase, in a sentence each; `fit` warns of it."""
+        return []
+
+
+class AbstractNoisePhase(AbstractSleepPhase):
+    """A sleep phase in which a controller at rest answers the noise of a published scheme."""
+
+    controller: eqx.AbstractVar[AbstractController]
+    noise: eqx.AbstractVar[AbstractNoise]
+    tau_v: eqx.AbstractVar[Float[Array, ""]]
+    tau_apical: eqx.AbstractVar[Float[Array, ""] | None]
+    scheme: eqx.AbstractVar[PublishedEuler]
+    target: eqx.AbstractVar[AbstractTarget]
+    loss: eqx.AbstractVar[AbstractLoss]
+
+    def __check_init__(self) -> None:
+        check_parts(self)  # the base class's turn comes later, and the next line needs a noise
+        check_number("noise.sigma", self.noise.sigma, above=0)
+
+    def _loop(self, model: Network) -> ClosedLoop:
+        require(
+            isinstance(model.feedback, FeedbackWeights),
+            f"`model.feedback` is {type(model.feedback).__name__}; only FeedbackWeights can learn.",
+        )
+        return ClosedLoop(
+            model, self.controller, self.target, self.loss, self.tau_v, self.tau_apical, self.noise
+        )
+
+    def _normalised(self, model: Network, total: PerLayer, batch: int) -> Network:
+        """The update from the sum of v_fb u^T over steps and samples; zero for a layer without noise."""
+        pairs = (self.scheme.states - 1) * batch
+        scales = (jnp.where(s > 0, 1 / (s**2 * pairs), 0) for s in self.noise.sigmas(len(total)))
+        update = tuple(scale * Q for Q, scale in zip(total, scales, strict=True))
+        return Network(jax.tree.map(jnp.zeros_like, model.layers), FeedbackWeights(update))
+
+
+class SleepPhase(AbstractNoisePhase):
+    """The update of the feedback weights, `(model, x, y, key=...) -> update`.
+
+    The controller holds the output at its feedforward value against noise in every layer; correlating the
+    apical voltages with the control that answers them turns Q towards J^T (J J^T + gamma I)^-1 (Theorem 6
+    and eq. 12 of the NeurIPS paper). The update of layer i is
+
+        mean over steps and samples of v_fb_i[t] u[t+1]^T / sigma_i^2,
+
+    shaped and signed like a gradient. Division by the noise's variance makes its size independent of sigma;
+    the published code divides by max(sigma, 0.01)^2. Decay of Q, the beta of eq. 12, is the optimiser's
+    weight decay, as in the published code.
+
+    **Arguments:**
+
+    - `controller`, `noise`, `tau_v`, `tau_apical`: of the closed loop in this phase.
+    - `scheme`: the discretisation. The defaults are the paper's toy experiments'.
+    - `target`: `Rest()`; Strong-DFC pre-trains with `Clamp()`.
+    """
+
+    controller: AbstractController = default(PIController, k_p=0.1, alpha=0.25)
+    noise: AbstractNoise = default(WhiteNoise, 0.01)
+    tau_v: Float[Array, ""] = number("tau_v", 0.01, above=0)
+    tau_apical: Float[Array, ""] | None = number("tau_apical", 0.3, above=0, optional=True)
+    scheme: PublishedEuler = default(PublishedEuler, dt=0.002, states=50, proactive=False)
+    target: AbstractTarget = Rest()
+    loss: AbstractLoss = CrossEntropy()
+
+    def __call__(
+        self,
+        model: Network,
+        x: Float[Array, "batch ..."],
+        y: Float[Array, "batch out"],
+        *,
+        key: PRNGKeyArray,
+    ) -> Network:
+        """The update, shaped like `model` and zero in its forward weights.
+
+        A sample whose state is not finite contributes nothing.
+        """
+        check_batch(model, x, y)
+        loop = self._loop(model)
+        samples = jax.vmap(loop.sample)(x, y)
+        keys = sample_keys(key, len(x))
+
+        def step(carry: PyTree, t: Array) -> tuple[PyTree, None]:
+            states, total = carry
+            advance = jax.vmap(self.scheme.noisy_step, in_axes=(None, 0, 0, 0, None))
+            later = advance(loop, states, samples, keys, t)
+            apical, control = jax.vmap(_pair)(samples, states, later)
+            total = jax.tree.map(jnp.add, total, feedback_rule(apical, control))
+            return (later, total), None
+
+        first = jax.vmap(self.scheme.initial, in_axes=(None, 0))(loop, samples)
+        zeros = jax.tree.map(jnp.zeros_like, model.feedback.weights)
+        (_, total), _ = jax.lax.scan(step, (first, zeros), jnp.arange(self.scheme.states - 1))
+        return self._normalised(model, total, len(x))
+
+
+def _pair(
+    sample: Sample, state: PublishedState, later: PublishedState
+) -> tuple[PerLayer, Float[Array, " out"]]:
+    """v_fb[t] and u[t+1] of one sample, which the published code correlates; zeros if not finite."""
+    pair = zero_unless_finite((state.apical, later.control))
+    return jax.tree.map(lambda leaf: jnp.where(sample.finite, leaf, 0), pair)

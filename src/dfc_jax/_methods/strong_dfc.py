@@ -1,0 +1,211 @@
+"""Single-phase Strong-DFC (ICML 2022): forward and feedback weights learn at once, from one noisy trajectory.
+
+Ornstein-Uhlenbeck noise eps_i in every layer makes the control fluctuate. A low-pass splits the control,
+
+    tau_filter du_slow/dt = -u_slow + u,      u_fast = u - u_slow:
+
+the slow part carries the target, the fast one answers the noise. Over a trajectory of K steps
+
+    dW_i  ~  mean over k of (phi_i(v_i) - phi_i(v_ff_i)) r_(i-1)^T
+    dQ_i  ~  -(1 + tau_v / tau_noise)^(L-i) / sigma_i^2  mean over k of v_fb_i[k] u_fast[k]^T,
+
+where the factor of layer i makes up for the low-pass of the voltages between it and the output. Both means
+are accumulated: memory does not grow with K.
+"""
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float, Int, PRNGKeyArray, PyTree
+
+from dfc_jax._average.base import Accumulator, instant_change
+from dfc_jax._checks import check_number, require
+from dfc_jax._dynamics.closed_loop import ClosedLoop, PerLayer, Sample
+from dfc_jax._dynamics.controller import AbstractController, PIController
+from dfc_jax._dynamics.losses import AbstractLoss, CrossEntropy
+from dfc_jax._dynamics.noise import FilteredNoise
+from dfc_jax._dynamics.published import PublishedEuler, PublishedState, sample_keys
+from dfc_jax._dynamics.stability import scheme_doubts
+from dfc_jax._dynamics.targets import AbstractTarget, Clamp
+from dfc_jax._fields import check_parts, default, number
+from dfc_jax._methods.base import AbstractMethod, batch_report, Report
+from dfc_jax._methods.sleep import AbstractSleepPhase
+from dfc_jax._network.feedback import FeedbackWeights
+from dfc_jax._network.network import check_batch, Layer, Network
+from dfc_jax._network.plasticity import AbstractTeachingSignal, feedback_rule, RateDifference
+from dfc_jax._numerics.finite import zero_unless_finite
+from dfc_jax._steady_state.base import AbstractEquilibrium, Equilibrium, last_state
+
+
+class StrongDFC(AbstractMethod):
+    """Single-phase Strong-DFC. Its update is one of forward and feedback weights.
+
+    **Arguments:**
+
+    - `controller`, `target`, `loss`, `noise`, `tau_v`: of the closed loop. With `Nudge` for its target it is
+      a single-phase DFC with weak feedback.
+    - `tau_filter`: time constant of the low-pass that splits the control.
+    - `scheme`: the discretisation, and how long the trajectory is.
+    - `start`: None starts at the feedforward state, as published. The control that then builds up is fast,
+      too, and v_fb u_fast^T is mostly that transient, not the answer to the noise. An equilibrium strategy
+      (`Broyden()`) starts at the steady state instead, where only the noise is left; converged then means
+      that it was found. Otherwise it means that the control error has fallen below half of what it was.
+    - `teaching`: what the forward weights learn from, rates or voltages.
+
+    The time scales must be ordered, dt << tau_v, tau_noise << tau_filter << tau_u = 1: `doubts` says where
+    they are not.
+    """
+
+    controller: AbstractController = default(PIController, k_p=2.0, alpha=1e-4)
+    target: AbstractTarget = default(Clamp, 0.99)
+    loss: AbstractLoss = CrossEntropy()
+    noise: FilteredNoise = default(FilteredNoise, 0.01, tau=0.05)
+    tau_v: Float[Array, ""] = number("tau_v", 0.01, above=0)
+    tau_filter: Float[Array, ""] = number("tau_filter", 0.5, above=0)
+    scheme: PublishedEuler = default(PublishedEuler, dt=0.001, states=500)
+    start: AbstractEquilibrium | None = None
+    teaching: AbstractTeachingSignal = RateDifference()
+
+    def __check_init__(self) -> None:
+        check_parts(self)  # the base class's turn comes later, and the next line needs a noise
+        check_number("noise.sigma", self.noise.sigma, above=0)
+
+    @property
+    def learns_feedback(self) -> bool:
+        return True
+
+    def loop(self, model: Network) -> ClosedLoop:
+        parts = self.controller, self.target, self.loss, self.tau_v
+        return ClosedLoop(model, *parts, noise=self.noise, teaching=self.teaching)
+
+    def __call__(
+        self,
+        model: Network,
+        x: Float[Array, "batch ..."],
+        y: Float[Array, "batch out"],
+        *,
+        key: PRNGKeyArray | None = None,
+    ) -> tuple[Network, Report]:
+        require(key is not None, "`key` is None; StrongDFC draws its noise from a key.")
+        require(
+            isinstance(model.feedback, FeedbackWeights),
+            f"`model.feedback` is {type(model.feedback).__name__}; StrongDFC needs FeedbackWeights.",
+        )
+        check_batch(model, x, y)
+        loop = self.loop(model)
+        samples = jax.vmap(loop.sample)(x, y)
+        layers, feedback, final = self._trajectory(loop, samples, key)
+        change = jax.tree.map(lambda w: -w / (len(y) * self.target.step()), layers)
+        factors = self._feedback_factors(len(feedback), len(y))
+        feedback = tuple(factor * Q for factor, Q in zip(factors, feedback, strict=True))
+        update = Network(change, FeedbackWeights(feedback))
+        return update, batch_report(self.loss, samples, y, final)
+
+    def _feedback_factors(self, layers: int, batch: int) -> list[Float[Array, ""]]:
+        """What turns the sum of v_fb u_fast^T over steps and samples into an update; 0 without noise."""
+        lag, pairs = 1 + self.tau_v / self.noise.tau, (self.scheme.states - 1) * batch
+        sigmas = self.noise.sigmas(layers)
+        return [jnp.where(s > 0, lag ** (layers - 1 - i) / (s**2 * pairs), 0) for i, s in enumerate(sigmas)]
+
+    def _trajectory(
+        self, loop: ClosedLoop, samples: Sample, key: PRNGKeyArray
+    ) -> tuple[tuple[Layer, ...], PerLayer, Equilibrium]:
+        """The mean of the forward rule and the sum of v_fb u_fast^T, summed over the batch, and the end."""
+        keys, share = sample_keys(key, len(samples.error)), self.scheme.dt / self.tau_filter
+        advance = jax.vmap(self.scheme.noisy_step, in_axes=(None, 0, 0, 0, None))
+
+        def step(carry: PyTree, t: Int[Array, ""]) -> tuple[PyTree, None]:
+            states, slow, forward, feedback = carry
+            states = advance(loop, states, samples, keys, t)
+            slow = slow + share * (states.control - slow)
+            apical, fast = jax.vmap(_pair)(samples, states, slow)
+            feedback = jax.tree.map(jnp.add, feedback, feedback_rule(apical, fast))
+            change = instant_change(loop, samples, states.deviation)
+            return (states, slow, forward.plus(1 / self.scheme.states, change), feedback), None
+
+        first, found = self._first(loop, samples)
+        nothing = jax.tree.map(jnp.zeros_like, loop.network.feedback.weights)
+        forward = Accumulator.zero(loop, samples)
+        if self.start is not None:
+            forward = forward.plus(1 / self.scheme.states, instant_change(loop, samples, first.deviation))
+        steps = self.scheme.states - 1
+        carry = first, first.control, forward, nothing
+        (last, _, forward, feedback), _ = jax.lax.scan(step, carry, jnp.arange(steps))
+        final = last_state(loop, samples, last.control, last.deviation, steps)
+        if found is not None:  # small target errors drown in the noise without anything having failed
+            fine = found.converged & jnp.isfinite(final.residual)
+            final = eqx.tree_at(lambda f: (f.converged, f.stable), final, (fine, found.stable & fine))
+        return forward.total(loop, samples), feedback, final
+
+    def _first(self, loop: ClosedLoop, samples: Sample) -> tuple[PublishedState, Equilibrium | None]:
+        """The feedforward states, or the steady states where `start` finds them, and what it has found."""
+        first = jax.vmap(self.scheme.initial, in_axes=(None, 0))(loop, samples)
+        if self.start is None:
+            return first, None
+        found = self.start(loop, samples)
+        settled = jax.vmap(_settled, in_axes=(None, 0, 0, 0))(loop, samples, first, found)
+        choose = jax.vmap(lambda c, a, b: jax.tree.map(lambda x, y: jnp.where(c, x, y), a, b))
+        return choose(found.converged, settled, first), found
+
+    def doubts(self, model: Network, x: Float[Array, "batch ..."], y: Float[Array, "batch out"]) -> list[str]:
+        loop = self.loop(model)
+        steps = scheme_doubts(loop, jax.vmap(loop.sample)(x, y), self.scheme)
+        return [*self.time_scale_doubts(), *steps]
+
+    def time_scale_doubts(self) -> list[str]:
+        """Where dt << tau_v, tau_noise << tau_filter << tau_u = 1 is broken, and what that does.
+
+        "Much less" is taken for at most half: the published settings just keep to that.
+        """
+        dt, tau_v = ("dt", self.scheme.dt), ("tau_v", self.tau_v)
+        tau_noise, tau_filter = ("noise.tau", self.noise.tau), ("tau_filter", self.tau_filter)
+        orders = (
+            (dt, tau_v, "Euler's steps distort the voltages"),
+            (dt, tau_noise, "Euler's steps distort the noise"),
+            (tau_v, tau_filter, "the answer to the noise counts as slow control"),
+            (tau_noise, tau_filter, "the answer to the noise counts as slow control"),
+            (tau_filter, ("tau_u", 1.0), "the control of the target counts as an answer to the noise"),
+        )
+        return [
+            f"`{low}` is {float(a):.3g} and {high} {float(b):.3g}: {low} must be much smaller, for {harm}."
+            for (low, a), (high, b), harm in orders
+            if np.float32(a) > np.float32(b) / 2
+        ]
+
+
+class HighPassPhase(AbstractSleepPhase):
+    """The feedback half of `StrongDFC` alone: how its feedback weights are pre-trained."""
+
+    dynamics: StrongDFC = default(StrongDFC)
+
+    def __call__(
+        self,
+        model: Network,
+        x: Float[Array, "batch ..."],
+        y: Float[Array, "batch out"],
+        *,
+        key: PRNGKeyArray,
+    ) -> Network:
+        update, _ = self.dynamics(model, x, y, key=key)
+        return Network(jax.tree.map(jnp.zeros_like, model.layers), update.feedback)
+
+    def doubts(self) -> list[str]:
+        return [f"Feedback pre-training: {doubt}" for doubt in self.dynamics.time_scale_doubts()]
+
+
+def _settled(loop: ClosedLoop, sample: Sample, first: PublishedState, found: Equilibrium) -> PublishedState:
+    """A steady state as a state of the published scheme, without noise yet."""
+    error = loop.error(sample, found.deviation.rate[-1])
+    integral = loop.controller.integral(found.control, error)
+    apical = loop.apical_input(sample, found.control)
+    parts = lambda s: (s.deviation, s.apical, s.compartment, s.integral, s.control)
+    return eqx.tree_at(parts, first, (found.deviation, apical, apical, integral, found.control))
+
+
+def _pair(
+    sample: Sample, state: PublishedState, slow: Float[Array, " out"]
+) -> tuple[PerLayer, Float[Array, " out"]]:
+    """v_fb and u_fast of one sample; zeros if not finite."""
+    pair = zero_unless_finite((state.apical, state.control - slow))
+    return jax.tree.map(lambda leaf: jnp.where(sample.finite, leaf, 0), pair)

@@ -1,0 +1,1 @@
+"""Small solvers and array functions that know nothing of DFC. Imports nothing else of the package."""

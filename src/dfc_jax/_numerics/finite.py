@@ -1,0 +1,18 @@
+"""Numbers that are finite, and what to put where they are not."""
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+from jaxtyping import PyTree
+
+
+def all_finite(tree: PyTree) -> bool:
+    """Whether every number in every array of a pytree is finite."""
+    leaves = jax.tree.leaves(eqx.filter(tree, eqx.is_inexact_array))
+    return all(bool(jnp.all(jnp.isfinite(leaf))) for leaf in leaves)
+
+
+def zero_unless_finite(tree: PyTree) -> PyTree:
+    """The arrays of one sample as they are, or all of them zero if any of their numbers is not finite."""
+    finite = jnp.isfinite(sum(jnp.sum(leaf) for leaf in jax.tree.leaves(tree)))
+    return jax.tree.map(lambda leaf: jnp.where(finite, leaf, 0), tree)

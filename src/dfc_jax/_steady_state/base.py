@@ -1,0 +1,61 @@
+"""Steady states of the closed loop: strategies with one result type, for a batch of independent samples.
+
+At rest v is a function of u alone, so the equilibrium is a root of n_L equations, whatever the width:
+
+    F(u) = e(u) - a u = 0,   a the controller's steady-state leak, e(u) from one sweep through the layers.
+
+Residuals are relative to the sample's own target error, |F| / |e^-|.
+"""
+
+import abc
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float, Int
+
+from dfc_jax._dynamics.closed_loop import ClosedLoop, controlled, Deviation, relative_residual, Sample
+from dfc_jax._fields import check_parts
+
+
+class Equilibrium(eqx.Module):
+    """Steady states, of one sample or of a batch along the first axis, and how far each can be trusted."""
+
+    control: Float[Array, "... out"]  # u
+    deviation: Deviation
+    converged: Bool[Array, "..."]
+    residual: Float[Array, "..."]  # |e - a u| / |e^-|
+    iterations: Int[Array, "..."]  # sweeps, root-finder steps or Diffrax steps
+    stable: Bool[Array, "..."]
+
+
+class AbstractEquilibrium(eqx.Module):
+    """A way to find steady states."""
+
+    def __check_init__(self) -> None:
+        check_parts(self)
+
+    @abc.abstractmethod
+    def __call__(self, loop: ClosedLoop, samples: Sample) -> Equilibrium:
+        """The steady states; what failed is said in the result, never raised."""
+
+    def doubts(self, loop: ClosedLoop, samples: Sample) -> list[str]:
+        """What is known to go wrong with these samples, in a sentence each; not for use under jit."""
+        del loop, samples
+        return []
+
+
+def last_state(
+    loop: ClosedLoop,
+    samples: Sample,
+    control: Float[Array, "batch out"],
+    deviation: Deviation,
+    steps: Int[Array, ""] | int,
+) -> Equilibrium:
+    def one(sample: Sample, control: Float[Array, " out"], deviation: Deviation) -> Equilibrium:
+        error = jnp.linalg.norm(loop.error(sample, deviation.rate[-1])) / sample.scale
+        fallen = error < 0.5
+        remaining = relative_residual(loop, sample, control, controlled(loop, sample, control))
+        return Equilibrium(control, deviation, fallen, remaining, jnp.asarray(steps), fallen)
+
+    return jax.vmap(one)(samples, control, deviation)

@@ -1,0 +1,120 @@
+"""Steady states by secants: Broyden's method from the linearised steady state."""
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float
+
+from dfc_jax._dynamics.closed_loop import ClosedLoop, controlled, Deviation, relative_residual, Sample
+from dfc_jax._dynamics.readout import AbstractBalance
+from dfc_jax._fields import count, number
+from dfc_jax._numerics.secant import AbstractInverse, broyden, OwnInverses, Point, SecantSolution
+from dfc_jax._numerics.small_matrices import inverse
+from dfc_jax._steady_state.base import AbstractEquilibrium, Equilibrium
+from dfc_jax._steady_state.hidden_system import HiddenSystem
+from dfc_jax._steady_state.linear import _own_jacobians_pay, _zero_input_inverse
+
+
+class Broyden(AbstractEquilibrium):
+    """Broyden's method from the linearised steady state, with each sample's own Jacobian: the default.
+
+    One n_L x n_L Jacobian and inverse a sample, then a sweep through the layers each iteration: two or three
+    for a nudged target, about ten for large errors and for strong feedback, whose equations for
+    cross-entropy are solved in logarithms (`SoftmaxBalance`). With more than 16 outputs, or feature maps,
+    every sample starts from one Jacobian, that of the zero input, which depends on no other sample of the
+    batch; a linear output layer wider than the layer before it is then eliminated (`HiddenSystem`).
+
+    **Arguments:**
+
+    - `rtol`: converged when |F| <= rtol * |e^-|. The default is near what float32 can resolve.
+    - `max_iterations`: sweeps after which the sample counts as not converged.
+
+    `stable` is Condition 3 for the final secant Jacobian, which costs no further derivative (`RootFind`
+    evaluates the true one). With many outputs it says only that the Jacobian was positive along every step.
+    """
+
+    rtol: Float[Array, ""] = number("rtol", 3e-5, above=0)
+    max_iterations: int = count("max_iterations", 30)
+
+    def __call__(self, loop: ClosedLoop, samples: Sample) -> Equilibrium:
+        if not _own_jacobians_pay(samples) and HiddenSystem.fits(loop, samples):
+            return self._in_hidden(loop, samples)
+        balance = loop.target.balance(loop.loss)
+        leak = loop.controller.steady_state_leak()
+
+        def at(sample: Sample, control: Float[Array, " out"]) -> Point:
+            deviation = controlled(loop, sample, control)
+            remaining = _balance(balance, loop, sample, control, deviation.rate[-1])
+            return Point(remaining, relative_residual(loop, sample, control, deviation), deviation)
+
+        def room(sample: Sample, control: Float[Array, " out"], step: Float[Array, " out"]) -> Array:
+            return balance.room(sample.feedforward.output, sample.error, control, step, leak)
+
+        found = broyden(
+            lambda control: jax.vmap(at)(samples, control),
+            lambda control, step: jax.vmap(room)(samples, control, step),
+            jax.vmap(lambda sample: _start(balance, loop, sample))(samples),
+            _inverses(balance, loop, samples, self.max_iterations),
+            self.rtol,
+            self.max_iterations,
+        )
+        error, deviation = found.point.error, found.point.payload
+        stable = _stable(balance, loop, samples, found)
+        return Equilibrium(found.root, deviation, error <= self.rtol, error, found.iterations, stable)
+
+    def _in_hidden(self, loop: ClosedLoop, samples: Sample) -> Equilibrium:
+        """With the output layer eliminated."""
+        system = HiddenSystem.create(loop, samples, samples.error)
+        # A little below `rtol`: the residual is taken anew from the control, with rounding of its own.
+        found = system.solve(system.nonlinear, 0.8 * self.rtol, self.max_iterations)
+        control = system.control(found.root)
+        deviation = jax.vmap(controlled, in_axes=(None, 0, 0))(loop, samples, control)
+        error = jax.vmap(relative_residual, in_axes=(None, 0, 0, 0))(loop, samples, control, deviation)
+        return Equilibrium(control, deviation, error <= self.rtol, error, found.iterations, found.positive)
+
+
+def _balance(
+    balance: AbstractBalance,
+    loop: ClosedLoop,
+    sample: Sample,
+    control: Float[Array, " out"],
+    change: Float[Array, " out"],
+) -> Float[Array, " out"]:
+    remaining = loop.error(sample, change)
+    leak = loop.controller.steady_state_leak()
+    return balance(sample.feedforward.output, sample.error, change, remaining, control, leak)
+
+
+def _start(balance: AbstractBalance, loop: ClosedLoop, sample: Sample) -> Point:
+    """Without control."""
+    still = jnp.zeros_like(sample.error)
+    rest = loop.initial_state(sample).voltage
+    remaining = _balance(balance, loop, sample, still, still)
+    return Point(remaining, jnp.ones_like(sample.scale), Deviation(rest, rest, rest))
+
+
+def _balance_gain(balance: AbstractBalance, loop: ClosedLoop, sample: Sample) -> Float[Array, "out out"]:
+    """-dR/du in the feedforward state."""
+    still = jnp.zeros_like(sample.error)
+    at = lambda control, change: _balance(balance, loop, sample, control, change)
+    push = lambda control, change: -jax.jvp(at, (still, still), (control, change))[1]
+    gain = loop.output_gain(sample)
+    return jax.vmap(push, in_axes=1, out_axes=1)(jnp.eye(len(gain), dtype=gain.dtype), gain)
+
+
+def _inverses(
+    balance: AbstractBalance, loop: ClosedLoop, samples: Sample, max_iterations: int
+) -> AbstractInverse:
+    gain = lambda loop, sample: _balance_gain(balance, loop, sample)
+    if not _own_jacobians_pay(samples):
+        return _zero_input_inverse(loop, samples, gain, max_iterations)
+    return OwnInverses(jax.vmap(lambda sample: inverse(gain(loop, sample)))(samples))
+
+
+def _stable(
+    balance: AbstractBalance, loop: ClosedLoop, samples: Sample, found: SecantSolution
+) -> Bool[Array, " batch"]:
+    """Condition 3 by the secants."""
+    if not isinstance(found.inverse, OwnInverses):
+        return found.positive
+    outputs = samples.feedforward.output + found.point.payload.rate[-1]
+    return jax.vmap(balance.stable)(found.inverse.matrices, outputs)

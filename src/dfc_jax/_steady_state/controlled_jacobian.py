@@ -1,0 +1,85 @@
+"""The idealised feedback of Strong-DFC: Q = J^T, the Jacobian being that of the controlled state itself."""
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float, Int
+
+from dfc_jax._checks import require
+from dfc_jax._dynamics.closed_loop import ClosedLoop, PerLayer, Sample
+from dfc_jax._fields import count, default, number
+from dfc_jax._network.feedback import ExactFeedback
+from dfc_jax._numerics.secant import in_any_run
+from dfc_jax._steady_state.base import AbstractEquilibrium, Equilibrium
+from dfc_jax._steady_state.broyden import Broyden
+
+
+class ControlledJacobian(AbstractEquilibrium):
+    """Steady states whose feedback is the transposed Jacobian there: for a model with `ExactFeedback()`.
+
+    `ExactFeedback` alone takes the Jacobian of the feedforward state, from which strong feedback leads far
+    away. Here Q = J(v)^T and v, at rest under Q, are found in turn until the displacements Q u change by no
+    more than `rtol` of their size. That rest is the one of the published dynamics with `use_jacobian_as_fb`,
+    which recompute Q in every step.
+
+    **Arguments:**
+
+    - `equilibrium`: how a steady state is found for a Q that is given.
+    - `rtol`: see above.
+    - `max_iterations`: turns after which a sample counts as not converged.
+    """
+
+    equilibrium: AbstractEquilibrium = default(Broyden)
+    rtol: Float[Array, ""] = number("rtol", 1e-4, above=0)
+    max_iterations: int = count("max_iterations", 100)
+
+    def __call__(self, loop: ClosedLoop, samples: Sample) -> Equilibrium:
+        return self.settle(loop, samples)[1]
+
+    def settle(self, loop: ClosedLoop, samples: Sample) -> tuple[Sample, Equilibrium]:
+        """The steady states, and the samples with the feedback that holds there."""
+        feedback = loop.network.feedback
+        require(
+            isinstance(feedback, ExactFeedback),
+            f"`model.feedback` is {type(feedback).__name__}; ControlledJacobian is for ExactFeedback.",
+        )
+        drives = jax.vmap(ClosedLoop.apical_input, in_axes=(None, 0, 0))
+
+        def unfinished(state: _Turn) -> Bool[Array, ""]:
+            return in_any_run(jnp.any(state.change > self.rtol)) & (state.turn < self.max_iterations)
+
+        def turn(state: _Turn) -> _Turn:
+            moved = jax.vmap(_with_jacobian_of, in_axes=(None, 0, 0))(loop, state.samples, state.found)
+            found = self.equilibrium(loop, moved)
+            before = drives(loop, state.samples, state.found.control)
+            after = drives(loop, moved, found.control)
+            return _Turn(moved, found, jax.vmap(_relative_change)(before, after), state.turn + 1)
+
+        first = self.equilibrium(loop, samples)
+        start = _Turn(samples, first, jnp.full_like(first.residual, jnp.inf), jnp.asarray(0))
+        last = jax.lax.while_loop(unfinished, turn, start)
+        settled = last.found.converged & (last.change <= self.rtol)
+        return last.samples, eqx.tree_at(lambda f: f.converged, last.found, settled)
+
+
+class _Turn(eqx.Module):
+    samples: Sample
+    found: Equilibrium
+    change: Float[Array, " batch"]
+    turn: Int[Array, ""]
+
+
+def _with_jacobian_of(loop: ClosedLoop, sample: Sample, found: Equilibrium) -> Sample:
+    """The sample with Q = J^T of a controlled state."""
+    base = sample.feedforward.voltages
+    voltages = tuple(v + d for v, d in zip(base, found.deviation.voltage, strict=True))
+    matrices = loop.network.feedback.matrices(loop.network.jacobian(voltages))
+    halfway = jax.tree.map(lambda old, new: (old + new) / 2, sample.feedback, matrices)
+    return eqx.tree_at(lambda s: s.feedback, sample, halfway)
+
+
+def _relative_change(before: PerLayer, after: PerLayer) -> Float[Array, ""]:
+    norm = lambda arrays: jnp.sqrt(sum(jnp.sum(a**2) for a in arrays))
+    size = norm(after)
+    moved = norm(tuple(a - b for a, b in zip(after, before, strict=True)))
+    return jnp.where(size > 0, moved / size, moved)

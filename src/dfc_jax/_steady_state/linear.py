@@ -1,0 +1,137 @@
+"""The steady state linearised in the feedforward state: DFC-SSA (Lemma 1)."""
+
+from collections.abc import Callable
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float, Int
+
+from dfc_jax._dynamics.closed_loop import (
+    ClosedLoop,
+    controlled,
+    Deviation,
+    loop_gain,
+    relative_residual,
+    residual,
+    Sample,
+)
+from dfc_jax._numerics.secant import broyden, Point, SharedInverse
+from dfc_jax._numerics.small_matrices import eigenvalues_right_of_zero, inverse
+from dfc_jax._steady_state.base import AbstractEquilibrium, Equilibrium
+from dfc_jax._steady_state.hidden_system import HiddenSystem
+
+
+# Beyond so many outputs a Jacobian for each sample costs more than the iterations it saves: the two cost the
+# same at about 12 for DFC-SS and 16 for DFC-SSA (benchmarks/scaling.py), and the own one is the more robust.
+_DENSE_OUTPUTS = 16
+
+
+def _own_jacobians_pay(samples: Sample) -> bool:
+    """Few outputs, and no feature maps, through which n_L tangents cost as many convolutions each."""
+    maps = any(voltage.ndim > 2 for voltage in samples.feedforward.voltages)
+    return samples.error.shape[1] <= _DENSE_OUTPUTS and not maps
+
+
+class Analytic(AbstractEquilibrium):
+    """u = (E J Q + a I)^-1 e^-: linearised at the feedforward state, the DFC-SSA of the papers (Lemma 1).
+
+    Exact for linear networks. `converged` says that the linear system is solved; `residual` is that of the
+    nonlinear equation, so it measures the linearisation. See `linear_solver` for how it is solved.
+    """
+
+    def __call__(self, loop: ClosedLoop, samples: Sample) -> Equilibrium:
+        solution = linear_solver(loop, samples)(samples.error)
+        deviation = jax.vmap(controlled, in_axes=(None, 0, 0))(loop, samples, solution.control)
+        return solution.as_equilibrium(loop, samples, deviation)
+
+
+class LinearSolution(eqx.Module):
+    """Solutions u of (E J Q + a I) u = b for a batch, linearised at the feedforward states."""
+
+    control: Float[Array, "batch out"]
+    solved: Bool[Array, " batch"]
+    iterations: Int[Array, " batch"]
+    stable: Bool[Array, " batch"]
+
+    def as_equilibrium(self, loop: ClosedLoop, samples: Sample, deviation: Deviation) -> Equilibrium:
+        """These controls as steady states, whose residual is that of the nonlinear equation."""
+        of_all = jax.vmap(relative_residual, in_axes=(None, 0, 0, 0))
+        error = of_all(loop, samples, self.control, deviation)
+        solved = self.solved & jnp.all(jnp.isfinite(self.control), axis=1) & jnp.isfinite(error)
+        return Equilibrium(self.control, deviation, solved, error, self.iterations, self.stable)
+
+
+def linear_solver(loop: ClosedLoop, samples: Sample) -> Callable[[Float[Array, "batch out"]], LinearSolution]:
+    """Solves (E J Q + a I) u = b for every sample and any b.
+
+    By each sample's own inverse; with more than 16 outputs or feature maps by Broyden's method from the
+    Jacobian of the zero input, to 1e-5 of |b| in float32 and 1e-10 in float64, where `stable` says only that
+    the matrix was positive along every step.
+    """
+    if not _own_jacobians_pay(samples):
+        iterated = _iterated_in_hidden if HiddenSystem.fits(loop, samples) else _iterated
+        return lambda right: iterated(loop, samples, right)
+    gains = jax.vmap(loop_gain, in_axes=(None, 0))(loop, samples)
+    inverses = jax.vmap(inverse)(gains)
+
+    def solve(right: Float[Array, "batch out"]) -> LinearSolution:
+        control = jax.vmap(linear_solution)(gains, inverses, right)
+        stable = jax.vmap(eigenvalues_right_of_zero)(gains)
+        return LinearSolution(control, jnp.ones_like(stable), jnp.ones(len(stable), int), stable)
+
+    return solve
+
+
+_LINEAR_ITERATIONS = 30
+
+
+def _linear_rtol(right: Float[Array, "batch out"]) -> float:
+    """Of the iterated linear systems."""
+    return 1e-5 if right.dtype == jnp.float32 else 1e-10
+
+
+def _iterated_in_hidden(
+    loop: ClosedLoop, samples: Sample, right: Float[Array, "batch out"]
+) -> LinearSolution:
+    system = HiddenSystem.create(loop, samples, right)
+    found = system.solve(system.linearised(), _linear_rtol(right), _LINEAR_ITERATIONS)
+    solved = found.point.error <= _linear_rtol(right)
+    return LinearSolution(system.control(found.root), solved, found.iterations, found.positive)
+
+
+def _iterated(loop: ClosedLoop, samples: Sample, right: Float[Array, "batch out"]) -> LinearSolution:
+    def full(control: Float[Array, "batch out"]) -> Float[Array, "batch out"]:
+        deviation = jax.vmap(controlled, in_axes=(None, 0, 0))(loop, samples, control)
+        return jax.vmap(residual, in_axes=(None, 0, 0, 0))(loop, samples, control, deviation)
+
+    _, linear = jax.linearize(full, jnp.zeros_like(right))
+    norms = jnp.linalg.norm(right, axis=1)
+    scales = jnp.where(norms > 0, norms, 1)
+
+    def evaluate(control: Float[Array, "batch out"]) -> Point:
+        remaining = right + linear(control)
+        return Point(remaining, jnp.linalg.norm(remaining, axis=1) / scales, None)
+
+    whole = lambda control, step: jnp.ones_like(scales)
+    start = Point(right, jnp.ones_like(scales), None)
+    inverses = _zero_input_inverse(loop, samples, loop_gain, _LINEAR_ITERATIONS)
+    rtol = _linear_rtol(right)
+    found = broyden(evaluate, whole, start, inverses, rtol, _LINEAR_ITERATIONS)
+    return LinearSolution(found.root, found.point.error <= rtol, found.iterations, found.positive)
+
+
+def linear_solution(
+    matrix: Float[Array, "n n"], inverted: Float[Array, "n n"], vector: Float[Array, " n"]
+) -> Float[Array, " n"]:
+    """The solution of a linear system by its approximate inverse and one step of iterative refinement."""
+    found = inverted @ vector
+    return found + inverted @ (vector - matrix @ found)
+
+
+def _zero_input_inverse(loop: ClosedLoop, samples: Sample, gain, max_iterations: int) -> SharedInverse:
+    """From the Jacobian of the zero input, computed once for the whole batch."""
+    batch, outputs = samples.error.shape
+    nothing = jnp.zeros_like(samples.feedforward.inputs[0][0])
+    sample = loop.sample(nothing, jnp.zeros(outputs, samples.error.dtype))
+    return SharedInverse.create(jnp.linalg.inv(gain(loop, sample)), batch, max_iterations)

@@ -1,0 +1,88 @@
+"""Steady states by pseudo-transient continuation, slow and hard to defeat."""
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float, Int
+
+from dfc_jax._dynamics.closed_loop import (
+    ClosedLoop,
+    controlled,
+    Deviation,
+    loop_gain,
+    relative_residual,
+    residual,
+    Sample,
+)
+from dfc_jax._fields import count, number
+from dfc_jax._numerics.small_matrices import eigenvalues_right_of_zero, inverse
+from dfc_jax._steady_state.base import AbstractEquilibrium, Equilibrium
+
+
+class PseudoTransient(AbstractEquilibrium):
+    """Linearly implicit Euler on du/ds = F(u), its steps growing as F falls: slow and hard to defeat.
+
+    Each step solves (1/h + E J Q + a I) s = F(u) with the Jacobian of the present state. It is taken only
+    if |F| falls, and h grows as |F| falls; a step refused divides h by 4 (Kelley & Keyes, SIAM J. Numer.
+    Anal. 35, 1998). An iteration costs a Jacobian, with ten outputs about a whole backprop gradient.
+
+    **Arguments:**
+
+    - `rtol`: converged when |F| <= rtol * |e^-|.
+    - `max_iterations`: steps, refused ones included, after which the sample counts as not converged.
+    """
+
+    rtol: Float[Array, ""] = number("rtol", 3e-5, above=0)
+    max_iterations: int = count("max_iterations", 60)
+
+    def __call__(self, loop: ClosedLoop, samples: Sample) -> Equilibrium:
+        return jax.vmap(self._one, in_axes=(None, 0))(loop, samples)
+
+    def _one(self, loop: ClosedLoop, sample: Sample) -> Equilibrium:
+        def unfinished(state: _State) -> Bool[Array, ""]:
+            return (state.error > self.rtol) & (state.iterations < self.max_iterations)
+
+        def step(state: _State) -> _State:
+            gain = loop_gain(loop, sample, state.deviation)
+            shifted = gain + jnp.eye(len(gain), dtype=gain.dtype) / state.length
+            control = state.control + inverse(shifted) @ state.remaining
+            trial = _at(loop, sample, control, state)
+            better = trial.error < state.error
+            length = state.length * jnp.where(better, 2 * state.error / trial.error, 0.25)
+            kept = jax.tree.map(lambda new, old: jnp.where(better, new, old), trial, state)
+            return eqx.tree_at(lambda s: (s.length, s.iterations), kept, (length, state.iterations + 1))
+
+        gain = loop_gain(loop, sample)
+        start = _State(
+            jnp.zeros_like(sample.error),
+            _still(loop, sample),
+            sample.error,
+            jnp.ones_like(sample.scale),
+            jnp.sqrt(jnp.asarray(len(gain), gain.dtype)) / jnp.linalg.norm(gain),
+            jnp.asarray(0),
+        )
+        last = jax.lax.while_loop(unfinished, step, start)
+        stable = eigenvalues_right_of_zero(loop_gain(loop, sample, last.deviation))
+        converged = last.error <= self.rtol
+        return Equilibrium(last.control, last.deviation, converged, last.error, last.iterations, stable)
+
+
+class _State(eqx.Module):
+    control: Float[Array, " out"]
+    deviation: Deviation
+    remaining: Float[Array, " out"]  # F
+    error: Float[Array, ""]  # |F| / |e^-|
+    length: Float[Array, ""]  # h
+    iterations: Int[Array, ""]
+
+
+def _still(loop: ClosedLoop, sample: Sample) -> Deviation:
+    rest = loop.initial_state(sample).voltage
+    return Deviation(rest, rest, rest)
+
+
+def _at(loop: ClosedLoop, sample: Sample, control: Float[Array, " out"], before: _State) -> _State:
+    deviation = controlled(loop, sample, control)
+    remaining = residual(loop, sample, control, deviation)
+    error = relative_residual(loop, sample, control, deviation)
+    return _State(control, deviation, remaining, error, before.length, before.iterations)

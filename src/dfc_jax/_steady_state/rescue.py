@@ -1,0 +1,47 @@
+"""A second scheme for the samples of a batch that a first one left over."""
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Int
+
+from dfc_jax._dynamics.closed_loop import ClosedLoop, Sample
+from dfc_jax._numerics.secant import in_any_run
+from dfc_jax._steady_state.base import AbstractEquilibrium, Equilibrium
+
+
+def rescue(
+    loop: ClosedLoop, samples: Sample, found: Equilibrium, fallback: AbstractEquilibrium
+) -> tuple[Equilibrium, Bool[Array, " batch"]]:
+    """Try `fallback` on what did not converge: the steady states, and whose are the fallback's.
+
+    It works on blocks of failed samples, so that it costs nothing where there are none and little where there
+    are few. A sample that is not finite is not tried, and one that fails again stays as it was.
+    """
+    batch, outputs = samples.error.shape
+    failed = ~found.converged & jax.vmap(lambda sample: sample.finite)(samples)
+    size = min(batch, max(1, _BLOCK_UNKNOWNS // outputs))
+    order, count = jnp.argsort(~failed), jnp.sum(failed)
+
+    def solve_block(state: tuple[Int[Array, ""], Equilibrium, Bool[Array, " batch"]]) -> tuple:
+        start, found, rescued = state
+        # The barrier ties the samples to the turn: with one block for all, XLA would take the solve for
+        # the same in every turn and do it before the loop, needed or not.
+        start, everyone = jax.lax.optimization_barrier((start, samples))
+        index = jax.lax.dynamic_slice(order, (start,), (size,))
+        again = fallback(loop, jax.tree.map(lambda leaf: leaf[index], everyone))
+        better = again.converged & failed[index]
+
+        def merged(old: Array, new: Array) -> Array:
+            chosen = jnp.where(better.reshape(-1, *[1] * (new.ndim - 1)), new, old[index])
+            return old.at[index].set(chosen)
+
+        rescued = rescued.at[index].set(rescued[index] | better)
+        return start + size, jax.tree.map(merged, found, again), rescued
+
+    start = (jnp.asarray(0), found, jnp.zeros_like(failed))
+    _, found, rescued = jax.lax.while_loop(lambda state: in_any_run(state[0] < count), solve_block, start)
+    return found, rescued
+
+
+# Failed samples times outputs that the fallback takes at a time: a Jacobian has as many tangents.
+_BLOCK_UNKNOWNS = 320

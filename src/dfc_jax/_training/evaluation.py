@@ -1,0 +1,72 @@
+"""How good a model is on a split of the data, for one model or several at once."""
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+from jax.sharding import Mesh
+from jaxtyping import Array, Float, Key
+
+from dfc_jax._checks import check_type
+from dfc_jax._data.dataset import Dataset, Split
+from dfc_jax._dynamics.losses import AbstractLoss
+from dfc_jax._network.network import check_batch, Network
+from dfc_jax._training.devices import divided, everywhere
+
+
+_BLOCK = 1000  # samples; large feature maps of all would not fit
+
+
+def evaluate(model: Network, loss: AbstractLoss, split: Split, *, classification: bool) -> dict[str, float]:
+    """Mean loss of a split and, for classification, its accuracy (a fraction)."""
+    check_type("split", split, Split)
+    x, y = jnp.asarray(split.x), jnp.asarray(split.y)
+    check_batch(model, x, y)
+    mean_loss, accuracy = _evaluate(model, loss, x, y)
+    return {"loss": float(mean_loss)} | ({"accuracy": float(accuracy)} if classification else {})
+
+
+@eqx.filter_jit
+def _evaluate(
+    model: Network,
+    loss: AbstractLoss,
+    x: Float[Array, "samples ..."],
+    y: Float[Array, "samples out"],
+    mesh: Mesh | None = None,
+) -> tuple[Float[Array, ""], Float[Array, ""]]:
+    outputs = _outputs(model, x, mesh)
+    right = jnp.argmax(outputs, axis=1) == jnp.argmax(y, axis=1)
+    scores = jnp.mean(jax.vmap(loss)(outputs, y)), jnp.mean(right.astype(outputs.dtype))
+    return everywhere(scores, mesh)
+
+
+def _outputs(
+    model: Network, x: Float[Array, "samples ..."], mesh: Mesh | None
+) -> Float[Array, "samples out"]:
+    """Block by block, for large feature maps; the samples of a whole block are divided among the devices."""
+    devices = 1 if mesh is None else mesh.size
+    size = devices * max(1, _BLOCK // devices)
+    blocks = len(x) // size
+    outputs = [jax.vmap(model)(x[blocks * size :])]
+    if blocks > 0:
+        whole = x[: blocks * size].reshape(blocks, size, *x.shape[1:])
+        found = jax.lax.map(lambda block: jax.vmap(model)(divided(block, mesh)), whole)
+        outputs.insert(0, found.reshape(-1, *found.shape[2:]))
+    return jnp.concatenate(outputs)
+
+
+_evaluate_runs = eqx.filter_jit(eqx.filter_vmap(_evaluate, in_axes=(eqx.if_array(0), None, None, None, None)))
+
+
+def evaluate_all(
+    model: Network, loss: AbstractLoss, data: Dataset, key: Key[Array, "*runs"], mesh: Mesh | None
+) -> dict[str, Float[Array, "*runs"]]:
+    """Loss and, for classification, accuracy on validation and test samples, of one model for each key."""
+    scores = {}
+    for name in ("validation", "test"):
+        split = getattr(data, name)
+        measure = _evaluate if key.ndim == 0 else _evaluate_runs
+        mean_loss, accuracy = measure(model, loss, split.x, split.y, mesh)
+        scores[f"{name}_loss"] = mean_loss
+        if data.classification:
+            scores[f"{name}_accuracy"] = accuracy
+    return scores

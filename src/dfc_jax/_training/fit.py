@@ -1,0 +1,221 @@
+"""Training: an epoch is one compiled scan with the data on the device."""
+
+import math
+import os
+from collections.abc import Callable, Sequence
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import jax.random as jr
+import optax
+from jaxtyping import Array, Key, PRNGKeyArray
+
+from dfc_jax._analysis.diagnostics import Diagnostics
+from dfc_jax._checks import check_count, check_key, check_number, check_type, require
+from dfc_jax._data.dataset import Dataset
+from dfc_jax._methods.base import AbstractMethod
+from dfc_jax._network.feedback import FeedbackWeights
+from dfc_jax._network.network import Network
+from dfc_jax._runs.history import History, Record
+from dfc_jax._training.batches import Augmentation
+from dfc_jax._training.devices import mesh_of
+from dfc_jax._training.epochs import Options, train
+from dfc_jax._training.sleep_epochs import FeedbackLearning
+
+
+def fit(
+    model: Network,
+    method: AbstractMethod,
+    data: Dataset,
+    optimiser: optax.GradientTransformation,
+    *,
+    epochs: int,
+    key: PRNGKeyArray,
+    batch_size: int = 128,
+    feedback_learning: FeedbackLearning | None = None,
+    augment: Augmentation | None = None,
+    devices: Sequence[jax.Device] | None = None,
+    diagnostics: Diagnostics | None = None,
+    on_epoch: Callable[[Record], None] | None = None,
+    progress: bool = True,
+    resume: str | os.PathLike | None = None,
+    min_converged: float = 0.9,
+) -> tuple[Network, History]:
+    """Train `model` by `method` and return it with its history.
+
+    Every epoch shuffles the training samples; those left over after the last full batch wait for the next
+    epoch. The run stops when the loss or a weight is no longer finite; the model returned is then the last
+    good one and `history.stopped` says why. Warns of what is known to go wrong with the method's solver.
+
+    **Arguments:**
+
+    - `optimiser`: of the forward weights.
+    - `feedback_learning`: None keeps the feedback as it is.
+    - `augment`: a function `(x, key=...) -> x` of one sample, as `CropAndFlip`, that changes the inputs of
+      every batch, of sleep epochs too.
+    - `devices`: those among which every batch is divided, `jax.devices()` say; the default one alone if None.
+      With those of several processes (`jax.distributed`) each process makes the same call and gets the same
+      result; the first alone writes checkpoints, to a folder that all of them can read.
+    - `diagnostics`: what else the records hold, of the first validation samples.
+    - `on_epoch`: called with every epoch's record as soon as it is there.
+    - `progress`: whether to show a progress bar.
+    - `resume`: a folder for checkpoints, one after feedback pre-training and after every epoch. Training goes
+      on from the newest one there, to the very numbers of a run that was never interrupted; `on_epoch` hears
+      of new epochs only. `epochs` may be more than before, every other argument must be the same.
+    - `min_converged`: when a smaller part of an epoch's samples converges, a warning says so and why, and
+      `history.doubts` keeps it.
+
+    **Raises:** `ValueError` if sizes of model and data differ, an argument is out of range, or `resume` holds
+    damaged checkpoints or those of another run; `OSError` if a checkpoint cannot be written.
+    """
+    _check_fit(model, method, data, optimiser, epochs, batch_size, feedback_learning, min_converged)
+    _check_batches(data, batch_size, augment, devices)
+    heard = None if on_epoch is None else lambda _, record: on_epoch(record)
+    check_key("key", key)
+    options = Options(
+        method,
+        data,
+        optimiser,
+        epochs,
+        batch_size,
+        feedback_learning,
+        augment,
+        mesh_of(devices),
+        diagnostics,
+        heard,
+        progress,
+        resume,
+        min_converged,
+    )
+    return train(model, _typed(key), [model], options)[0]
+
+
+def fit_many(
+    models: Sequence[Network],
+    method: AbstractMethod,
+    data: Dataset,
+    optimiser: optax.GradientTransformation,
+    *,
+    epochs: int,
+    keys: Sequence[PRNGKeyArray],
+    batch_size: int = 128,
+    feedback_learning: FeedbackLearning | None = None,
+    augment: Augmentation | None = None,
+    devices: Sequence[jax.Device] | None = None,
+    diagnostics: Diagnostics | None = None,
+    on_epoch: Callable[[int, Record], None] | None = None,
+    progress: bool = True,
+    resume: str | os.PathLike | None = None,
+    min_converged: float = 0.9,
+) -> list[tuple[Network, History]]:
+    """Train several models of one architecture, seeds of an experiment say, as one vmapped program.
+
+    Model k with key k goes through what `fit` would do with them, in the same order and with the same noise;
+    only the rounding of matrix products differs, which training amplifies as it does any rounding. A model
+    that is no longer finite stops alone. A record's "seconds" are the model's share of the time.
+
+    **Arguments:** as of `fit`, with as many `keys` as `models`; `on_epoch` is called with the position of
+    the model and its record.
+
+    **Raises:** as `fit`, and `ValueError` if the numbers or the architectures differ.
+    """
+    require(
+        len(models) == len(keys) >= 1,
+        f"`keys` are {len(keys)} and `models` {len(models)}; there must be as many, at least one.",
+    )
+    for key in keys:
+        check_key("keys", key)
+    for model in models:
+        _check_fit(model, method, data, optimiser, epochs, batch_size, feedback_learning, min_converged)
+    _check_batches(data, batch_size, augment, devices)
+    shapes = [eqx.filter_eval_shape(lambda m=model: m) for model in models]
+    require(
+        all(eqx.tree_equal(shapes[0], shape) is True for shape in shapes),
+        "`models` are of several architectures; those of one call must differ in their weights only.",
+    )
+    options = Options(
+        method,
+        data,
+        optimiser,
+        epochs,
+        batch_size,
+        feedback_learning,
+        augment,
+        mesh_of(devices),
+        diagnostics,
+        on_epoch,
+        progress,
+        resume,
+        min_converged,
+    )
+    if len(models) == 1:
+        return train(models[0], _typed(keys[0]), list(models), options)
+    arrays, rest = zip(*(eqx.partition(model, eqx.is_array) for model in models), strict=True)
+    together = eqx.combine(jax.tree.map(lambda *leaves: jnp.stack(leaves), *arrays), rest[0])
+    return train(together, jnp.stack([_typed(key) for key in keys]), list(models), options)
+
+
+def _typed(key: PRNGKeyArray) -> Key[Array, ""]:
+    return key if jnp.issubdtype(key.dtype, jax.dtypes.prng_key) else jr.wrap_key_data(key)
+
+
+def _check_fit(
+    model: Network,
+    method: AbstractMethod,
+    data: Dataset,
+    optimiser: optax.GradientTransformation,
+    epochs: int,
+    batch_size: int,
+    learning: FeedbackLearning | None,
+    min_converged: float,
+) -> None:
+    check_type("model", model, Network)
+    check_type("method", method, AbstractMethod)
+    check_type("data", data, Dataset)
+    check_type("optimiser", optimiser, optax.GradientTransformation)
+    check_count("epochs", epochs)
+    check_count("batch_size", batch_size)
+    check_number("min_converged", min_converged, minimum=0, maximum=1)
+    samples = len(data.train)
+    require(
+        batch_size <= samples, f"`batch_size` is {batch_size}; the data have only {samples} training samples."
+    )
+    require(
+        learning is None or isinstance(model.feedback, FeedbackWeights),
+        f"`feedback_learning` is given, but `model.feedback` is {type(model.feedback).__name__}; "
+        "only FeedbackWeights can learn.",
+    )
+    try:
+        outputs = math.prod(jax.eval_shape(model, jnp.asarray(data.train.x[0])).shape)
+    except ValueError as error:
+        shape = data.train.x.shape[1:]
+        raise ValueError(f"`model` does not take the inputs of `data`, of shape {shape}: {error}") from error
+    require(
+        outputs == data.output_size,
+        f"`model` has {outputs} outputs; `data` has targets of size {data.output_size}.",
+    )
+
+
+def _check_batches(
+    data: Dataset, batch_size: int, augment: Augmentation | None, devices: Sequence[jax.Device] | None
+) -> None:
+    check_type("devices", devices, Sequence, type(None))
+    number = 1 if devices is None else len(devices)
+    different = number if devices is None else len(set(devices))
+    problem = f"`devices` names {number} devices, {different} of them different"
+    require(number == different > 0, f"{problem}; name each once, at least one, or None for the default.")
+    problem = f"`batch_size` is {batch_size}, which {number} `devices` cannot share evenly"
+    require(batch_size % number == 0, f"{problem}; make it a multiple of {number}.")
+    if augment is None:
+        return
+    require(callable(augment), f"`augment` is {augment!r}; it must be a function of an input and a key.")
+    sample = jax.eval_shape(jnp.asarray, data.train.x[0])
+    try:
+        found = jax.eval_shape(lambda x: jnp.asarray(augment(x, key=jr.key(0))), sample)
+    except (TypeError, ValueError) as error:
+        problem = f"`augment` does not take the inputs of `data`, of shape {sample.shape}"
+        raise ValueError(f"{problem}: {error}") from error
+    fine = (found.shape, found.dtype) == (sample.shape, sample.dtype)
+    problem = f"`augment` returns the shape {found.shape} and {found.dtype}"
+    require(fine, f"{problem}; it must keep the input's, {sample.shape} and {sample.dtype}.")

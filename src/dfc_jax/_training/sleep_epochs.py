@@ -1,0 +1,142 @@
+"""Learning the feedback weights beside the forward weights: sleep epochs before and between wake epochs."""
+
+import math
+from collections.abc import Iterable
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import optax
+from jaxtyping import Array, Key, PRNGKeyArray, PyTree
+from tqdm import tqdm
+
+from dfc_jax._checks import check_type
+from dfc_jax._fields import check_parts, default, flag, number
+from dfc_jax._methods.sleep import AbstractSleepPhase, SleepPhase
+from dfc_jax._network.network import Network
+from dfc_jax._training.batches import Batches
+from dfc_jax._training.devices import everywhere
+from dfc_jax._training.several_runs import fold_in
+
+
+class FeedbackLearning(eqx.Module):
+    """How feedback weights are learned beside the forward weights.
+
+    A method that learns feedback itself (`StrongDFC`) hands its updates to the same `optimiser`, and needs
+    no sleep between: `epochs_per_wake_epoch=0`.
+
+    **Arguments:**
+
+    - `optimiser`: of the feedback weights; its weight decay is the decay of Q in the paper's eq. 12.
+    - `phase`: the sleep phase: `SleepPhase(...)` or `ExpectedSleepPhase(...)`.
+    - `pretraining_optimiser`: for the epochs before the first wake epoch (default: `optimiser`, with a
+      state of its own).
+    - `pretraining_epochs`, `epochs_per_wake_epoch`: sleep epochs before training, and before each epoch of
+      it. Fractions are allowed: 0.2 sleeps on a fifth of the batches.
+    - `freeze_output`: keep Q_L as it is, as some of the papers' configurations do.
+    """
+
+    optimiser: optax.GradientTransformation
+    phase: AbstractSleepPhase = default(SleepPhase)
+    pretraining_optimiser: optax.GradientTransformation | None = None
+    pretraining_epochs: float | int = number("pretraining_epochs", 10, minimum=0, static=True)
+    epochs_per_wake_epoch: float | int = number("epochs_per_wake_epoch", 1, minimum=0, static=True)
+    freeze_output: bool = flag("freeze_output", False)
+
+    def __check_init__(self) -> None:
+        check_parts(self)
+        check_type("optimiser", self.optimiser, optax.GradientTransformation)
+
+
+def pretrain(
+    model: Network,
+    learning: FeedbackLearning,
+    batches: Batches,
+    key: Key[Array, "*runs"],
+    progress: bool,
+) -> Network:
+    """The model after feedback pre-training; with several keys, several models along the first axis."""
+    if learning.pretraining_optimiser is not None:
+        learning = eqx.tree_at(lambda l: l.optimiser, learning, learning.pretraining_optimiser)
+    state = initial_state(learning, model, key)
+    parts = tqdm(_epochs(learning.pretraining_epochs), "feedback pre-training", disable=not progress)
+    return _sleep_through(parts, model, state, learning, batches, key)[0]
+
+
+def initial_state(learning: FeedbackLearning, model: Network, key: Key[Array, "*runs"]) -> PyTree:
+    """The state of the feedback weights' optimiser, one for each key."""
+    init = learning.optimiser.init
+    return init(model.feedback) if key.ndim == 0 else eqx.filter_vmap(init)(model.feedback)
+
+
+def sleep(
+    model: Network,
+    state: PyTree,
+    learning: FeedbackLearning,
+    batches: Batches,
+    key: Key[Array, "*runs"],
+) -> tuple[Network, PyTree]:
+    """The sleep before one wake epoch: the model and the optimiser's state."""
+    parts = _epochs(learning.epochs_per_wake_epoch)
+    return _sleep_through(parts, model, state, learning, batches, key)
+
+
+def _sleep_through(
+    parts: Iterable[float],
+    model: Network,
+    state: PyTree,
+    learning: FeedbackLearning,
+    batches: Batches,
+    key: Key[Array, "*runs"],
+) -> tuple[Network, PyTree]:
+    """One sleep epoch after another, each as long as its part says."""
+    epoch = _sleep_epoch if key.ndim == 0 else _sleep_epochs
+    for i, part in enumerate(parts):
+        model, state = epoch(model, state, learning, batches, fold_in(key, i), part)
+    return model, state
+
+
+@eqx.filter_jit
+def _sleep_epoch(
+    model: Network,
+    state: PyTree,
+    learning: FeedbackLearning,
+    batches: Batches,
+    key: PRNGKeyArray,
+    part: float,
+) -> tuple[Network, PyTree]:
+    """An epoch of feedback learning, or the given part of one: the model and the optimiser's state."""
+
+    def step(carry: PyTree, batch: tuple[Array, PRNGKeyArray]) -> tuple[PyTree, None]:
+        model, state = carry
+        x, y, step_key = batches.take(*batch)
+        update = learning.phase(model, x, y, key=step_key)
+        return everywhere(learn_feedback(model, state, learning, update), batches.mesh), None
+
+    indices, keys = batches.shuffled(key)
+    steps = math.ceil(part * len(indices))
+    return jax.lax.scan(step, (model, state), (indices[:steps], keys[:steps]))[0]
+
+
+def learn_feedback(
+    model: Network, state: PyTree, learning: FeedbackLearning, update: Network
+) -> tuple[Network, PyTree]:
+    """One step of the feedback weights' optimiser: the model and the optimiser's state."""
+    change, state = learning.optimiser.update(update.feedback, state, model.feedback)
+    if learning.freeze_output:
+        change = eqx.tree_at(lambda c: c.weights[-1], change, replace_fn=jnp.zeros_like)
+    return Network(model.layers, optax.apply_updates(model.feedback, change)), state
+
+
+_of_runs = eqx.if_array(0)
+
+
+_sleep_epochs = eqx.filter_jit(
+    eqx.filter_vmap(_sleep_epoch, in_axes=(_of_runs, _of_runs, None, None, 0, None))
+)
+
+
+def _epochs(number: float | int) -> list[float]:
+    """A number of epochs as whole ones and perhaps a part of one."""
+    whole, part = divmod(number, 1)
+    return [1.0] * int(whole) + ([part] if part else [])

@@ -1,0 +1,58 @@
+"""The wake phase: an epoch of forward learning as one compiled scan."""
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import optax
+from jaxtyping import Array, Float, PRNGKeyArray, PyTree
+
+from dfc_jax._methods.base import AbstractMethod
+from dfc_jax._network.network import Network
+from dfc_jax._training.batches import Batches
+from dfc_jax._training.devices import everywhere
+from dfc_jax._training.sleep_epochs import FeedbackLearning, learn_feedback
+
+
+@eqx.filter_jit
+def wake_epoch(
+    model: Network,
+    states: tuple[PyTree, PyTree],
+    method: AbstractMethod,
+    optimiser: optax.GradientTransformation,
+    learning: FeedbackLearning | None,
+    batches: Batches,
+    key: PRNGKeyArray,
+) -> tuple[Network, tuple[PyTree, PyTree], dict[str, Float[Array, ""]]]:
+    """One epoch of forward learning: the model, the optimisers' states and mean metrics.
+
+    `states` are those of the forward and of the feedback weights' optimiser. The latter learn in this phase
+    if the method learns them, and `learning` says how.
+    """
+
+    def step(carry: PyTree, batch: tuple[Array, PRNGKeyArray]) -> tuple[PyTree, dict[str, Array]]:
+        model, state, feedback_state = carry
+        x, y, step_key = batches.take(*batch)
+        update, report = method(model, x, y, key=step_key)
+        change, state = optimiser.update(update.layers, state, model.layers)
+        if learning is not None and method.learns_feedback:
+            model, feedback_state = learn_feedback(model, feedback_state, learning, update)
+        model = Network(optax.apply_updates(model.layers, change), model.feedback)
+        metrics = {
+            "train_loss": jnp.mean(report.loss),
+            "converged": jnp.mean(report.converged.astype(report.loss.dtype)),
+            "stable": jnp.mean(report.stable.astype(report.loss.dtype)),
+            "fallback": jnp.mean(report.fallback.astype(report.loss.dtype)),
+            "iterations": jnp.mean(report.iterations.astype(report.loss.dtype)),
+        }
+        return everywhere((model, state, feedback_state), batches.mesh), metrics
+
+    (model, *states), metrics = jax.lax.scan(step, (model, *states), batches.shuffled(key))
+    return model, tuple(states), everywhere(jax.tree.map(jnp.mean, metrics), batches.mesh)
+
+
+_of_runs = eqx.if_array(0)
+
+
+wake_epochs = eqx.filter_jit(
+    eqx.filter_vmap(wake_epoch, in_axes=(_of_runs, _of_runs, None, None, None, None, 0))
+)
