@@ -179,11 +179,7 @@ def strict_zips(path: pathlib.Path) -> set[tuple[int, int]]:
 def mutants(clone: pathlib.Path, options: Options) -> list[Mutant]:
     """All of them, or a random sample, in random order."""
     rng = random.Random(options.seed)
-    found = [
-        (module, *place)
-        for module in CORE
-        for place in places(clone / SOURCE / f"{module}.py", rng)
-    ]
+    found = [(module, *place) for module in CORE for place in places(clone / SOURCE / f"{module}.py", rng)]
     numbered = [Mutant(number, *facts) for number, facts in enumerate(found)]
     rng.shuffle(numbered)
     return numbered[: options.sample]

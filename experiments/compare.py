@@ -12,8 +12,8 @@ import sys
 from collections.abc import Sequence
 from typing import Any
 
-from paired import as_text, paired_difference
-from plots import plot_alignment, plot_comparison
+from report.curves import plot_alignment, plot_comparison
+from report.paired import as_text, paired_difference
 from rich.console import Console
 from rich.table import Column, Table
 

@@ -6,7 +6,7 @@
     python experiments/figures.py alignment --task mnist --feedback learned --epochs 5
 
 Each writes NAME.png and NAME.pdf, their data as NAME.csv, and NAME.json: the command, the configuration,
-versions, seconds and what the figure says in numbers. Configurations: `figure_presets.py`.
+versions, seconds and what the figure says in numbers. Configurations: `neurips2021/toy_presets.py`.
 """
 
 import csv
@@ -19,9 +19,9 @@ from typing import Any
 import matplotlib.pyplot as plt
 import numpy as np
 import tyro
-from figure_options import FIGURES, Options
-from strong_figures import Noise, SinglePhase, STRONG_FIGURES
-from toy import Rows
+from icml2022.figures import Noise, SinglePhase, STRONG_FIGURES
+from neurips2021.figures import FIGURES, Options
+from neurips2021.toy import Rows
 
 import dfc_jax as dfc
 

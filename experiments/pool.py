@@ -11,8 +11,8 @@ import sys
 from collections.abc import Sequence
 from typing import Any
 
-from plots import plot_curves
-from run import MAY_DIFFER
+from options.config import MAY_DIFFER
+from report.curves import plot_curves
 
 from dfc_jax._runs.folder import summary_of
 

@@ -20,25 +20,15 @@ import jax
 import numpy as np
 import tyro
 from compare import compare
-from config import Config, from_dict, Method, WITH_CONTROLLER
-from event_files import check_installed, event_files
+from icml2022.presets import strong_paper
 from jax.experimental.multihost_utils import process_allgather
-from objects import (
-    make_augmentation,
-    make_feedback_learning,
-    make_method,
-    make_model,
-    make_optimiser,
-)
-from plots import plot_curves
-from presets import paper
-from strong_presets import strong_paper
+from neurips2021.presets import paper
+from options.config import Config, from_dict, MAY_DIFFER, Method, WITH_CONTROLLER
+from options.objects import make_augmentation, make_feedback_learning, make_method, make_model, make_optimiser
+from report.curves import plot_curves
+from report.event_files import check_installed, event_files
 
 import dfc_jax as dfc
-
-
-DISTRIBUTED = ("distributed", "coordinator", "processes", "process")
-MAY_DIFFER = ("epochs", "progress", "tensorboard", "resume", "out", *DISTRIBUTED)
 
 
 def train(config: Config, method: str, data: dfc.Dataset, folder: dfc.RunFolder) -> dict[str, Any]:

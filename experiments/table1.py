@@ -3,7 +3,7 @@
     python experiments/table1.py --tasks mnist --epochs-scale 0.4
     python experiments/table1.py --tasks mnist mnist_autoencoder --rows "DFC-SS" BP --seeds 0 1
 
-Every cell trains all its seeds as one program with the published hyperparameters (`presets.py`) and writes a
+Every cell trains all its seeds as one program with the published hyperparameters (`neurips2021/presets.py`) and writes a
 folder of its own. After an interruption the same command goes on: cells that are finished are not run
 again, one that is not continues from its newest epoch. The table is written after every cell:
 `table1.json`, `table1.md` and `table1.csv`.
@@ -18,10 +18,10 @@ from typing import Any, Literal
 
 import numpy as np
 import tyro
-from config import Config
-from option_groups import Feedback, Solver, Update
-from paired import as_text, paired_difference
-from presets import TABLE_1, Task
+from neurips2021.presets import TABLE_1, Task
+from options.config import Config
+from options.groups import Feedback, Solver, Update
+from report.paired import as_text, paired_difference
 from run import prepare, train
 
 

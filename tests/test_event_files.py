@@ -5,9 +5,9 @@ import pathlib
 import time
 
 import pytest
-from config import Config
-from event_files import event_files
 from helpers import records
+from options.config import Config
+from report.event_files import event_files
 from run import main
 
 

@@ -5,14 +5,12 @@ import dataclasses
 import json
 import pathlib
 
-import figure_options
-import figure_presets
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-import toy
 from figures import main
+from neurips2021 import figures as figure_options, toy, toy_presets as figure_presets
 
 import dfc_jax as dfc
 

@@ -8,8 +8,8 @@ import statistics
 import jax
 import pytest
 from compare import compare
-from config import Config
 from helpers import records
+from options.config import Config
 from pool import pool
 from run import main
 

@@ -20,9 +20,9 @@ import jax.random as jr
 import numpy as np
 import optax
 import pytest
-from config import Config, from_dict
 from helpers import cast, few_digits, flat
-from option_groups import Controller, Solver
+from options.config import Config, from_dict
+from options.groups import Controller, Solver
 from run import main, prepare
 
 import dfc_jax as dfc

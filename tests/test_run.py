@@ -12,9 +12,9 @@ import sys
 
 import pytest
 import tyro
-from config import Config
 from helpers import records
-from option_groups import Controller, Feedback, Optimiser, Solver
+from options.config import Config
+from options.groups import Controller, Feedback, Optimiser, Solver
 from run import main
 
 import dfc_jax as dfc

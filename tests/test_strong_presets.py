@@ -6,11 +6,11 @@ import json
 import jax.numpy as jnp
 import jax.random as jr
 import pytest
-from config import Config
-from objects import make_feedback_learning, make_method
-from option_groups import Optimiser, Strong
+from icml2022.presets import RUNS, strong_paper
+from options.config import Config
+from options.groups import Optimiser, Strong
+from options.objects import make_feedback_learning, make_method
 from run import main
-from strong_presets import RUNS, strong_paper
 
 import dfc_jax as dfc
 

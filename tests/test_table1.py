@@ -8,11 +8,11 @@ import pathlib
 import numpy as np
 import pytest
 import table1
-from config import Config
 from helpers import records
-from option_groups import Optimiser
-from paired import paired_difference
-from presets import BATCH_SIZE, paper, TABLE_1
+from neurips2021.presets import BATCH_SIZE, paper, TABLE_1
+from options.config import Config
+from options.groups import Optimiser
+from report.paired import paired_difference
 from scipy import stats
 
 import dfc_jax as dfc

@@ -29,7 +29,6 @@ class _ImageSet:
 
 _CLASSES = 10
 
-
 _IMAGE_SETS = {
     "mnist": _ImageSet("mnist", (0.1307,), (0.3081,), 60_000),
     # The published code only divides Fashion-MNIST by 255.
@@ -37,7 +36,6 @@ _IMAGE_SETS = {
     "mnist_autoencoder": _ImageSet("mnist", (0.1307,), (0.3081,), 60_000, classification=False),
     "cifar10": _ImageSet("cifar10", (0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616), 50_000),
 }
-
 
 DATASETS = ("digits", "student_teacher", *_IMAGE_SETS)
 

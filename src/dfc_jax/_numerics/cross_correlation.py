@@ -16,11 +16,7 @@ from jaxtyping import Array, Float
 
 
 Edges = tuple[tuple[int, int], tuple[int, int]]  # zeros before and after the rows, and the columns
-
-
 _ORDER = ("NHWC", "HWIO", "NHWC")
-
-
 _primitive = Primitive("correlate")
 
 

@@ -20,11 +20,7 @@ from jaxtyping import PyTree
 
 
 FORMAT = 1
-
-
 KEPT = 2
-
-
 _MAGIC = "dfc_jax-checkpoint"
 
 

@@ -10,8 +10,6 @@ from dfc_jax._network import activations, convolution, feedback, network
 
 
 _MODULES = (network, convolution, activations, feedback)
-
-
 _Description = dict[str, Any] | list[Any] | int | float | bool | str
 
 

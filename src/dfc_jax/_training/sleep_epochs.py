@@ -129,8 +129,6 @@ def learn_feedback(
 
 
 _of_runs = eqx.if_array(0)
-
-
 _sleep_epochs = eqx.filter_jit(
     eqx.filter_vmap(_sleep_epoch, in_axes=(_of_runs, _of_runs, None, None, 0, None))
 )

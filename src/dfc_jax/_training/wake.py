@@ -51,8 +51,6 @@ def wake_epoch(
 
 
 _of_runs = eqx.if_array(0)
-
-
 wake_epochs = eqx.filter_jit(
     eqx.filter_vmap(wake_epoch, in_axes=(_of_runs, _of_runs, None, None, None, None, 0))
 )

@@ -18,10 +18,10 @@ from typing import Literal
 
 import jax
 import optax
-from config import Activation, ACTIVATIONS, Method
-from objects import SLEEP_PHASES
-from option_groups import Update
-from presets import SIGMA_FLOOR
+from options.config import Activation, ACTIVATIONS, Method
+from options.groups import Update
+from options.objects import SLEEP_PHASES
+from options.published import SIGMA_FLOOR
 
 import dfc_jax as dfc
 
@@ -97,12 +97,9 @@ FIGURE_3 = Toy(
     apical_time_constant_fb=0.3,
     gn_damping=0.1,
 )
-"""DFC, DFC-SS and DFC-SSA, and Figure S1, which the published script draws of the same runs."""
 
 FIGURE_3_DFA = dataclasses.replace(FIGURE_3, gn_damping=0.0)
-
 FIGURE_1D = dataclasses.replace(FIGURE_3, size_output=1, k_p=1.0, tmax_di=2000, gn_damping=0.0)
-"""One batch is simulated after feedback pre-training; there is no forward learning."""
 
 _FIGURES_C = Toy(
     size_input=20,
@@ -160,6 +157,7 @@ class Pipeline:
 
 
 AlignmentTask = Literal["mnist", "fashion_mnist", "mnist_autoencoder"]
+
 PIPELINES: dict[tuple[AlignmentTask, Kind], Pipeline] = {
     ("mnist", "learned"): Pipeline((0.005, 0.005)),
     ("mnist", "fixed"): Pipeline((0.005, 0.005)),

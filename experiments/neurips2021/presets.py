@@ -14,15 +14,14 @@
 import dataclasses
 from typing import Literal
 
-from config import Config, Method, WITH_CONTROLLER
-from option_groups import Controller, Feedback, Optimiser, Solver
+from options.config import Config, Method, WITH_CONTROLLER
+from options.groups import Controller, Feedback, Optimiser
+from options.published import CLIP, refuse_beside, SIGMA_FLOOR
 
 
 Task = Literal["mnist", "fashion_mnist", "mnist_autoencoder", "mnist_train_loss"]
 BATCH_SIZE = 128
 BETA = 0.99  # both of Adam's, forward and feedback
-CLIP = 1.0
-SIGMA_FLOOR = 0.01
 
 
 @dataclasses.dataclass(frozen=True)
@@ -224,27 +223,6 @@ def paper(config: Config, method: Method) -> Config:
             forward, dynamics, learning = published.trained
             config = _with_dynamics(_with_forward(config, forward), dynamics, method)
             return dataclasses.replace(config, feedback_learning=_sleep(learning, config.feedback_learning))
-
-
-def refuse_beside(config: Config) -> None:
-    """Raise `ValueError` for what the preset sets and was given beside it."""
-    untouched, chosen = Config(), config.feedback_learning
-    ours = dataclasses.replace(Feedback(), update=chosen.update, sleep_epochs=chosen.sleep_epochs)
-    ours = dataclasses.replace(ours, pretraining_epochs=chosen.pretraining_epochs)
-    solver = dataclasses.replace(Solver(), trajectory=config.solver.trajectory)
-    for name, given, free in (
-        ("optimiser", config.optimiser, Optimiser()),
-        ("controller", config.controller, Controller()),
-        ("solver", config.solver, solver),
-        ("strong", config.strong, untouched.strong),
-        ("nudge", config.nudge, untouched.nudge),
-        ("batch_size", config.batch_size, untouched.batch_size),
-        ("feedback_learning", chosen, ours),
-    ):
-        if given != free:
-            raise ValueError(
-                f"`{name}` is {given}; the preset {config.preset} sets it: give one or the other."
-            )
 
 
 def _adam(forward: Forward, scale: float, clip: bool) -> Optimiser:

@@ -7,8 +7,9 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
-from config import Config, Method
-from figure_presets import (
+from jaxtyping import Array, Float
+from neurips2021.presets import paper
+from neurips2021.toy_presets import (
     AlignmentTask,
     Kind,
     make_data,
@@ -20,15 +21,14 @@ from figure_presets import (
     Sweep,
     Toy,
 )
-from jaxtyping import Array, Float
-from objects import (
+from options.config import Config, Method
+from options.groups import Update
+from options.objects import (
     make_feedback_learning as make_run_learning,
     make_method as make_run_method,
     make_model as make_run_model,
     make_optimiser as make_run_optimiser,
 )
-from option_groups import Update
-from presets import paper
 from sklearn.decomposition import PCA
 from tqdm import tqdm
 

@@ -1,17 +1,15 @@
 """The figures drawn from nothing but their tables."""
 
-from typing import Any
-
 import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
-from plots import COLOURS, NAMES
+from report.curves import COLOURS, NAMES
+from report.figure import Rows, tidied
 from scipy.stats import gaussian_kde
 
 
-Rows = list[dict[str, Any]]
 KINDS = {"learned": "-", "fixed": "--"}
 OUTPUT, CONTROL, GREY = "#0072B2", "#D55E00", "#666666"
 SYMBOLS = {"gn_damping": r"\gamma", "alpha_fb": r"\alpha", "k_p_fb": "k_p"}
@@ -240,11 +238,3 @@ def _method_entries(rows: Rows) -> list[Line2D]:
     return entries + [
         Line2D([], [], color=GREY, linestyle=KINDS[kind], label=f"{kind} feedback") for kind in kinds
     ]
-
-
-def tidied(figure: Figure) -> Figure:
-    """With a faint grid and without the frame's upper and right side."""
-    for ax in figure.axes:
-        ax.grid(alpha=0.25)
-        ax.spines[["top", "right"]].set_visible(False)
-    return figure

@@ -1,14 +1,13 @@
 """The figures by their names on the command line: their options, tables, pictures and facts."""
 
 import dataclasses
-import pathlib
 from typing import Any, ClassVar
 
-import figure_plots as plots
 import numpy as np
-import toy
-from config import Method
-from figure_presets import (
+from matplotlib.figure import Figure
+from neurips2021 import plots, toy
+from neurips2021.toy import Rows
+from neurips2021.toy_presets import (
     AlignmentTask,
     FIGURE_1D,
     FIGURE_3,
@@ -20,21 +19,9 @@ from figure_presets import (
     SWEEPS,
     Toy,
 )
-from matplotlib.figure import Figure
-from option_groups import Update
-from toy import Rows
-
-
-@dataclasses.dataclass(frozen=True)
-class Common:
-    """Options of every figure."""
-
-    out: pathlib.Path = pathlib.Path("experiments/results/figures")
-    """Folder for the results."""
-    seed: int = 42
-    """Seeds data, network, order of samples and noise; by default the published configurations' seed."""
-    progress: bool = True
-    """Show progress bars."""
+from options.config import Method
+from options.groups import Update
+from report.figure import Common
 
 
 @dataclasses.dataclass(frozen=True)
@@ -306,4 +293,5 @@ FIGURES = {
     "s4": FigureS4,
     "alignment": Alignment,
 }
+
 Options = Figure1D | Figure2 | Figure3 | FigureS1 | FigureS2 | FigureS3 | FigureS4 | Alignment

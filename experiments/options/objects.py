@@ -6,8 +6,8 @@ import diffrax
 import jax
 import optax
 import optimistix as optx
-from config import Config, Method, WITH_CONTROLLER
-from option_groups import IMPLICIT, Optimiser, Solver
+from options.config import Config, Method, WITH_CONTROLLER
+from options.groups import IMPLICIT, Optimiser, Solver
 
 import dfc_jax as dfc
 

@@ -3,7 +3,7 @@
 import dataclasses
 from typing import Any, Literal
 
-from option_groups import Controller, Feedback, IMPLICIT, Optimiser, Solver, Strong, Update
+from options.groups import Controller, Feedback, IMPLICIT, Optimiser, Solver, Strong, Update
 
 import dfc_jax as dfc
 
@@ -49,6 +49,7 @@ DEFAULTS: dict[Dataset, Defaults] = {
         (128,), ("tanh",), pretraining_epochs=0.5, sleep_epochs=0.1, update="expected", model="conv"
     ),
 }
+
 CHANNELS = (16, 32)  # of a convolutional network
 
 
@@ -71,8 +72,8 @@ class Config:
     exact: the transposed Jacobian of every sample. bp, mn and gn have none; dfa's is fixed and random."""
     preset: Literal["paper", "paper-train-loss", "strong-paper"] | None = None
     """paper: the hyperparameters of the NeurIPS paper's Table 1 for data set, method and feedback
-    (presets.py). paper-train-loss: those of its last column, MNIST's train loss. strong-paper: those of
-    Strong-DFC's published runs (strong_presets.py)."""
+    (neurips2021/presets.py). paper-train-loss: those of its last column, MNIST's train loss. strong-paper: those of
+    Strong-DFC's published runs (icml2022/presets.py)."""
     epochs: int | None = None
     """Epochs of forward learning; by default what suits the data set, or the preset's."""
     seeds: tuple[int, ...] = (0,)
@@ -231,3 +232,7 @@ def _fill(options: Any, **defaults: Any) -> Any:
     """The same options, with a default wherever none was given."""
     missing = {name: value for name, value in defaults.items() if getattr(options, name) is None}
     return dataclasses.replace(options, **missing)
+
+
+DISTRIBUTED = ("distributed", "coordinator", "processes", "process")
+MAY_DIFFER = ("epochs", "progress", "tensorboard", "resume", "out", *DISTRIBUTED)

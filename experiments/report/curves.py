@@ -25,9 +25,16 @@ COLOURS = {
     "mn": "#E69F00",
     "gn": "#56B4E9",
 }
+
 NAMES = {"bp": "backprop", "dfa": "DFA", "dfc": "DFC", "dfc-ss": "DFC-SS", "dfc-ssa": "DFC-SSA"}
+
+
 NAMES |= {"strong-dfc": "Strong-DFC", "strong-dfc-2phase": "Strong-DFC, two phases"}
+
+
 NAMES |= {"mn": "minimum norm", "gn": "Gauss-Newton"}
+
+
 STYLES = {"train": "-", "validation": "--", "test": ":"}
 
 

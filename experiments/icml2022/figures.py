@@ -8,10 +8,9 @@ import jax
 import matplotlib.pyplot as plt
 import numpy as np
 import optax
-from figure_options import Common
-from figure_plots import tidied
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from report.figure import Common, tidied
 from tqdm import tqdm
 
 import dfc_jax as dfc
@@ -24,6 +23,7 @@ VARIANTS = {  # of the single phase: where it starts, whether feedback learns, c
     "from the feedforward state": (None, True, "#56B4E9"),
     "from the steady state, random feedback kept": (dfc.Broyden(), False, "#666666"),
 }
+
 MEASURES = {
     "condition_two": "Condition 2",
     "angle_of_feedback_to_transposed_jacobian": r"angle of $Q$ to $J^T$ (degrees)",
@@ -130,12 +130,14 @@ def standardised(data: dfc.Dataset) -> dfc.Dataset:
 
 
 Curve = Literal["weak, average", "strong, average", "weak, single phase", "strong, single phase"]
+
 CURVES: dict[Curve, tuple[str, str]] = {
     "weak, average": ("#0072B2", "--"),
     "strong, average": ("#882255", "--"),
     "weak, single phase": ("#0072B2", "-"),
     "strong, single phase": ("#882255", "-"),
 }
+
 NAMES = {
     "weak, average": "DFC",
     "strong, average": "DFC with strong feedback",

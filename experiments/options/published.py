@@ -1,0 +1,31 @@
+"""What the presets of both papers share."""
+
+import dataclasses
+
+from options.config import Config
+from options.groups import Controller, Feedback, Optimiser, Solver
+
+
+CLIP = 1.0
+SIGMA_FLOOR = 0.01
+
+
+def refuse_beside(config: Config) -> None:
+    """Raise `ValueError` for what the preset sets and was given beside it."""
+    untouched, chosen = Config(), config.feedback_learning
+    ours = dataclasses.replace(Feedback(), update=chosen.update, sleep_epochs=chosen.sleep_epochs)
+    ours = dataclasses.replace(ours, pretraining_epochs=chosen.pretraining_epochs)
+    solver = dataclasses.replace(Solver(), trajectory=config.solver.trajectory)
+    for name, given, free in (
+        ("optimiser", config.optimiser, Optimiser()),
+        ("controller", config.controller, Controller()),
+        ("solver", config.solver, solver),
+        ("strong", config.strong, untouched.strong),
+        ("nudge", config.nudge, untouched.nudge),
+        ("batch_size", config.batch_size, untouched.batch_size),
+        ("feedback_learning", chosen, ours),
+    ):
+        if given != free:
+            raise ValueError(
+                f"`{name}` is {given}; the preset {config.preset} sets it: give one or the other."
+            )
