@@ -4,8 +4,8 @@ Names are those of the published flags, values theirs rounded. What `strong_pape
 
 - The published updates are 2 times ours, with weak feedback 2 lambda times: Adam's eps and the clip, of each
   layer's weights and biases together, are divided by that. Backprop's are plain gradients.
-- The published sleep updates divide by max(sigma, 0.01)^2, ours by sigma^2, as in `neurips2021/presets.py`. Those of the
-  single phase divide by sigma^2 alone.
+- The published sleep updates divide by max(sigma, 0.01)^2, ours by sigma^2, as in
+  `neurips2021/presets.py`. Those of the single phase divide by sigma^2 alone.
 - Weak feedback keeps one-hot labels, where the published Fashion-MNIST run has 0.999 for the class.
 """
 

@@ -72,8 +72,8 @@ class Config:
     exact: the transposed Jacobian of every sample. bp, mn and gn have none; dfa's is fixed and random."""
     preset: Literal["paper", "paper-train-loss", "strong-paper"] | None = None
     """paper: the hyperparameters of the NeurIPS paper's Table 1 for data set, method and feedback
-    (neurips2021/presets.py). paper-train-loss: those of its last column, MNIST's train loss. strong-paper: those of
-    Strong-DFC's published runs (icml2022/presets.py)."""
+    (neurips2021/presets.py). paper-train-loss: those of its last column, MNIST's train loss. strong-paper:
+    those of Strong-DFC's published runs (icml2022/presets.py)."""
     epochs: int | None = None
     """Epochs of forward learning; by default what suits the data set, or the preset's."""
     seeds: tuple[int, ...] = (0,)
