@@ -4,9 +4,9 @@
     python experiments/table1.py --tasks mnist mnist_autoencoder --rows "DFC-SS" BP --seeds 0 1
 
 Every cell trains all its seeds as one program with the published hyperparameters
-(`neurips2021/presets.py`) and writes a folder of its own. After an interruption the same command goes on: cells that are finished are not run
-again, one that is not continues from its newest epoch. The table is written after every cell:
-`table1.json`, `table1.md` and `table1.csv`.
+(`neurips2021/presets.py`) and writes a folder of its own. After an interruption the same command goes on:
+cells that are finished are not run again, one that is not continues from its newest epoch. The table is
+written after every cell: `table1.json`, `table1.md` and `table1.csv`.
 """
 
 import csv
