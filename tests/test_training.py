@@ -204,6 +204,19 @@ def test_every_epoch_is_announced():
 # Clipping
 
 
+def test_the_bars_say_compiling_until_the_first_epoch_is_over(capsys):
+    """Both of them, that of feedback pre-training first."""
+    asleep = learning(pretraining_epochs=2, epochs_per_wake_epoch=0)
+    fit(small_network(1, (6, 8, 3)), regression(), epochs=2, feedback_learning=asleep, progress=True)
+    frames = capsys.readouterr().err.replace("\n", "\r").split("\r")
+    for name in ("feedback pre-training", "Backprop"):
+        shown = [frame for frame in frames if frame.startswith(name)]
+        waiting = [" 0/2 " in frame and frame.endswith("compiling]") for frame in shown]
+        assert any(waiting)
+        assert [frame.endswith("compiling]") for frame in shown] == waiting
+        assert " 2/2 " in shown[-1]
+
+
 def test_clipping_is_by_tensor():
     updates = {
         "weight": jnp.asarray([[3.0, 0.0], [0.0, 4.0]]),

@@ -124,6 +124,8 @@ def train(
     for epoch in bar:
         if all(run.stopped for run in runs):
             break
+        if epoch == done + 1:
+            bar.set_postfix_str("compiling")
         start = time.perf_counter()
         state, totals = _epoch(state, batches, fold_in(key, epoch), options)
         metrics = totals | evaluate_all(state.model, method.loss, data, key, options.mesh)

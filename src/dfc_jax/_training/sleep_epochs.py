@@ -1,7 +1,7 @@
 """Learning the feedback weights beside the forward weights: sleep epochs before and between wake epochs."""
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 
 import equinox as eqx
 import jax
@@ -59,8 +59,17 @@ def pretrain(
     if learning.pretraining_optimiser is not None:
         learning = eqx.tree_at(lambda l: l.optimiser, learning, learning.pretraining_optimiser)
     state = initial_state(learning, model, key)
-    parts = tqdm(_epochs(learning.pretraining_epochs), "feedback pre-training", disable=not progress)
-    return _sleep_through(parts, model, state, learning, batches, key)[0]
+    bar = tqdm(_epochs(learning.pretraining_epochs), "feedback pre-training", disable=not progress)
+    return _sleep_through(_announced(bar), model, state, learning, batches, key)[0]
+
+
+def _announced(bar: tqdm) -> Iterator[float]:
+    """The parts of a bar that says "compiling" during the first."""
+    for i, part in enumerate(bar):
+        if i == 0:
+            bar.set_postfix_str("compiling")
+        yield part
+        bar.set_postfix_str("", refresh=False)
 
 
 def initial_state(learning: FeedbackLearning, model: Network, key: Key[Array, "*runs"]) -> PyTree:
