@@ -6,7 +6,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from dfc_jax._dynamics.closed_loop import ClosedLoop, loop_gain, Sample
+from dfc_jax._dynamics.closed_loop import ClosedLoop, Sample
 from dfc_jax._dynamics.stability import has_few_modes, loop_eigenvalues
 from dfc_jax._methods.base import AbstractMethod
 from dfc_jax._network.network import check_batch, Network
@@ -53,7 +53,7 @@ def _instability(loop: ClosedLoop, samples: Sample) -> list[str]:
         f"The closed loop is unstable for {np.mean(largest > 0):.0%} of the samples tried, its eigenvalues' "
         f"largest real part {np.max(largest):+.3g} per tau_u"
     )
-    gains = np.asarray(jax.vmap(loop_gain, in_axes=(None, 0))(loop, samples), np.float64)
+    gains = np.asarray(jax.vmap(loop.gain)(samples), np.float64)
     if np.all(np.linalg.eigvals(gains[largest > 0]).real > 0):  # then a slow controller is stable (Prop. 5)
         return [
             f"{sentence}: the gain is too high, for Condition 3 holds; lower k_p or the feedback weights, "

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, PRNGKeyArray, PyTree
 
 from dfc_jax._checks import check_number, require
-from dfc_jax._dynamics.closed_loop import ClosedLoop, controlled, Sample
+from dfc_jax._dynamics.closed_loop import ClosedLoop, Sample
 from dfc_jax._methods.base import AbstractMethod
 from dfc_jax._methods.references import parameter_gram
 from dfc_jax._network.network import check_batch, check_inputs, Network
@@ -147,7 +147,7 @@ def feedback_ratio(
     """
 
     def one(sample: Sample, control: Float[Array, " out"]) -> tuple[Float[Array, ""], ...]:
-        basal = controlled(loop, sample, control).basal
+        basal = loop.controlled(sample, control).basal
         arriving = zip(loop.apical_input(sample, control), sample.feedforward.voltages, basal, strict=True)
         return tuple(jnp.linalg.norm(a) / jnp.linalg.norm(v + c) for a, v, c in arriving)
 

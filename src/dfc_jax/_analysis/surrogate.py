@@ -17,7 +17,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from dfc_jax._dynamics.closed_loop import ClosedLoop, controlled, loop_gain, residual, Sample
+from dfc_jax._dynamics.closed_loop import ClosedLoop, Sample
 from dfc_jax._methods.base import shaped_like
 from dfc_jax._network.network import Layer, Network
 from dfc_jax._steady_state.base import Equilibrium
@@ -56,15 +56,15 @@ def surrogate_gradient(
             state = network.feedforward(x)
             error = loop.target.initial_error(loop.loss, state.output, y)
             shifted = Sample(state, sample.feedback, error)
-            deviation = controlled(changed, shifted, found.control)
-            return residual(changed, shifted, found.control, deviation)
+            deviation = changed.controlled(shifted, found.control)
+            return changed.residual(shifted, found.control, deviation)
 
         drive = loop.apical_input(sample, found.control)
         by_control = sum(
             jnp.tensordot(q, Q, axes=(tuple(range(q.ndim)), tuple(range(q.ndim))))
             for q, Q in zip(drive, loop.feedback(sample), strict=True)
         )
-        gain = loop_gain(loop, sample, controlled(loop, sample, found.control))
+        gain = loop.gain(sample, loop.controlled(sample, found.control))
         _, pull = jax.vjp(remaining, layers)
         return pull(jnp.linalg.solve(gain.T, by_control))[0]
 

@@ -1,18 +1,15 @@
 """The time average of a nudged trajectory without a trajectory."""
 
-from collections.abc import Callable
-
 import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Bool, Float, PRNGKeyArray, PyTree
+from jaxtyping import Array, Bool, Float, PRNGKeyArray
 
 from dfc_jax._average.base import AbstractAverage
 from dfc_jax._checks import require
 from dfc_jax._dynamics.closed_loop import (
     ClosedLoop,
-    controlled,
     Deviation,
     PerLayer,
     presynaptic_rates,
@@ -71,24 +68,21 @@ class ClosedFormAverage(AbstractAverage):
             isinstance(loop.target, Nudge),
             f"`target` is {type(loop.target).__name__}; ClosedFormAverage is for Nudge, use ImplicitAverage.",
         )
-        solve, of_all = linear_solver(loop, samples), lambda f, *more: _of_all(f, loop, samples, *more)
+        solve = linear_solver(loop, samples)
         steady = solve(samples.error)
-        rest = of_all(controlled, steady.control)
-        lag = loop.tau_v * of_all(_passed_on, rest.voltage) - loop.controller.charge() * steady.control
+        rest = jax.vmap(loop.controlled)(samples, steady.control)
+        passed_on = jax.vmap(lambda sample, voltage: _passed_on(loop, sample, voltage))(samples, rest.voltage)
+        lag = loop.tau_v * passed_on - loop.controller.charge() * steady.control
         average = solve(samples.error + lag / self.duration)
         late = loop.tau_v / self.duration
-        drive = zip(of_all(ClosedLoop.apical_input, average.control), rest.voltage, strict=True)
-        mean = of_all(ClosedLoop.sweep, tuple(q - late * d for q, d in drive))
+        drive = zip(jax.vmap(loop.apical_input)(samples, average.control), rest.voltage, strict=True)
+        mean = jax.vmap(loop.sweep)(samples, tuple(q - late * d for q, d in drive))
         found = steady.as_equilibrium(loop, samples, rest)
         finite = jax.vmap(lambda sample: sample.finite)(samples)
         used = found.converged & average.solved & found.stable & finite
-        presynaptic, teaching = of_all(_signals, mean, used)
+        presynaptic, teaching = jax.vmap(_signals, in_axes=(None, 0, 0, 0))(loop, samples, mean, used)
         update = forward_rule(loop.network.layers, presynaptic, teaching)
         return update, eqx.tree_at(lambda f: f.converged, found, used)
-
-
-def _of_all(function: Callable, loop: ClosedLoop, samples: Sample, *more: PyTree) -> PyTree:
-    return jax.vmap(function, in_axes=(None, *[0] * (1 + len(more))))(loop, samples, *more)
 
 
 def _signals(

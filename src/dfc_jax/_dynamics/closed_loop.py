@@ -204,6 +204,22 @@ class ClosedLoop(eqx.Module):
         """The network at rest under apical input a_i."""
         return at_rest(self.network.layers, sample.feedforward.voltages, apical)
 
+    def controlled(self, sample: Sample, control: Float[Array, " out"]) -> Deviation:
+        """The network at rest under a constant control."""
+        return self.sweep(sample, self.apical_input(sample, control))
+
+    def residual(
+        self, sample: Sample, control: Float[Array, " out"], deviation: Deviation
+    ) -> Float[Array, " out"]:
+        """F(u) = e - a u for the network at rest under u: zero at a steady state."""
+        return self.error(sample, deviation.rate[-1]) - self.controller.steady_state_leak() * control
+
+    def relative_residual(
+        self, sample: Sample, control: Float[Array, " out"], deviation: Deviation
+    ) -> Float[Array, ""]:
+        """|F(u)| / |e^-| for the network at rest under u."""
+        return jnp.linalg.norm(self.residual(sample, control, deviation)) / sample.scale
+
     def output_gain(self, sample: Sample, voltage: PerLayer | None = None) -> Float[Array, "out out"]:
         """J Q: how the output moves with the control, to first order, in the feedforward state.
 
@@ -233,6 +249,16 @@ class ClosedLoop(eqx.Module):
         push = lambda tangent: jax.jvp(by_output, (change,), (tangent,))[1]
         return jax.vmap(push, in_axes=1, out_axes=1)(gain)
 
+    def gain(self, sample: Sample, deviation: Deviation | None = None) -> Float[Array, "out out"]:
+        """-dF/du = E J Q + a I, in the feedforward state or in a controlled one. Condition 3 asks that its
+        eigenvalues have positive real parts (NeurIPS paper, Prop. 5)."""
+        if deviation is None:
+            voltage, change = None, jnp.zeros_like(sample.error)
+        else:
+            voltage, change = deviation.voltage, deviation.rate[-1]
+        gain = self.error_gain(sample, self.output_gain(sample, voltage), change)
+        return gain + self.controller.steady_state_leak() * jnp.eye(gain.shape[0], dtype=gain.dtype)
+
     def layer_gains(self, sample: Sample) -> tuple[Float[Array, "out out"], ...]:
         """E J_i Q_i of each layer alone, in the feedforward state; their sum is E J Q."""
         jacobian = self.network.jacobian(sample.feedforward.voltages)
@@ -242,39 +268,6 @@ class ClosedLoop(eqx.Module):
             for J, Q in zip(jacobian, self.feedback(sample), strict=True)
         )
         return tuple(self.error_gain(sample, gain, still) for gain in through)
-
-
-def controlled(loop: ClosedLoop, sample: Sample, control: Float[Array, " out"]) -> Deviation:
-    """The network at rest under a constant control."""
-    return loop.sweep(sample, loop.apical_input(sample, control))
-
-
-def residual(
-    loop: ClosedLoop, sample: Sample, control: Float[Array, " out"], deviation: Deviation
-) -> Float[Array, " out"]:
-    """F(u) = e - a u for a network at rest under u."""
-    leak = loop.controller.steady_state_leak()
-    return loop.error(sample, deviation.rate[-1]) - leak * control
-
-
-def relative_residual(
-    loop: ClosedLoop, sample: Sample, control: Float[Array, " out"], deviation: Deviation
-) -> Float[Array, ""]:
-    """|F(u)| / |e^-| for a network at rest under u."""
-    return jnp.linalg.norm(residual(loop, sample, control, deviation)) / sample.scale
-
-
-def loop_gain(
-    loop: ClosedLoop, sample: Sample, deviation: Deviation | None = None
-) -> Float[Array, "out out"]:
-    """-dF/du = E J Q + a I, in the feedforward state or in a controlled one. Condition 3 asks that its
-    eigenvalues have positive real parts (NeurIPS paper, Prop. 5)."""
-    if deviation is None:
-        voltage, change = None, jnp.zeros_like(sample.error)
-    else:
-        voltage, change = deviation.voltage, deviation.rate[-1]
-    gain = loop.error_gain(sample, loop.output_gain(sample, voltage), change)
-    return gain + loop.controller.steady_state_leak() * jnp.eye(gain.shape[0], dtype=gain.dtype)
 
 
 def teaching_signal(loop: ClosedLoop, sample: Sample, deviation: Deviation) -> PerLayer:

@@ -14,7 +14,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
-from dfc_jax._dynamics.closed_loop import ClosedLoop, controlled, Deviation, relative_residual, Sample
+from dfc_jax._dynamics.closed_loop import ClosedLoop, Deviation, Sample
 from dfc_jax._fields import check_parts
 
 
@@ -55,7 +55,7 @@ def last_state(
     def one(sample: Sample, control: Float[Array, " out"], deviation: Deviation) -> Equilibrium:
         error = jnp.linalg.norm(loop.error(sample, deviation.rate[-1])) / sample.scale
         fallen = error < 0.5
-        remaining = relative_residual(loop, sample, control, controlled(loop, sample, control))
+        remaining = loop.relative_residual(sample, control, loop.controlled(sample, control))
         return Equilibrium(control, deviation, fallen, remaining, jnp.asarray(steps), fallen)
 
     return jax.vmap(one)(samples, control, deviation)

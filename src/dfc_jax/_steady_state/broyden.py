@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
-from dfc_jax._dynamics.closed_loop import ClosedLoop, controlled, Deviation, relative_residual, Sample
+from dfc_jax._dynamics.closed_loop import ClosedLoop, Deviation, Sample
 from dfc_jax._dynamics.readout import AbstractBalance
 from dfc_jax._fields import count, number
 from dfc_jax._numerics.secant import AbstractInverse, broyden, OwnInverses, Point, SecantSolution
@@ -42,9 +42,9 @@ class Broyden(AbstractEquilibrium):
         leak = loop.controller.steady_state_leak()
 
         def at(sample: Sample, control: Float[Array, " out"]) -> Point:
-            deviation = controlled(loop, sample, control)
+            deviation = loop.controlled(sample, control)
             remaining = _balance(balance, loop, sample, control, deviation.rate[-1])
-            return Point(remaining, relative_residual(loop, sample, control, deviation), deviation)
+            return Point(remaining, loop.relative_residual(sample, control, deviation), deviation)
 
         def room(sample: Sample, control: Float[Array, " out"], step: Float[Array, " out"]) -> Array:
             return balance.room(sample.feedforward.output, sample.error, control, step, leak)
@@ -67,8 +67,8 @@ class Broyden(AbstractEquilibrium):
         # A little below `rtol`: the residual is taken anew from the control, with rounding of its own.
         found = system.solve(system.nonlinear, 0.8 * self.rtol, self.max_iterations)
         control = system.control(found.root)
-        deviation = jax.vmap(controlled, in_axes=(None, 0, 0))(loop, samples, control)
-        error = jax.vmap(relative_residual, in_axes=(None, 0, 0, 0))(loop, samples, control, deviation)
+        deviation = jax.vmap(loop.controlled)(samples, control)
+        error = jax.vmap(loop.relative_residual)(samples, control, deviation)
         return Equilibrium(control, deviation, error <= self.rtol, error, found.iterations, found.positive)
 
 
@@ -104,10 +104,10 @@ def _balance_gain(balance: AbstractBalance, loop: ClosedLoop, sample: Sample) ->
 def _inverses(
     balance: AbstractBalance, loop: ClosedLoop, samples: Sample, max_iterations: int
 ) -> AbstractInverse:
-    gain = lambda loop, sample: _balance_gain(balance, loop, sample)
+    gain = lambda sample: _balance_gain(balance, loop, sample)
     if not _own_jacobians_pay(samples):
         return _zero_input_inverse(loop, samples, gain, max_iterations)
-    return OwnInverses(jax.vmap(lambda sample: inverse(gain(loop, sample)))(samples))
+    return OwnInverses(jax.vmap(lambda sample: inverse(gain(sample)))(samples))
 
 
 def _stable(

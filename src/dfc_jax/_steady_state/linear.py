@@ -9,11 +9,7 @@ from jaxtyping import Array, Bool, Float, Int
 
 from dfc_jax._dynamics.closed_loop import (
     ClosedLoop,
-    controlled,
     Deviation,
-    loop_gain,
-    relative_residual,
-    residual,
     Sample,
 )
 from dfc_jax._numerics.secant import broyden, Point, SharedInverse
@@ -42,7 +38,7 @@ class Analytic(AbstractEquilibrium):
 
     def __call__(self, loop: ClosedLoop, samples: Sample) -> Equilibrium:
         solution = linear_solver(loop, samples)(samples.error)
-        deviation = jax.vmap(controlled, in_axes=(None, 0, 0))(loop, samples, solution.control)
+        deviation = jax.vmap(loop.controlled)(samples, solution.control)
         return solution.as_equilibrium(loop, samples, deviation)
 
 
@@ -56,8 +52,7 @@ class LinearSolution(eqx.Module):
 
     def as_equilibrium(self, loop: ClosedLoop, samples: Sample, deviation: Deviation) -> Equilibrium:
         """These controls as steady states, whose residual is that of the nonlinear equation."""
-        of_all = jax.vmap(relative_residual, in_axes=(None, 0, 0, 0))
-        error = of_all(loop, samples, self.control, deviation)
+        error = jax.vmap(loop.relative_residual)(samples, self.control, deviation)
         solved = self.solved & jnp.all(jnp.isfinite(self.control), axis=1) & jnp.isfinite(error)
         return Equilibrium(self.control, deviation, solved, error, self.iterations, self.stable)
 
@@ -72,7 +67,7 @@ def linear_solver(loop: ClosedLoop, samples: Sample) -> Callable[[Float[Array, "
     if not _own_jacobians_pay(samples):
         iterated = _iterated_in_hidden if HiddenSystem.fits(loop, samples) else _iterated
         return lambda right: iterated(loop, samples, right)
-    gains = jax.vmap(loop_gain, in_axes=(None, 0))(loop, samples)
+    gains = jax.vmap(loop.gain)(samples)
     inverses = jax.vmap(inverse)(gains)
 
     def solve(right: Float[Array, "batch out"]) -> LinearSolution:
@@ -102,8 +97,8 @@ def _iterated_in_hidden(
 
 def _iterated(loop: ClosedLoop, samples: Sample, right: Float[Array, "batch out"]) -> LinearSolution:
     def full(control: Float[Array, "batch out"]) -> Float[Array, "batch out"]:
-        deviation = jax.vmap(controlled, in_axes=(None, 0, 0))(loop, samples, control)
-        return jax.vmap(residual, in_axes=(None, 0, 0, 0))(loop, samples, control, deviation)
+        deviation = jax.vmap(loop.controlled)(samples, control)
+        return jax.vmap(loop.residual)(samples, control, deviation)
 
     _, linear = jax.linearize(full, jnp.zeros_like(right))
     norms = jnp.linalg.norm(right, axis=1)
@@ -115,7 +110,7 @@ def _iterated(loop: ClosedLoop, samples: Sample, right: Float[Array, "batch out"
 
     whole = lambda control, step: jnp.ones_like(scales)
     start = Point(right, jnp.ones_like(scales), None)
-    inverses = _zero_input_inverse(loop, samples, loop_gain, _LINEAR_ITERATIONS)
+    inverses = _zero_input_inverse(loop, samples, loop.gain, _LINEAR_ITERATIONS)
     rtol = _linear_rtol(right)
     found = broyden(evaluate, whole, start, inverses, rtol, _LINEAR_ITERATIONS)
     return LinearSolution(found.root, found.point.error <= rtol, found.iterations, found.positive)
@@ -129,9 +124,14 @@ def linear_solution(
     return found + inverted @ (vector - matrix @ found)
 
 
-def _zero_input_inverse(loop: ClosedLoop, samples: Sample, gain, max_iterations: int) -> SharedInverse:
+def _zero_input_inverse(
+    loop: ClosedLoop,
+    samples: Sample,
+    gain: Callable[[Sample], Float[Array, "out out"]],
+    max_iterations: int,
+) -> SharedInverse:
     """From the Jacobian of the zero input, computed once for the whole batch."""
     batch, outputs = samples.error.shape
     nothing = jnp.zeros_like(samples.feedforward.inputs[0][0])
     sample = loop.sample(nothing, jnp.zeros(outputs, samples.error.dtype))
-    return SharedInverse.create(jnp.linalg.inv(gain(loop, sample)), batch, max_iterations)
+    return SharedInverse.create(jnp.linalg.inv(gain(sample)), batch, max_iterations)

@@ -7,11 +7,7 @@ from jaxtyping import Array, Bool, Float, Int
 
 from dfc_jax._dynamics.closed_loop import (
     ClosedLoop,
-    controlled,
     Deviation,
-    loop_gain,
-    relative_residual,
-    residual,
     Sample,
 )
 from dfc_jax._fields import count, number
@@ -43,7 +39,7 @@ class PseudoTransient(AbstractEquilibrium):
             return (state.error > self.rtol) & (state.iterations < self.max_iterations)
 
         def step(state: _State) -> _State:
-            gain = loop_gain(loop, sample, state.deviation)
+            gain = loop.gain(sample, state.deviation)
             shifted = gain + jnp.eye(len(gain), dtype=gain.dtype) / state.length
             control = state.control + inverse(shifted) @ state.remaining
             trial = _at(loop, sample, control, state)
@@ -52,7 +48,7 @@ class PseudoTransient(AbstractEquilibrium):
             kept = jax.tree.map(lambda new, old: jnp.where(better, new, old), trial, state)
             return eqx.tree_at(lambda s: (s.length, s.iterations), kept, (length, state.iterations + 1))
 
-        gain = loop_gain(loop, sample)
+        gain = loop.gain(sample)
         start = _State(
             jnp.zeros_like(sample.error),
             _still(loop, sample),
@@ -62,7 +58,7 @@ class PseudoTransient(AbstractEquilibrium):
             jnp.asarray(0),
         )
         last = jax.lax.while_loop(unfinished, step, start)
-        stable = eigenvalues_right_of_zero(loop_gain(loop, sample, last.deviation))
+        stable = eigenvalues_right_of_zero(loop.gain(sample, last.deviation))
         converged = last.error <= self.rtol
         return Equilibrium(last.control, last.deviation, converged, last.error, last.iterations, stable)
 
@@ -82,7 +78,7 @@ def _still(loop: ClosedLoop, sample: Sample) -> Deviation:
 
 
 def _at(loop: ClosedLoop, sample: Sample, control: Float[Array, " out"], before: _State) -> _State:
-    deviation = controlled(loop, sample, control)
-    remaining = residual(loop, sample, control, deviation)
-    error = relative_residual(loop, sample, control, deviation)
+    deviation = loop.controlled(sample, control)
+    remaining = loop.residual(sample, control, deviation)
+    error = loop.relative_residual(sample, control, deviation)
     return _State(control, deviation, remaining, error, before.length, before.iterations)

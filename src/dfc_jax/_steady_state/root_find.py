@@ -7,10 +7,6 @@ from jaxtyping import Array, Float
 
 from dfc_jax._dynamics.closed_loop import (
     ClosedLoop,
-    controlled,
-    loop_gain,
-    relative_residual,
-    residual,
     Sample,
 )
 from dfc_jax._fields import count
@@ -38,7 +34,7 @@ class RootFind(AbstractEquilibrium):
         def scaled_residual(unknown: Float[Array, " out"], args: None) -> Float[Array, " out"]:
             del args
             control = scale * unknown
-            return residual(loop, sample, control, controlled(loop, sample, control)) / scale
+            return loop.residual(sample, control, loop.controlled(sample, control)) / scale
 
         solution = optx.root_find(
             scaled_residual,
@@ -48,8 +44,8 @@ class RootFind(AbstractEquilibrium):
             throw=False,
         )
         control = scale * solution.value
-        deviation = controlled(loop, sample, control)
-        error = relative_residual(loop, sample, control, deviation)
+        deviation = loop.controlled(sample, control)
+        error = loop.relative_residual(sample, control, deviation)
         converged = (solution.result == optx.RESULTS.successful) & jnp.isfinite(error)
-        stable = eigenvalues_right_of_zero(loop_gain(loop, sample, deviation))
+        stable = eigenvalues_right_of_zero(loop.gain(sample, deviation))
         return Equilibrium(control, deviation, converged, error, solution.stats["num_steps"], stable)

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float
 
-from dfc_jax._dynamics.closed_loop import ClosedLoop, controlled, LoopState, relative_residual, Sample
+from dfc_jax._dynamics.closed_loop import ClosedLoop, LoopState, Sample
 from dfc_jax._dynamics.published import PublishedEuler
 from dfc_jax._dynamics.simulate import simulate
 from dfc_jax._dynamics.stability import distance_from_rest, scheme_doubts
@@ -76,7 +76,7 @@ class Simulated(AbstractEquilibrium):
         )
         state = jax.tree.map(lambda leaf: leaf[-1], solution.ys)
         control = loop.control(state, sample)
-        error = relative_residual(loop, sample, control, controlled(loop, sample, control))
+        error = loop.relative_residual(sample, control, loop.controlled(sample, control))
         fired = (solution.result == diffrax.RESULTS.event_occurred) & jnp.isfinite(error)
         deviation = loop.deviation(state, sample)
         return Equilibrium(control, deviation, fired, error, solution.stats["num_steps"], fired)
