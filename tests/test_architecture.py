@@ -1,7 +1,10 @@
-"""Imports run one way: a package uses only those below it."""
+"""Imports run one way: a package uses only those below it. Only what is public shows."""
 
 import ast
 import pathlib
+import types
+
+import dfc_jax
 
 
 SOURCE = pathlib.Path(__file__).parent.parent / "src" / "dfc_jax"
@@ -18,3 +21,11 @@ def test_a_package_imports_only_what_lies_below_it():
             if isinstance(node, ast.ImportFrom) and node.module and node.module.startswith("dfc_jax."):
                 package = node.module.split(".")[1]
                 assert package in (*below, "_checks", "_fields"), f"{file}: {node.module}"
+
+
+def test_no_module_shows_among_the_public_names():
+    names = ("jaxtyping",)  # which the hook for the tests puts into every module
+    shown = {n: thing for n, thing in vars(dfc_jax).items() if not n.startswith("_") and n not in names}
+    assert not [name for name, thing in shown.items() if isinstance(thing, types.ModuleType)]
+    foreign = {n for n, thing in shown.items() if not getattr(thing, "__module__", "").startswith("dfc_jax.")}
+    assert foreign == {"DATASETS", "Record"}  # a tuple and a type of the standard library
