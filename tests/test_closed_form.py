@@ -77,7 +77,7 @@ def test_a_broken_sample_harms_no_other(poison: float) -> None:
 
 def test_what_it_cannot_do_is_said() -> None:
     model, (x, y) = make_network(jr.key(8)), make_batch(jr.key(9), 2)
-    with pytest.raises(ValueError, match="`target` is Clamp; ClosedFormAverage is for Nudge"):
+    with pytest.raises(ValueError, match="`target` is Clamp, which compares the SoftmaxReadout"):
         learn(dfc.DFC(target=dfc.Clamp(), average=dfc.ClosedFormAverage()), model, x, y)
     with pytest.raises(ValueError, match="`duration` is -1"):
         dfc.ClosedFormAverage(-1.0)
@@ -97,3 +97,13 @@ def test_many_outputs_are_no_different(monkeypatch: pytest.MonkeyPatch) -> None:
     nothing, report = method(dfc.Network(model.layers, wrong), x, y)
     assert not np.any(report.converged) and not np.any(report.stable)
     assert all(np.all(np.asarray(leaf) == 0) for leaf in jax.tree.leaves(nothing.layers))
+
+
+def test_clamping_squared_errors_is_a_nudge_of_half_the_outputs() -> None:
+    """-nudge 2 (r - y) / n_L is y - r for a nudge of n_L / 2; the update is divided by it."""
+    model, (x, y) = make_network(jr.key(10)), make_batch(jr.key(11), 3)
+    average, loss = dfc.ClosedFormAverage(), dfc.MeanSquaredError()
+    nudge = y.shape[1] / 2
+    clamped, _ = learn(dfc.DFC(target=dfc.Clamp(), loss=loss, average=average), model, x, y)
+    nudged, _ = learn(dfc.DFC(target=dfc.Nudge(nudge), loss=loss, average=average), model, x, y)
+    assert relative_error(clamped.layers, jax.tree.map(lambda leaf: nudge * leaf, nudged.layers)) < 1e-12

@@ -46,21 +46,21 @@ def test_cross_entropy_gradient_keeps_its_digits_late_in_training(margin: float)
     others = np.exp(np.asarray(output[1:], np.float64) - np.float64(output[0]))
     p = others / (1 + np.sum(others))
     np.testing.assert_allclose(found, [-np.sum(p), *p], rtol=1e-5)
-    np.testing.assert_allclose(loss.clamped_error(output, y), -found, rtol=1e-12)
+    np.testing.assert_allclose(loss.readout.error(output, y), -found, rtol=1e-12)
 
 
 @every_loss
 @pytest.mark.parametrize("size", [1e-6, 1e-2, 1.0, 60.0])
-def test_clamped_change_is_the_fall_of_the_clamped_error(loss: dfc.AbstractLoss, size: float, getkey) -> None:
+def test_a_readouts_difference_is_the_fall_of_its_error(loss: dfc.AbstractLoss, size: float, getkey) -> None:
     output, y = jr.normal(getkey(), (20, 5)), jax.nn.softmax(jr.normal(getkey(), (20, 5)))
     change = size * jr.normal(getkey(), (20, 5))
     squash = np.vectorize(softmax, signature="(n)->(n)") if isinstance(loss, dfc.CrossEntropy) else np.asarray
     before, after = squash(np.asarray(output)), squash(np.asarray(output + change))
-    assert relative_error(jax.vmap(loss.clamped_error)(output, y), np.asarray(y) - before) < 1e-13
-    found = jax.vmap(loss.clamped_change)(output, change)
+    assert relative_error(jax.vmap(loss.readout.error)(output, y), np.asarray(y) - before) < 1e-13
+    found = jax.vmap(loss.readout.difference)(output, change)
     assert np.max(np.abs(np.asarray(found) - (after - before))) < 3e-16 + 1e-13 * min(size, 1)
-    single = jax.vmap(loss.clamped_change)(output.astype(jnp.float32), change.astype(jnp.float32))
-    exact = jax.vmap(loss.clamped_change)(
+    single = jax.vmap(loss.readout.difference)(output.astype(jnp.float32), change.astype(jnp.float32))
+    exact = jax.vmap(loss.readout.difference)(
         *(a.astype(jnp.float32).astype(jnp.float64) for a in (output, change))
     )
     # Relative to each sample's own largest change: nothing is lost to the size of the output.
@@ -70,12 +70,12 @@ def test_clamped_change_is_the_fall_of_the_clamped_error(loss: dfc.AbstractLoss,
 
 
 @pytest.mark.parametrize("margin", [6.0, 12.0, 20.0])
-def test_clamped_change_keeps_its_digits_late_in_training(margin: float) -> None:
+def test_softmax_difference_keeps_its_digits_late_in_training(margin: float) -> None:
     """To soften its output a confident network must change its logits much."""
     output = jnp.array([margin, 0.3, -0.7, 0.1, 1.0], jnp.float32)
     wanted = jnp.array([0.99, 0.0025, 0.0025, 0.0025, 0.0025])
     change = jnp.log(wanted.astype(jnp.float32)) - output
-    found = np.asarray(dfc.CrossEntropy().clamped_change(output, change), np.float64)
+    found = np.asarray(dfc.SoftmaxReadout().difference(output, change), np.float64)
     before, after = (
         softmax(np.asarray(z, np.float64))
         for z in (output, np.asarray(output, np.float64) + np.asarray(change))
@@ -83,9 +83,9 @@ def test_clamped_change_keeps_its_digits_late_in_training(margin: float) -> None
     assert np.max(np.abs(found - (after - before))) < 1e-5 * np.max(np.abs(after - before))
 
 
-def test_clamped_change_of_a_common_shift_is_nothing() -> None:
+def test_softmax_difference_of_a_common_shift_is_nothing() -> None:
     output = jnp.array([0.3, -0.2, 1.0])
-    found = dfc.CrossEntropy().clamped_change(output, jnp.full(3, 500.0))
+    found = dfc.SoftmaxReadout().difference(output, jnp.full(3, 500.0))
     np.testing.assert_allclose(found, 0, atol=1e-16)
 
 
@@ -96,19 +96,19 @@ def test_nudged_target_is_a_step_down_the_gradient(loss: dfc.AbstractLoss, getke
     wanted = output - 0.3 * jax.grad(loss)(output, y)
     assert relative_error(output + nudge.initial_error(loss, output, y), wanted) < 1e-14
     change = jr.normal(getkey(), (3,))
-    remaining = nudge.initial_error(loss, output, y) - nudge.error_change(loss, output, change)
+    remaining = nudge.initial_error(loss, output, y) - nudge.readout(loss).difference(output, change)
     assert relative_error(remaining, wanted - (output + change)) < 1e-14
-    assert nudge.step() == 0.3
+    assert nudge.unit() == 0.3
 
 
 def test_rest_and_clamp(getkey) -> None:
     output, y, change = jr.normal(getkey(), (3,)), jnp.array([0.2, 0.5, 0.3]), jr.normal(getkey(), (3,))
     loss = dfc.CrossEntropy()
     assert np.all(dfc.Rest().initial_error(loss, output, y) == 0)
-    assert relative_error(dfc.Rest().error_change(loss, output, change), change) == 0
-    error = dfc.Clamp().initial_error(loss, output, y) - dfc.Clamp().error_change(loss, output, change)
+    assert relative_error(dfc.Rest().readout(loss).difference(output, change), change) == 0
+    error = dfc.Clamp().initial_error(loss, output, y) - dfc.Clamp().readout(loss).difference(output, change)
     assert relative_error(error, y - jax.nn.softmax(output + change)) < 1e-14
-    assert dfc.Rest().step() == 1 and dfc.Clamp().step() == 1
+    assert dfc.Rest().unit() == 1 and dfc.Clamp().unit() == 1
 
 
 def test_a_target_does_not_depend_on_the_batch(getkey) -> None:
@@ -127,7 +127,7 @@ def test_single_precision_stays_single(getkey) -> None:
     for loss in LOSSES:
         for target in (dfc.Nudge(0.1), dfc.Clamp(), dfc.Rest()):
             error = target.initial_error(loss, output, y)
-            assert error.dtype == target.error_change(loss, output, error).dtype == jnp.float32
+            assert error.dtype == target.readout(loss).difference(output, error).dtype == jnp.float32
 
 
 @pytest.mark.parametrize("nudge", [0.0, -1.0, float("nan")])

@@ -233,7 +233,7 @@ def test_nothing_is_missing_from_the_file(path: Path) -> None:
 
 def _undo(update: dfc.Network, case: Case) -> dict[str, Array]:
     """The code's gradients from an update: times its factor 2 and the nudge the library divides by."""
-    factor = 2 * float(case.target.step())
+    factor = 2 * float(case.target.unit())
     weights = {f"dW{i}": factor * layer.transform.weight for i, layer in enumerate(update.layers)}
     return weights | {f"db{i}": factor * layer.transform.bias for i, layer in enumerate(update.layers)}
 

@@ -200,7 +200,7 @@ def test_one_hot_labels_are_softened_by_the_target(getkey, target) -> None:
     found = dfc.Clamp(0.7).initial_error(loss, output, y)
     assert relative_error(found, softened - jax.nn.softmax(output)) < 1e-14
     same = target.initial_error(loss, output, y)
-    plain = (y - jax.nn.softmax(output)) * target.step()
+    plain = (y - jax.nn.softmax(output)) * target.unit()
     assert relative_error(same, plain) < 1e-14
 
 

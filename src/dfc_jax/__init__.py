@@ -47,6 +47,11 @@ from dfc_jax._dynamics.losses import (
 )
 from dfc_jax._dynamics.noise import FilteredNoise as FilteredNoise, WhiteNoise as WhiteNoise
 from dfc_jax._dynamics.published import PublishedEuler as PublishedEuler, PublishedState as PublishedState
+from dfc_jax._dynamics.readout import (
+    AbstractReadout as AbstractReadout,
+    IdentityReadout as IdentityReadout,
+    SoftmaxReadout as SoftmaxReadout,
+)
 from dfc_jax._dynamics.simulate import simulate as simulate
 from dfc_jax._dynamics.stability import (
     distance_from_rest as distance_from_rest,

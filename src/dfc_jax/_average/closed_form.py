@@ -16,8 +16,8 @@ from dfc_jax._dynamics.closed_loop import (
     Sample,
     teaching_signal,
 )
+from dfc_jax._dynamics.readout import IdentityReadout
 from dfc_jax._dynamics.stability import distance_from_rest
-from dfc_jax._dynamics.targets import Nudge
 from dfc_jax._fields import number
 from dfc_jax._network.network import Layer
 from dfc_jax._network.plasticity import forward_rule
@@ -38,8 +38,9 @@ class ClosedFormAverage(AbstractAverage):
         (J Q + a I) ubar = e^- + (tau_v sum_i J_i d_i - b u) / T.
 
     The forward rule is then applied once, to the network at rest under these mean apical inputs. What is
-    neglected falls off as exp(-T / slowest time constant), or grows with the square of the nudge. For
-    `Nudge` only, and only for `duration`s well above the loop's time constants (2 or 3 tau_u, as a rule).
+    neglected falls off as exp(-T / slowest time constant), or grows with the square of the target error. For
+    targets that compare the output itself (`Nudge`), whose error is linear in it, and only for `duration`s
+    well above the loop's time constants (2 or 3 tau_u, as a rule).
 
     A sample whose linearised loop is not stable has no such average: it counts as not converged and
     contributes nothing. The state in the report is the linearised steady state.
@@ -65,8 +66,9 @@ class ClosedFormAverage(AbstractAverage):
         require(loop.noise is None, "`noise` is given; ClosedFormAverage has none, use PublishedAverage.")
         require(loop.tau_apical is None, "`tau_apical` is set; ClosedFormAverage has no apical compartment.")
         require(
-            isinstance(loop.target, Nudge),
-            f"`target` is {type(loop.target).__name__}; ClosedFormAverage is for Nudge, use ImplicitAverage.",
+            isinstance(loop.readout, IdentityReadout),
+            f"`target` is {type(loop.target).__name__}, which compares the {type(loop.readout).__name__}; "
+            "ClosedFormAverage needs one that compares the output itself, as Nudge. Use ImplicitAverage.",
         )
         solve = linear_solver(loop, samples)
         steady = solve(samples.error)

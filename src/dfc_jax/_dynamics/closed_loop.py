@@ -24,6 +24,7 @@ from dfc_jax._checks import require
 from dfc_jax._dynamics.controller import AbstractController, PIController
 from dfc_jax._dynamics.losses import AbstractLoss, CrossEntropy
 from dfc_jax._dynamics.noise import AbstractNoise
+from dfc_jax._dynamics.readout import AbstractReadout
 from dfc_jax._dynamics.targets import AbstractTarget, Nudge
 from dfc_jax._fields import check_parts, default, number
 from dfc_jax._network.network import Feedforward, Layer, Network
@@ -107,6 +108,11 @@ class ClosedLoop(eqx.Module):
             "`tau_apical` is None; white noise needs an apical compartment, so give its time constant.",
         )
 
+    @property
+    def readout(self) -> AbstractReadout:
+        """What of the output the controller compares with its target."""
+        return self.target.readout(self.loss)
+
     def sample(self, x: Float[Array, "*inputs"], y: Float[Array, " out"]) -> Sample:
         """The feedforward pass of one input, its target error and, if need be, its own feedback."""
         feedforward = self.network.feedforward(x)
@@ -131,7 +137,7 @@ class ClosedLoop(eqx.Module):
 
     def error(self, sample: Sample, output_change: Float[Array, " out"]) -> Float[Array, " out"]:
         """The control error e when the output is r_L^- + output_change."""
-        return sample.error - self.target.error_change(self.loss, sample.feedforward.output, output_change)
+        return sample.error - self.readout.difference(sample.feedforward.output, output_change)
 
     def rate_changes(self, sample: Sample, voltage: PerLayer) -> PerLayer:
         """rho_i of every layer from the voltage deviations d_i."""
@@ -214,6 +220,14 @@ class ClosedLoop(eqx.Module):
         """F(u) = e - a u for the network at rest under u: zero at a steady state."""
         return self.error(sample, deviation.rate[-1]) - self.controller.steady_state_leak() * control
 
+    def equations(
+        self, sample: Sample, control: Float[Array, " out"], output_change: Float[Array, " out"]
+    ) -> Float[Array, " out"]:
+        """The equations of the steady state in the readout's form; their roots are those of F."""
+        leak = self.controller.steady_state_leak()
+        output = sample.feedforward.output
+        return self.readout.equations(output, sample.error, output_change, control, leak)
+
     def relative_residual(
         self, sample: Sample, control: Float[Array, " out"], deviation: Deviation
     ) -> Float[Array, ""]:
@@ -243,9 +257,9 @@ class ClosedLoop(eqx.Module):
     ) -> Float[Array, "out out"]:
         """E G: how the error falls when the output, displaced by `change`, moves as G = `gain` says.
 
-        E is the derivative of the error by the output: the identity for `Nudge`.
+        E is the derivative of the readout by the output: the identity for `Nudge`.
         """
-        by_output = lambda c: self.target.error_change(self.loss, sample.feedforward.output, c)
+        by_output = lambda c: self.readout.difference(sample.feedforward.output, c)
         push = lambda tangent: jax.jvp(by_output, (change,), (tangent,))[1]
         return jax.vmap(push, in_axes=1, out_axes=1)(gain)
 

@@ -1,6 +1,7 @@
-"""The equations of a steady state, e = a u, in the form in which an iteration solves them best.
+"""What of the output the controller compares with its target: the output itself, or its softmax.
 
-Every form has the roots of F(u) = e(u) - a u; convergence is always judged by F itself.
+A readout also gives the equations of the steady state, e = a u, in the form in which an iteration solves them
+best. Every form has the roots of F(u) = e(u) - a u; convergence is always judged by F itself.
 """
 
 import abc
@@ -13,26 +14,36 @@ from jaxtyping import Array, Bool, Float
 from dfc_jax._numerics.small_matrices import eigenvalues_right_of_zero, inverse as inverse_of
 
 
-class AbstractBalance(eqx.Module):
-    """n_L equations in the control u of one sample."""
+class AbstractReadout(eqx.Module):
+    """A function of the output r_L that the controller compares with its target.
+
+    One of your own needs `error` and `difference`. Its steady state then solves F(u) = 0 itself, which is
+    well where the readout is nearly linear; `equations`, `room` and `stable` belong together.
+    """
 
     @abc.abstractmethod
-    def __call__(
+    def error(self, output: Float[Array, " out"], y: Float[Array, " out"]) -> Float[Array, " out"]:
+        """y - readout(r_L), without cancellation as the readout nears `y`."""
+
+    @abc.abstractmethod
+    def difference(self, output: Float[Array, " out"], change: Float[Array, " out"]) -> Float[Array, " out"]:
+        """readout(r_L + c) - readout(r_L) for a `change` c, without cancellation for a small one."""
+
+    def equations(
         self,
         output: Float[Array, " out"],
         error: Float[Array, " out"],
         change: Float[Array, " out"],
-        remaining: Float[Array, " out"],
         control: Float[Array, " out"],
         leak: Float[Array, ""],
     ) -> Float[Array, " out"]:
-        """What is to vanish.
+        """What vanishes at the steady state: n_L equations in the control u of one sample.
 
         Given are the feedforward `output` and its target error e^-, the output's `change` under the
-        `control` u, the error that `remaining`s, and the steady-state leak a.
+        `control` u, and the steady-state leak a.
         """
+        return error - self.difference(output, change) - leak * control
 
-    @abc.abstractmethod
     def room(
         self,
         output: Float[Array, " out"],
@@ -42,64 +53,61 @@ class AbstractBalance(eqx.Module):
         leak: Float[Array, ""],
     ) -> Float[Array, ""]:
         """The part of a step of the control, at most 1, that stays where the equations are defined."""
-
-    @abc.abstractmethod
-    def stable(self, inverse: Float[Array, "out out"], output: Float[Array, " out"]) -> Bool[Array, ""]:
-        """Condition 3 for F at a root with output r_L, given the inverse of minus the equations' Jacobian."""
-
-
-class PlainBalance(AbstractBalance):
-    """F itself: nearly linear for nudged targets and for squared errors."""
-
-    def __call__(
-        self,
-        output: Float[Array, " out"],
-        error: Float[Array, " out"],
-        change: Float[Array, " out"],
-        remaining: Float[Array, " out"],
-        control: Float[Array, " out"],
-        leak: Float[Array, ""],
-    ) -> Float[Array, " out"]:
-        del output, error, change
-        return remaining - leak * control
-
-    def room(
-        self,
-        output: Float[Array, " out"],
-        error: Float[Array, " out"],
-        control: Float[Array, " out"],
-        step: Float[Array, " out"],
-        leak: Float[Array, ""],
-    ) -> Float[Array, ""]:
         del error, control, step, leak
         return jnp.ones((), output.dtype)
 
     def stable(self, inverse: Float[Array, "out out"], output: Float[Array, " out"]) -> Bool[Array, ""]:
+        """Condition 3 for F at a root with output r_L, given the inverse of minus the equations' Jacobian."""
         del output
         return eigenvalues_right_of_zero(inverse)  # a matrix and its inverse share the signs
 
 
-class SoftmaxBalance(AbstractBalance):
-    """Logarithms of softmax(r_L) = y - a u, for strong feedback with cross-entropy.
+class IdentityReadout(AbstractReadout):
+    """The output itself: for nudged targets, and for strong feedback with squared errors."""
+
+    def error(self, output: Float[Array, " out"], y: Float[Array, " out"]) -> Float[Array, " out"]:
+        return y - output
+
+    def difference(self, output: Float[Array, " out"], change: Float[Array, " out"]) -> Float[Array, " out"]:
+        del output
+        return change
+
+
+class SoftmaxReadout(AbstractReadout):
+    """softmax(r_L), for strong feedback with cross-entropy. `y` is a distribution that sums to one.
 
     F saturates as softmax does and is singular along the vector of ones. In logarithms the output enters
-    linearly: with the feedforward probabilities p^- and up to a common shift,
+    linearly: with the feedforward probabilities p^- and up to a common shift, softmax(r_L) = y - a u says
 
         log(1 + (e^- - a u) / p^-) = r_L - r_L^-.
 
     The shift leaves one equation over, and F, whose components add up to that of -a u, demands sum u = 0.
     """
 
-    def __call__(
+    def error(self, output: Float[Array, " out"], y: Float[Array, " out"]) -> Float[Array, " out"]:
+        # p_k - y_k = sum over j != k of (p_k y_j - y_k p_j): nothing cancels for a one-hot y.
+        p = jax.nn.softmax(output)
+        others = 1 - jnp.eye(y.size, dtype=y.dtype)
+        return -(p * (others @ y) - y * (others @ p))
+
+    def difference(self, output: Float[Array, " out"], change: Float[Array, " out"]) -> Float[Array, " out"]:
+        # softmax(r + c) - softmax(r) = p expm1(c - s) with s = log(sum p exp(c)). Softmax ignores a common
+        # shift: with that of the likeliest class, 1 + m below is at least 1 / n and nothing cancels.
+        p = jax.nn.softmax(output)
+        shifted = change - change[jnp.argmax(output)]
+        largest = jnp.max(shifted)
+        m = p @ jnp.expm1(jnp.minimum(shifted, 80))
+        far = largest + jnp.log(p @ jnp.exp(shifted - largest))
+        return p * jnp.expm1(shifted - jnp.where(largest < 80, jnp.log1p(m), far))
+
+    def equations(
         self,
         output: Float[Array, " out"],
         error: Float[Array, " out"],
         change: Float[Array, " out"],
-        remaining: Float[Array, " out"],
         control: Float[Array, " out"],
         leak: Float[Array, ""],
     ) -> Float[Array, " out"]:
-        del remaining
         growth = (error - leak * control) / _probabilities(output)
         logarithms = jnp.log1p(growth) - change
         return logarithms - jnp.mean(logarithms) - jnp.mean(control)

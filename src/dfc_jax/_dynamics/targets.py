@@ -7,32 +7,27 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from dfc_jax._dynamics.losses import AbstractLoss
-from dfc_jax._dynamics.readout import AbstractBalance, PlainBalance
+from dfc_jax._dynamics.readout import AbstractReadout, IdentityReadout
 from dfc_jax._fields import number
 
 
 class AbstractTarget(eqx.Module):
-    """The target of the output, as the control error it leaves."""
+    """The target of the output, as the control error it leaves. One of your own needs `initial_error`."""
 
     @abc.abstractmethod
     def initial_error(
         self, loss: AbstractLoss, output: Float[Array, " out"], y: Float[Array, " out"]
     ) -> Float[Array, " out"]:
-        """The error e of the feedforward output."""
+        """The error e^- of the feedforward output."""
 
-    @abc.abstractmethod
-    def error_change(
-        self, loss: AbstractLoss, output: Float[Array, " out"], change: Float[Array, " out"]
-    ) -> Float[Array, " out"]:
-        """By how much the error falls when the output moves from the feedforward `output` by `change`."""
+    def readout(self, loss: AbstractLoss) -> AbstractReadout:
+        """What of the output the controller compares with the target: by default the output itself."""
+        del loss
+        return IdentityReadout()
 
-    @abc.abstractmethod
-    def balance(self, loss: AbstractLoss) -> AbstractBalance:
-        """The equations of the steady state."""
-
-    @abc.abstractmethod
-    def step(self) -> Float[Array, ""]:
-        """The number an update is divided by, so that it has the size of a gradient."""
+    def unit(self) -> Float[Array, ""]:
+        """The number an update is divided by, so that it has the size of a gradient: 1 by default."""
+        return jnp.asarray(1.0)
 
 
 class Nudge(AbstractTarget):
@@ -45,17 +40,7 @@ class Nudge(AbstractTarget):
     ) -> Float[Array, " out"]:
         return -self.nudge * loss.gradient(output, y)
 
-    def error_change(
-        self, loss: AbstractLoss, output: Float[Array, " out"], change: Float[Array, " out"]
-    ) -> Float[Array, " out"]:
-        del loss, output
-        return change
-
-    def balance(self, loss: AbstractLoss) -> AbstractBalance:
-        del loss
-        return PlainBalance()
-
-    def step(self) -> Float[Array, ""]:
+    def unit(self) -> Float[Array, ""]:
         return self.nudge
 
 
@@ -73,18 +58,11 @@ class Clamp(AbstractTarget):
         self, loss: AbstractLoss, output: Float[Array, " out"], y: Float[Array, " out"]
     ) -> Float[Array, " out"]:
         others = (1 - y) / max(y.size - 1, 1)
-        return loss.clamped_error(output, self.class_value * y + (1 - self.class_value) * others)
+        softened = self.class_value * y + (1 - self.class_value) * others
+        return loss.readout.error(output, softened)
 
-    def error_change(
-        self, loss: AbstractLoss, output: Float[Array, " out"], change: Float[Array, " out"]
-    ) -> Float[Array, " out"]:
-        return loss.clamped_change(output, change)
-
-    def balance(self, loss: AbstractLoss) -> AbstractBalance:
-        return loss.clamped_balance()
-
-    def step(self) -> Float[Array, ""]:
-        return jnp.asarray(1.0)
+    def readout(self, loss: AbstractLoss) -> AbstractReadout:
+        return loss.readout
 
 
 class Rest(AbstractTarget):
@@ -95,16 +73,3 @@ class Rest(AbstractTarget):
     ) -> Float[Array, " out"]:
         del loss, y
         return jnp.zeros_like(output)
-
-    def error_change(
-        self, loss: AbstractLoss, output: Float[Array, " out"], change: Float[Array, " out"]
-    ) -> Float[Array, " out"]:
-        del loss, output
-        return change
-
-    def balance(self, loss: AbstractLoss) -> AbstractBalance:
-        del loss
-        return PlainBalance()
-
-    def step(self) -> Float[Array, ""]:
-        return jnp.asarray(1.0)

@@ -59,7 +59,7 @@ class _SteadyStateMethod(AbstractMethod):
         found, rescued = self._equilibrium(loop, samples)
         finite = jax.vmap(lambda sample: sample.finite)(samples)
         found = eqx.tree_at(lambda f: f.converged, found, found.converged & finite)
-        weight = jnp.where(self._contributes(found) & finite, -1 / (len(y) * self.target.step()), 0)
+        weight = jnp.where(self._contributes(found) & finite, -1 / (len(y) * self.target.unit()), 0)
         signals = jax.vmap(_signals, in_axes=(None, 0, 0, 0))
         presynaptic, teaching = signals(loop, samples, found.deviation, weight)
         update = forward_rule(model.layers, presynaptic, teaching)
@@ -159,7 +159,7 @@ class DFC(AbstractMethod):
         loop = self.loop(model)
         samples = jax.vmap(loop.sample)(x, y)
         change, final = self.average(loop, samples, key)
-        update = jax.tree.map(lambda w: -w / (len(y) * self.target.step()), change)
+        update = jax.tree.map(lambda w: -w / (len(y) * self.target.unit()), change)
         return shaped_like(model, update), batch_report(self.loss, samples, y, final)
 
     def doubts(self, model: Network, x: Float[Array, "batch ..."], y: Float[Array, "batch out"]) -> list[str]:

@@ -96,7 +96,7 @@ class StrongDFC(AbstractMethod):
         loop = self.loop(model)
         samples = jax.vmap(loop.sample)(x, y)
         layers, feedback, final = self._trajectory(loop, samples, key)
-        change = jax.tree.map(lambda w: -w / (len(y) * self.target.step()), layers)
+        change = jax.tree.map(lambda w: -w / (len(y) * self.target.unit()), layers)
         factors = self._feedback_factors(len(feedback), len(y))
         feedback = tuple(factor * Q for factor, Q in zip(factors, feedback, strict=True))
         update = Network(change, FeedbackWeights(feedback))

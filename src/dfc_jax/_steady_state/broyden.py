@@ -5,7 +5,6 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
 from dfc_jax._dynamics.closed_loop import ClosedLoop, Deviation, Sample
-from dfc_jax._dynamics.readout import AbstractBalance
 from dfc_jax._fields import count, number
 from dfc_jax._numerics.secant import AbstractInverse, broyden, OwnInverses, Point, SecantSolution
 from dfc_jax._numerics.small_matrices import inverse
@@ -19,7 +18,7 @@ class Broyden(AbstractEquilibrium):
 
     One n_L x n_L Jacobian and inverse a sample, then a sweep through the layers each iteration: two or three
     for a nudged target, about ten for large errors and for strong feedback, whose equations for
-    cross-entropy are solved in logarithms (`SoftmaxBalance`). With more than 16 outputs, or feature maps,
+    cross-entropy are solved in logarithms (`SoftmaxReadout`). With more than 16 outputs, or feature maps,
     every sample starts from one Jacobian, that of the zero input, which depends on no other sample of the
     batch; a linear output layer wider than the layer before it is then eliminated (`HiddenSystem`).
 
@@ -38,27 +37,26 @@ class Broyden(AbstractEquilibrium):
     def __call__(self, loop: ClosedLoop, samples: Sample) -> Equilibrium:
         if not _own_jacobians_pay(samples) and HiddenSystem.fits(loop, samples):
             return self._in_hidden(loop, samples)
-        balance = loop.target.balance(loop.loss)
-        leak = loop.controller.steady_state_leak()
+        readout, leak = loop.readout, loop.controller.steady_state_leak()
 
         def at(sample: Sample, control: Float[Array, " out"]) -> Point:
             deviation = loop.controlled(sample, control)
-            remaining = _balance(balance, loop, sample, control, deviation.rate[-1])
+            remaining = loop.equations(sample, control, deviation.rate[-1])
             return Point(remaining, loop.relative_residual(sample, control, deviation), deviation)
 
         def room(sample: Sample, control: Float[Array, " out"], step: Float[Array, " out"]) -> Array:
-            return balance.room(sample.feedforward.output, sample.error, control, step, leak)
+            return readout.room(sample.feedforward.output, sample.error, control, step, leak)
 
         found = broyden(
             lambda control: jax.vmap(at)(samples, control),
             lambda control, step: jax.vmap(room)(samples, control, step),
-            jax.vmap(lambda sample: _start(balance, loop, sample))(samples),
-            _inverses(balance, loop, samples, self.max_iterations),
+            jax.vmap(lambda sample: _start(loop, sample))(samples),
+            _inverses(loop, samples, self.max_iterations),
             self.rtol,
             self.max_iterations,
         )
         error, deviation = found.point.error, found.point.payload
-        stable = _stable(balance, loop, samples, found)
+        stable = _stable(loop, samples, found)
         return Equilibrium(found.root, deviation, error <= self.rtol, error, found.iterations, stable)
 
     def _in_hidden(self, loop: ClosedLoop, samples: Sample) -> Equilibrium:
@@ -72,49 +70,33 @@ class Broyden(AbstractEquilibrium):
         return Equilibrium(control, deviation, error <= self.rtol, error, found.iterations, found.positive)
 
 
-def _balance(
-    balance: AbstractBalance,
-    loop: ClosedLoop,
-    sample: Sample,
-    control: Float[Array, " out"],
-    change: Float[Array, " out"],
-) -> Float[Array, " out"]:
-    remaining = loop.error(sample, change)
-    leak = loop.controller.steady_state_leak()
-    return balance(sample.feedforward.output, sample.error, change, remaining, control, leak)
-
-
-def _start(balance: AbstractBalance, loop: ClosedLoop, sample: Sample) -> Point:
+def _start(loop: ClosedLoop, sample: Sample) -> Point:
     """Without control."""
     still = jnp.zeros_like(sample.error)
     rest = loop.initial_state(sample).voltage
-    remaining = _balance(balance, loop, sample, still, still)
+    remaining = loop.equations(sample, still, still)
     return Point(remaining, jnp.ones_like(sample.scale), Deviation(rest, rest, rest))
 
 
-def _balance_gain(balance: AbstractBalance, loop: ClosedLoop, sample: Sample) -> Float[Array, "out out"]:
-    """-dR/du in the feedforward state."""
+def _equations_gain(loop: ClosedLoop, sample: Sample) -> Float[Array, "out out"]:
+    """Minus the equations' derivative by u in the feedforward state."""
     still = jnp.zeros_like(sample.error)
-    at = lambda control, change: _balance(balance, loop, sample, control, change)
+    at = lambda control, change: loop.equations(sample, control, change)
     push = lambda control, change: -jax.jvp(at, (still, still), (control, change))[1]
     gain = loop.output_gain(sample)
     return jax.vmap(push, in_axes=1, out_axes=1)(jnp.eye(len(gain), dtype=gain.dtype), gain)
 
 
-def _inverses(
-    balance: AbstractBalance, loop: ClosedLoop, samples: Sample, max_iterations: int
-) -> AbstractInverse:
-    gain = lambda sample: _balance_gain(balance, loop, sample)
+def _inverses(loop: ClosedLoop, samples: Sample, max_iterations: int) -> AbstractInverse:
+    gain = lambda sample: _equations_gain(loop, sample)
     if not _own_jacobians_pay(samples):
         return _zero_input_inverse(loop, samples, gain, max_iterations)
     return OwnInverses(jax.vmap(lambda sample: inverse(gain(sample)))(samples))
 
 
-def _stable(
-    balance: AbstractBalance, loop: ClosedLoop, samples: Sample, found: SecantSolution
-) -> Bool[Array, " batch"]:
+def _stable(loop: ClosedLoop, samples: Sample, found: SecantSolution) -> Bool[Array, " batch"]:
     """Condition 3 by the secants."""
     if not isinstance(found.inverse, OwnInverses):
         return found.positive
     outputs = samples.feedforward.output + found.point.payload.rate[-1]
-    return jax.vmap(balance.stable)(found.inverse.matrices, outputs)
+    return jax.vmap(loop.readout.stable)(found.inverse.matrices, outputs)

@@ -17,7 +17,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from dfc_jax._dynamics.closed_loop import at_rest, ClosedLoop, PerLayer, Sample
-from dfc_jax._dynamics.readout import PlainBalance
+from dfc_jax._dynamics.readout import IdentityReadout
 from dfc_jax._network.activations import Linear
 from dfc_jax._network.feedback import FeedbackWeights
 from dfc_jax._numerics.secant import broyden, Point, SecantSolution, SharedInverse
@@ -39,7 +39,7 @@ class HiddenSystem(eqx.Module):
         return (
             len(loop.network.layers) > 1
             and isinstance(loop.network.layers[-1].activation, Linear)
-            and isinstance(loop.target.balance(loop.loss), PlainBalance)
+            and isinstance(loop.readout, IdentityReadout)
             and isinstance(loop.network.feedback, FeedbackWeights)
             and samples.error.shape[1] > samples.feedforward.inputs[-1][0].size
         )
