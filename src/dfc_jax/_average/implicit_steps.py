@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, PyTree
 
-from dfc_jax._dynamics.closed_loop import ClosedLoop, Deviation, LoopState, PerLayer, Sample
+from dfc_jax._dynamics.closed_loop import ClosedLoop, Deviation, LoopState, PerLayer, Sample, sweep
 from dfc_jax._network.network import Layer
 from dfc_jax._numerics.secant import broyden_update
 from dfc_jax._numerics.small_matrices import inverse
@@ -25,12 +25,9 @@ def after_step(
 
     `voltages` are those without control, `base` the deviations d_i_base at the beginning of the step.
     """
-    voltage, basal, rate = [], [], []
-    for i, arriving in enumerate(apical):
-        basal.append(layers[i].linear(rate[-1]) if rate else jnp.zeros_like(arriving))
-        voltage.append((base[i] + q * (basal[i] + arriving)) / (1 + q))
-        rate.append(layers[i].activation.difference(voltages[i], voltage[i]))
-    return Deviation(tuple(voltage), tuple(basal), tuple(rate))
+    return sweep(
+        layers, voltages[: len(apical)], lambda i, basal: (base[i] + q * (basal + apical[i])) / (1 + q)
+    )
 
 
 class Stepped(eqx.Module):

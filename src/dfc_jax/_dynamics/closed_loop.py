@@ -11,7 +11,7 @@ The equations are those of the NeurIPS paper (eqs. 1-5) with the feedforward ter
 Time is in units of the controller's time constant, tau_u = 1.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import equinox as eqx
 import jax
@@ -61,14 +61,29 @@ class Deviation(eqx.Module):
     rate: PerLayer  # rho_i = r_i - r_i^-
 
 
+def sweep(
+    layers: Sequence[Layer],
+    voltages: PerLayer,
+    settle: Callable[[int, Float[Array, "..."]], Float[Array, "..."]],
+    below: PerLayer | None = None,
+) -> Deviation:
+    """One sweep through the layers from below: `settle(i, c_i)` is the deviation d_i of the voltages.
+
+    `voltages` are those without control, as many as there are layers to sweep. Each layer sees the rates of
+    the one before it, or those in `below`.
+    """
+    voltage, basal, rate = [], [], []
+    for i, base in enumerate(voltages):
+        arriving = (rate if below is None else below)[i - 1] if i else None
+        basal.append(jnp.zeros_like(base) if arriving is None else layers[i].linear(arriving))
+        voltage.append(settle(i, basal[i]))
+        rate.append(layers[i].activation.difference(base, voltage[i]))
+    return Deviation(tuple(voltage), tuple(basal), tuple(rate))
+
+
 def at_rest(layers: Sequence[Layer], voltages: PerLayer, apical: PerLayer) -> Deviation:
     """Layers at rest under apical input a_i: d_i = c_i + a_i. `voltages` are those without it."""
-    voltage, basal, rate = [], [], []
-    for layer, base, a in zip(layers, voltages, apical, strict=True):
-        basal.append(layer.linear(rate[-1]) if rate else jnp.zeros_like(a))
-        voltage.append(basal[-1] + a)
-        rate.append(layer.activation.difference(base, voltage[-1]))
-    return Deviation(tuple(voltage), tuple(basal), tuple(rate))
+    return sweep(layers, voltages, lambda i, basal: basal + apical[i])
 
 
 class LoopState(eqx.Module):

@@ -16,7 +16,7 @@ import jax.numpy as jnp
 import jax.random as jr
 from jaxtyping import Array, Float, Int, Key, PRNGKeyArray
 
-from dfc_jax._dynamics.closed_loop import ClosedLoop, Deviation, PerLayer, Sample
+from dfc_jax._dynamics.closed_loop import ClosedLoop, Deviation, PerLayer, Sample, sweep
 from dfc_jax._fields import count, flag, number
 
 
@@ -101,13 +101,9 @@ class PublishedEuler(eqx.Module):
     def _neurons(self, loop: ClosedLoop, old: Deviation, sample: Sample, apical: PerLayer) -> Deviation:
         """The somatic voltages after one step, layer by layer."""
         follow = self.dt / loop.tau_v
-        voltage, basal, rate = [], [], []
-        for i, layer in enumerate(loop.network.layers):
-            before = (rate if self.instant_transmission else old.rate)[i - 1] if i else None
-            basal.append(jnp.zeros_like(old.basal[0]) if before is None else layer.linear(before))
-            voltage.append(old.voltage[i] + follow * (basal[i] + apical[i] - old.voltage[i]))
-            rate.append(layer.activation.difference(sample.feedforward.voltages[i], voltage[i]))
-        return Deviation(tuple(voltage), tuple(basal), tuple(rate))
+        layers, base = loop.network.layers, sample.feedforward.voltages
+        settle = lambda i, basal: old.voltage[i] + follow * (basal + apical[i] - old.voltage[i])
+        return sweep(layers, base, settle, None if self.instant_transmission else old.rate)
 
     def trajectory(self, loop: ClosedLoop, sample: Sample, draws: PerLayer | None = None) -> PublishedState:
         """All states of one sample, stacked along a first axis of length `states`.
