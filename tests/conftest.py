@@ -1,6 +1,7 @@
 """Strict numerics for every test: 64 bits, and no promotion of dtypes or ranks behind our back."""
 
 import itertools
+import os
 from collections.abc import Callable
 
 import jax
@@ -9,9 +10,15 @@ import pytest
 from jaxtyping import PRNGKeyArray
 
 
+# The suite compiles more than it computes: each program quickly, and on one thread of each worker, in the
+# processes that tests start too.
+QUICK = "--xla_cpu_use_fusion_emitters=false --xla_cpu_parallel_codegen_split_count=1"
+os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {QUICK}".strip()
+os.environ["JAX_DISABLE_MOST_OPTIMIZATIONS"] = "1"
+jax.config.update("jax_disable_most_optimizations", True)
+
 jax.config.update("jax_enable_x64", True)
 jax.config.update("jax_numpy_dtype_promotion", "strict")
-jax.config.update("jax_disable_most_optimizations", True)  # the suite compiles more than it computes
 jax.config.update("jax_numpy_rank_promotion", "raise")
 
 
