@@ -13,7 +13,7 @@ from dfc_jax._average.implicit_steps import implicit_inverse, ImplicitStep
 from dfc_jax._dynamics.closed_loop import ClosedLoop, LoopState, Sample
 from dfc_jax._fields import count, number
 from dfc_jax._numerics.finite import zero_unless_finite
-from dfc_jax._numerics.secant import broyden, OwnInverses, Point
+from dfc_jax._numerics.secant import OwnInverses, Point, solve
 
 
 _of_each = jax.vmap(lambda factor, state: jax.tree.map(lambda leaf: factor * leaf, state))
@@ -127,14 +127,8 @@ class _BatchRootFinder(optx.AbstractRootFinder):
 
         evaluate = lambda change: jax.vmap(at)(samples, bases, before + change)
         inverses = jax.vmap(implicit_inverse, in_axes=(None, 0, None))(loop, self.layer_gains, h)
-        found = broyden(
-            evaluate,
-            lambda control, step: jnp.ones_like(self.scales),  # take whole steps
-            evaluate(jnp.zeros_like(before)),
-            OwnInverses(inverses),
-            self.rtol,
-            self.options.max_iterations,
-        )
+        start, limit = evaluate(jnp.zeros_like(before)), self.options.max_iterations
+        found = solve(evaluate, start, OwnInverses(inverses), self.rtol, limit)
         usable = jax.vmap(lambda sample: sample.finite)(samples)
         return found.point.payload, jnp.all((found.point.error <= self.rtol) | ~usable)
 

@@ -18,7 +18,7 @@ from jaxtyping import Array, Float, Int
 
 from dfc_jax._average.implicit_steps import AbstractSteps, after_step, Stepped
 from dfc_jax._dynamics.closed_loop import ClosedLoop, Deviation, LoopState, PerLayer, Sample
-from dfc_jax._numerics.secant import broyden, Point, SecantSolution, SharedInverse
+from dfc_jax._numerics.secant import Point, SecantSolution, SharedInverse, solve
 from dfc_jax._steady_state.hidden_system import apical_of, output_weight, solve_rows
 
 
@@ -114,10 +114,9 @@ class WideSteps(AbstractSteps):
             missed = length.theta * jnp.sqrt(jnp.maximum(square, 0))  # rounding may make it negative
             return Point(remaining, missed / self.scales, None)
 
-        whole = lambda z, step: jnp.ones_like(self.scales)
         start = jnp.zeros_like(before.memory)
         inverse = SharedInverse.create(length.secant, len(start), _MAX_ITERATIONS)
-        return broyden(evaluate, whole, evaluate(start), inverse, _RTOL, _MAX_ITERATIONS)
+        return solve(evaluate, evaluate(start), inverse, _RTOL, _MAX_ITERATIONS)
 
     def _after(self, length: StepLength, states: LoopState, apical: PerLayer) -> Deviation:
         of_batch = jax.vmap(_after, in_axes=(None, 0, 0, 0, None))

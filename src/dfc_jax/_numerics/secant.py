@@ -18,9 +18,13 @@ def broyden_update(
     inverse: Float[Array, "n n"], step: Float[Array, " n"], fallen: Float[Array, " n"]
 ) -> Float[Array, "n n"]:
     """(I + c s^T) H, given s and `fallen` = H y; H itself after a step that changed nothing."""
-    overlap = step @ fallen
-    factor = jnp.where(overlap != 0, (step - fallen) / overlap, 0)
-    return inverse + jnp.outer(factor, step @ inverse)
+    return inverse + jnp.outer(_factor(step, fallen), step @ inverse)
+
+
+def _factor(step: Float[Array, "*batch n"], fallen: Float[Array, "*batch n"]) -> Float[Array, "*batch n"]:
+    """c of the correction."""
+    overlap = jnp.sum(step * fallen, axis=-1, keepdims=True)
+    return jnp.where(overlap != 0, (step - fallen) / overlap, 0)
 
 
 class AbstractInverse(eqx.Module):
@@ -35,6 +39,15 @@ class AbstractInverse(eqx.Module):
         self, factor: Float[Array, "batch n"], step: Float[Array, "batch n"], turn: Int[Array, ""]
     ) -> "AbstractInverse":
         """(I + c s^T) H as correction number `turn`, c being the `factor`."""
+
+    @abc.abstractmethod
+    def judged(
+        self,
+        judge: Callable[[Float[Array, "n n"], Float[Array, " n"]], Bool[Array, ""]],
+        of_each: Float[Array, "batch n"],
+        otherwise: Bool[Array, " batch"],
+    ) -> Bool[Array, " batch"]:
+        """`judge(H, v)` of every sample with its own v; `otherwise` where samples have no matrices."""
 
 
 class OwnInverses(AbstractInverse):
@@ -52,6 +65,15 @@ class OwnInverses(AbstractInverse):
         del turn
         correct = lambda H, c, s: H + jnp.outer(c, s @ H)
         return OwnInverses(jax.vmap(correct)(self.matrices, factor, step))
+
+    def judged(
+        self,
+        judge: Callable[[Float[Array, "n n"], Float[Array, " n"]], Bool[Array, ""]],
+        of_each: Float[Array, "batch n"],
+        otherwise: Bool[Array, " batch"],
+    ) -> Bool[Array, " batch"]:
+        del otherwise
+        return jax.vmap(judge)(self.matrices, of_each)
 
 
 class SharedInverse(AbstractInverse):
@@ -77,6 +99,15 @@ class SharedInverse(AbstractInverse):
         self, factor: Float[Array, "batch n"], step: Float[Array, "batch n"], turn: Int[Array, ""]
     ) -> "SharedInverse":
         return SharedInverse(self.matrix, self.factors.at[turn].set(factor), self.steps.at[turn].set(step))
+
+    def judged(
+        self,
+        judge: Callable[[Float[Array, "n n"], Float[Array, " n"]], Bool[Array, ""]],
+        of_each: Float[Array, "batch n"],
+        otherwise: Bool[Array, " batch"],
+    ) -> Bool[Array, " batch"]:
+        del judge, of_each
+        return otherwise
 
 
 class Point(eqx.Module):
@@ -124,22 +155,24 @@ class _State(eqx.Module):
     positive: Bool[Array, " batch"]
 
 
-def broyden(
+def solve(
     evaluate: Callable[[Float[Array, "batch n"]], Point],
-    room: Callable[[Float[Array, "batch n"], Float[Array, "batch n"]], Float[Array, " batch"]],
     start: Point,
     inverse: AbstractInverse,
     rtol: Float[Array, ""] | float,
     max_iterations: int,
+    room: Callable[[Float[Array, "batch n"], Float[Array, "batch n"]], Float[Array, " batch"]] | None = None,
 ) -> SecantSolution:
     """Roots of R from u = 0, where everything is as in `start`, by at least one step.
 
     A sample rests once its error is at most `rtol`, or no longer finite; its steps are zero from then on, so
-    that it does not depend on the others. `room(u, s)` is the part of a step s that may be taken.
+    that it does not depend on the others. `room(u, s)` is the part of a step s that may be taken, all of
+    it if None.
     """
 
     def scaled(direction: Array, root: Array, active: Array) -> Array:
-        return jnp.where(active[:, None], room(root, direction)[:, None] * direction, 0)
+        taken = direction if room is None else room(root, direction)[:, None] * direction
+        return jnp.where(active[:, None], taken, 0)
 
     def unfinished(state: _State) -> Bool[Array, ""]:
         return in_any_run(jnp.any(state.point.error > rtol)) & (state.turn < max_iterations)
@@ -150,8 +183,7 @@ def broyden(
         point = evaluate(root)
         arrived = state.inverse.times(point.residual, state.turn)
         fallen = state.direction - arrived  # H y
-        overlap = jnp.sum(step * fallen, axis=1, keepdims=True)
-        factor = jnp.where(overlap != 0, (step - fallen) / overlap, 0)
+        factor = _factor(step, fallen)
         direction = arrived + factor * jnp.sum(step * arrived, axis=1, keepdims=True)
         along = jnp.sum(step * (state.point.residual - point.residual), axis=1)
         return _State(

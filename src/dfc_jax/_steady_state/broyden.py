@@ -2,11 +2,11 @@
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float
+from jaxtyping import Array, Float
 
 from dfc_jax._dynamics.closed_loop import ClosedLoop, Deviation, Sample
 from dfc_jax._fields import count, number
-from dfc_jax._numerics.secant import AbstractInverse, broyden, OwnInverses, Point, SecantSolution
+from dfc_jax._numerics.secant import AbstractInverse, OwnInverses, Point, solve
 from dfc_jax._numerics.small_matrices import inverse
 from dfc_jax._steady_state.base import AbstractEquilibrium, Equilibrium
 from dfc_jax._steady_state.hidden_system import HiddenSystem
@@ -47,16 +47,17 @@ class Broyden(AbstractEquilibrium):
         def room(sample: Sample, control: Float[Array, " out"], step: Float[Array, " out"]) -> Array:
             return readout.room(sample.feedforward.output, sample.error, control, step, leak)
 
-        found = broyden(
+        found = solve(
             lambda control: jax.vmap(at)(samples, control),
-            lambda control, step: jax.vmap(room)(samples, control, step),
             jax.vmap(lambda sample: _start(loop, sample))(samples),
             _inverses(loop, samples, self.max_iterations),
             self.rtol,
             self.max_iterations,
+            lambda control, step: jax.vmap(room)(samples, control, step),
         )
         error, deviation = found.point.error, found.point.payload
-        stable = _stable(loop, samples, found)
+        outputs = samples.feedforward.output + deviation.rate[-1]
+        stable = found.inverse.judged(readout.stable, outputs, otherwise=found.positive)
         return Equilibrium(found.root, deviation, error <= self.rtol, error, found.iterations, stable)
 
     def _in_hidden(self, loop: ClosedLoop, samples: Sample) -> Equilibrium:
@@ -92,11 +93,3 @@ def _inverses(loop: ClosedLoop, samples: Sample, max_iterations: int) -> Abstrac
     if not _own_jacobians_pay(samples):
         return _zero_input_inverse(loop, samples, gain, max_iterations)
     return OwnInverses(jax.vmap(lambda sample: inverse(gain(sample)))(samples))
-
-
-def _stable(loop: ClosedLoop, samples: Sample, found: SecantSolution) -> Bool[Array, " batch"]:
-    """Condition 3 by the secants."""
-    if not isinstance(found.inverse, OwnInverses):
-        return found.positive
-    outputs = samples.feedforward.output + found.point.payload.rate[-1]
-    return jax.vmap(loop.readout.stable)(found.inverse.matrices, outputs)

@@ -20,7 +20,7 @@ from dfc_jax._dynamics.closed_loop import at_rest, ClosedLoop, PerLayer, Sample
 from dfc_jax._dynamics.readout import IdentityReadout
 from dfc_jax._network.activations import Linear
 from dfc_jax._network.feedback import FeedbackWeights
-from dfc_jax._numerics.secant import broyden, Point, SecantSolution, SharedInverse
+from dfc_jax._numerics.secant import Point, SecantSolution, SharedInverse, solve
 
 
 class HiddenSystem(eqx.Module):
@@ -78,10 +78,9 @@ class HiddenSystem(eqx.Module):
             remaining = rate.reshape(z.shape) - z
             return Point(remaining, jnp.linalg.norm(remaining @ self.weight, axis=1) / self.scales, None)
 
-        whole = lambda z, step: jnp.ones_like(self.scales)
         start = jnp.zeros((len(self.scales), len(self.weight)), self.weight.dtype)
         inverse = SharedInverse.create(self._zero_input_inverse(coupling), len(start), max_iterations)
-        return broyden(evaluate, whole, evaluate(start), inverse, rtol, max_iterations)
+        return solve(evaluate, evaluate(start), inverse, rtol, max_iterations)
 
     def nonlinear(self, apical: PerLayer) -> Float[Array, "batch ..."]:
         """The last hidden rates under these apical inputs."""

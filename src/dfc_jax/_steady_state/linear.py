@@ -12,7 +12,7 @@ from dfc_jax._dynamics.closed_loop import (
     Deviation,
     Sample,
 )
-from dfc_jax._numerics.secant import broyden, Point, SharedInverse
+from dfc_jax._numerics.secant import Point, SharedInverse, solve
 from dfc_jax._numerics.small_matrices import eigenvalues_right_of_zero, inverse
 from dfc_jax._steady_state.base import AbstractEquilibrium, Equilibrium
 from dfc_jax._steady_state.hidden_system import HiddenSystem
@@ -108,11 +108,10 @@ def _iterated(loop: ClosedLoop, samples: Sample, right: Float[Array, "batch out"
         remaining = right + linear(control)
         return Point(remaining, jnp.linalg.norm(remaining, axis=1) / scales, None)
 
-    whole = lambda control, step: jnp.ones_like(scales)
     start = Point(right, jnp.ones_like(scales), None)
     inverses = _zero_input_inverse(loop, samples, loop.gain, _LINEAR_ITERATIONS)
     rtol = _linear_rtol(right)
-    found = broyden(evaluate, whole, start, inverses, rtol, _LINEAR_ITERATIONS)
+    found = solve(evaluate, start, inverses, rtol, _LINEAR_ITERATIONS)
     return LinearSolution(found.root, found.point.error <= rtol, found.iterations, found.positive)
 
 
