@@ -4,28 +4,38 @@ LAPACK works through a batch one matrix after another, and JAX's nonsymmetric ei
 What is here are a few elementwise operations with the batch along the last axis: three to five times faster.
 """
 
+from collections.abc import Callable
+
 import jax
 import jax.numpy as jnp
 from jax.custom_batching import custom_vmap
-from jaxtyping import Array, Bool, Float
+from jaxtyping import Array, Bool, Float, Int
 
 
 def inverse(matrix: Float[Array, "n n"]) -> Float[Array, "n n"]:
-    """The inverse, by Gauss-Jordan elimination; by LAPACK where that, which does not pivot, went wrong."""
+    """The inverse, by Gauss-Jordan elimination; by QR where that, which does not pivot, went wrong."""
     identity = jnp.eye(len(matrix), dtype=matrix.dtype)
     found = _eliminate(matrix)
     wrong = ~jnp.all(jnp.abs(matrix @ found - identity) < 1e-3)  # NaN is wrong as well
 
-    def pivot(state: tuple[Array, Array]) -> tuple[Array, Array]:
+    def again(state: tuple[Array, Array]) -> tuple[Array, Array]:
         # Without the barrier XLA moves the inverse out of the loop and computes it always.
         held, _ = jax.lax.optimization_barrier((matrix, state))
-        return jnp.linalg.inv(held), jnp.zeros_like(wrong)
+        return inverse_by_qr(held), jnp.zeros_like(wrong)
 
     # A loop of at most one turn: under vmap, unlike a conditional, it is skipped if no sample needs it.
-    return jax.lax.while_loop(lambda state: state[1], pivot, (found, wrong))[0]
+    return jax.lax.while_loop(lambda state: state[1], again, (found, wrong))[0]
 
 
-def eigenvalues_right_of_zero(matrix: Float[Array, "n n"]) -> Bool[Array, ""]:
+def inverse_by_qr(matrix: Float[Array, "n n"]) -> Float[Array, "n n"]:
+    """The inverse, one matrix of a batch after another: slow, but half as much to compile as `inverse`."""
+    q, r = jnp.linalg.qr(matrix)
+    return jax.scipy.linalg.solve_triangular(r, q.T)
+
+
+def eigenvalues_right_of_zero(
+    matrix: Float[Array, "n n"], inverse: Callable[[Array], Array] = inverse
+) -> Bool[Array, ""]:
     """Whether every eigenvalue of a real matrix has a positive real part.
 
     The Cayley transform (A - c)(A + c)^-1 maps the right half-plane into the unit disc, so its powers
@@ -58,10 +68,16 @@ def _(axis_size: int, in_batched: list[bool], matrices: Float[Array, "batch n n"
 
 
 def _eliminated(matrices: Float[Array, "n n batch"]) -> Float[Array, "n n batch"]:
-    size = len(matrices)
-    identity = jnp.broadcast_to(jnp.eye(size, dtype=matrices.dtype)[..., None], matrices.shape)
-    system = jnp.concatenate([matrices, identity], axis=1)
-    for k in range(size):
-        row = system[k] / system[k, k, None]
-        system = (system - system[:, k, None] * row[None]).at[k].set(row)
-    return system[:, size:]
+    """In place, and in a loop, whose program is the same for any n."""
+    index = jnp.arange(len(matrices))
+    rows, columns = index[:, None, None], index[None, :, None]
+    # An index in brackets would cater for negative ones, which slows this down threefold.
+    at = jax.lax.dynamic_index_in_dim
+
+    def step(k: Int[Array, ""], matrices: Float[Array, "n n batch"]) -> Float[Array, "n n batch"]:
+        row, column = at(matrices, k, 0), at(matrices, k, 1)
+        row = jnp.where(columns == k, 1, row) / at(row, k, 1)
+        rest = jnp.where(columns == k, 0, matrices) - column * row
+        return jnp.where(rows == k, row, rest)
+
+    return jax.lax.fori_loop(0, len(matrices), step, matrices)

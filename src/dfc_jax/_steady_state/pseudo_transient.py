@@ -11,7 +11,7 @@ from dfc_jax._dynamics.closed_loop import (
     Sample,
 )
 from dfc_jax._fields import count, number
-from dfc_jax._numerics.small_matrices import eigenvalues_right_of_zero, inverse
+from dfc_jax._numerics.small_matrices import eigenvalues_right_of_zero, inverse_by_qr
 from dfc_jax._steady_state.base import AbstractEquilibrium, Equilibrium
 
 
@@ -39,26 +39,32 @@ class PseudoTransient(AbstractEquilibrium):
             return (state.error > self.rtol) & (state.iterations < self.max_iterations)
 
         def step(state: _State) -> _State:
-            gain = loop.gain(sample, state.deviation)
-            shifted = gain + jnp.eye(len(gain), dtype=gain.dtype) / state.length
-            control = state.control + inverse(shifted) @ state.remaining
-            trial = _at(loop, sample, control, state)
-            better = trial.error < state.error
-            length = state.length * jnp.where(better, 2 * state.error / trial.error, 0.25)
+            shifted = state.gain + jnp.eye(len(state.gain), dtype=state.gain.dtype) / state.length
+            control = state.control + inverse_by_qr(shifted) @ state.remaining
+            deviation = loop.controlled(sample, control)
+            remaining = loop.residual(sample, control, deviation)
+            error = jnp.linalg.norm(remaining) / sample.scale
+            better = error < state.error
+            length = state.length * jnp.where(better, 2 * state.error / error, 0.25)
+            gain = loop.gain(sample, deviation)
+            trial = _State(control, deviation, remaining, error, gain, length, state.iterations)
             kept = jax.tree.map(lambda new, old: jnp.where(better, new, old), trial, state)
             return eqx.tree_at(lambda s: (s.length, s.iterations), kept, (length, state.iterations + 1))
 
         gain = loop.gain(sample)
+        rest = loop.initial_state(sample).voltage
         start = _State(
             jnp.zeros_like(sample.error),
-            _still(loop, sample),
+            Deviation(rest, rest, rest),
             sample.error,
             jnp.ones_like(sample.scale),
+            gain,
             jnp.sqrt(jnp.asarray(len(gain), gain.dtype)) / jnp.linalg.norm(gain),
             jnp.asarray(0),
         )
         last = jax.lax.while_loop(unfinished, step, start)
-        stable = eigenvalues_right_of_zero(loop.gain(sample, last.deviation))
+        # By QR here as well: this scheme is compiled with every method, and runs for few samples or none.
+        stable = eigenvalues_right_of_zero(last.gain, inverse_by_qr)
         converged = last.error <= self.rtol
         return Equilibrium(last.control, last.deviation, converged, last.error, last.iterations, stable)
 
@@ -68,17 +74,6 @@ class _State(eqx.Module):
     deviation: Deviation
     remaining: Float[Array, " out"]  # F
     error: Float[Array, ""]  # |F| / |e^-|
+    gain: Float[Array, "out out"]  # -dF/du
     length: Float[Array, ""]  # h
     iterations: Int[Array, ""]
-
-
-def _still(loop: ClosedLoop, sample: Sample) -> Deviation:
-    rest = loop.initial_state(sample).voltage
-    return Deviation(rest, rest, rest)
-
-
-def _at(loop: ClosedLoop, sample: Sample, control: Float[Array, " out"], before: _State) -> _State:
-    deviation = loop.controlled(sample, control)
-    remaining = loop.residual(sample, control, deviation)
-    error = loop.relative_residual(sample, control, deviation)
-    return _State(control, deviation, remaining, error, before.length, before.iterations)

@@ -21,22 +21,24 @@ def rescue(
     failed = ~found.converged & jax.vmap(lambda sample: sample.finite)(samples)
     size = min(batch, max(1, _BLOCK_UNKNOWNS // outputs))
     order, count = jnp.argsort(~failed), jnp.sum(failed)
+    place = jnp.cumsum(failed) - 1  # among the failed ones
 
     def solve_block(state: tuple[Int[Array, ""], Equilibrium, Bool[Array, " batch"]]) -> tuple:
         start, found, rescued = state
         # The barrier ties the samples to the turn: with one block for all, XLA would take the solve for
         # the same in every turn and do it before the loop, needed or not.
         start, everyone = jax.lax.optimization_barrier((start, samples))
-        index = jax.lax.dynamic_slice(order, (start,), (size,))
+        first = jnp.minimum(start, batch - size)
+        index = jax.lax.dynamic_slice(order, (first,), (size,))
         again = fallback(loop, jax.tree.map(lambda leaf: leaf[index], everyone))
-        better = again.converged & failed[index]
+        # Read by those concerned: written by their index, every leaf would be a loop to compile.
+        own = jnp.clip(place - first, 0, size - 1)
+        better = failed & (own == place - first) & again.converged[own]
 
         def merged(old: Array, new: Array) -> Array:
-            chosen = jnp.where(better.reshape(-1, *[1] * (new.ndim - 1)), new, old[index])
-            return old.at[index].set(chosen)
+            return jnp.where(better.reshape(-1, *[1] * (new.ndim - 1)), new[own], old)
 
-        rescued = rescued.at[index].set(rescued[index] | better)
-        return start + size, jax.tree.map(merged, found, again), rescued
+        return start + size, jax.tree.map(merged, found, again), rescued | better
 
     start = (jnp.asarray(0), found, jnp.zeros_like(failed))
     _, found, rescued = jax.lax.while_loop(lambda state: in_any_run(state[0] < count), solve_block, start)
