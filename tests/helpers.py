@@ -1,5 +1,6 @@
 """Small networks, distances between arrays, the model once more in plain NumPy, and what runs leave."""
 
+import functools
 import json
 import pathlib
 from collections.abc import Sequence
@@ -10,9 +11,14 @@ import jax
 import jax.numpy as jnp
 import jax.random as jr
 import numpy as np
+import optax
 from jaxtyping import Array, Float, PRNGKeyArray, PyTree
 
 import dfc_jax as dfc
+
+
+# The same object for the same rate: training is compiled anew for every other one.
+adam, sgd = functools.cache(optax.adam), functools.cache(optax.sgd)
 
 
 def relative_error(found: PyTree, wanted: PyTree) -> float:

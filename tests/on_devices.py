@@ -24,6 +24,7 @@ STRONG = dfc.StrongDFC(
 )
 SLEEP = dfc.SleepPhase(tau_v=0.02, scheme=dfc.PublishedEuler(0.005, 5, proactive=False))
 IMAGE = (1, 6, 6)
+SGD = optax.sgd(0.1)
 CASES = {  # method, feedback learning, augmentation, whether the network is convolutional
     "steady state": (dfc.DFCSS(), SLEEP, False, False),
     "linearised": (dfc.DFCSSA(), dfc.ExpectedSleepPhase(), True, False),
@@ -53,14 +54,12 @@ def train(case: str, devices: list[jax.Device] | None, seeds: tuple[int, ...] = 
     learning = None
     if phase is not None:
         rest = float(phase is SLEEP)
-        learning = dfc.FeedbackLearning(
-            optax.sgd(0.1), phase, pretraining_epochs=rest, epochs_per_wake_epoch=rest
-        )
+        learning = dfc.FeedbackLearning(SGD, phase, pretraining_epochs=rest, epochs_per_wake_epoch=rest)
     return dfc.fit_many(
         [model(case, seed) for seed in seeds],
         method,
         data(),
-        optax.sgd(0.1),
+        SGD,
         keys=[jax.random.key(seed + 5) for seed in seeds],
         batch_size=16,
         feedback_learning=learning,

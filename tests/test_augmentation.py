@@ -4,8 +4,8 @@ import jax
 import jax.numpy as jnp
 import jax.random as jr
 import numpy as np
-import optax
 import pytest
+from helpers import sgd
 
 import dfc_jax as dfc
 
@@ -60,7 +60,7 @@ def test_training_sees_the_changed_images(getkey):
     def train(x, augment):
         data = dfc.Dataset("noise", *[dfc.Split(x, y)] * 3, classification=True)
         options = {"epochs": 1, "key": key, "batch_size": 8, "progress": False}
-        return dfc.fit(model, dfc.Backprop(), data, optax.sgd(0.1), augment=augment, **options)[0]
+        return dfc.fit(model, dfc.Backprop(), data, sgd(0.1), augment=augment, **options)[0]
 
     # Both augment, so that keys are drawn alike.
     found = train(x, lambda sample, key: jnp.asarray(other))

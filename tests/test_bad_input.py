@@ -91,7 +91,7 @@ def test_every_wrong_argument_is_named(outcomes: dict[str, str], record_property
 
 SIZES = [(1, 1, 1), (2, 1, 3), (3, 4, 1, 2)]
 ACTIVATIONS = [dfc.Tanh(), dfc.ReLU()]
-learn = eqx.filter_jit(lambda method, model, x, y: method(model, x, y))
+learn = eqx.filter_jit(lambda method, model, x, y, key=None: method(model, x, y, key=key))
 
 
 @pytest.mark.script
@@ -145,9 +145,8 @@ def test_edges_get_right_answers(sizes, activation, batch, strided, input_scale,
 def test_a_bad_number_in_one_sample_reaches_no_other(bad: float, method: dfc.AbstractMethod) -> None:
     model = dfc.mlp((4, 5, 3), key=jr.key(0))
     x, y = jr.normal(jr.key(1), (3, 4)), jnp.eye(3)
-    run = eqx.filter_jit(lambda x, y: method(model, x, y, key=jr.key(2)))
-    whole, _ = run(x[:2], y[:2])
-    broken, report = run(x.at[2].set(bad), y)
+    whole, _ = learn(method, model, x[:2], y[:2], jr.key(2))
+    broken, report = learn(method, model, x.at[2].set(bad), y, jr.key(2))
     if not np.isfinite(bad):
         assert relative_error(jax.tree.map(lambda w: 1.5 * w, broken), whole) < 1e-12
         assert not report.converged[2]

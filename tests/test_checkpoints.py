@@ -11,9 +11,8 @@ import jax
 import jax.numpy as jnp
 import jax.random as jr
 import numpy as np
-import optax
 import pytest
-from helpers import cast, few_digits, flat
+from helpers import adam, cast, few_digits, flat, sgd
 
 import dfc_jax as dfc
 from dfc_jax._runs import checkpoints
@@ -33,8 +32,8 @@ def fit(data: dfc.Dataset, epochs: int, resume: pathlib.Path | None, seeds: int 
     models = [dfc.mlp((64, 8, 10), key=key, feedback=dfc.RandomFeedback()) for key in keys]
     options = {"batch_size": 32, "progress": False, "keys": keys, "resume": resume} | changed
     method, phase = cast((dfc.DFCSS(), dfc.ExpectedSleepPhase()), jnp.float32)
-    learning = dfc.FeedbackLearning(optax.adam(1e-3), phase, pretraining_epochs=1)
-    optimiser = options.pop("optimiser", optax.adam(1e-2))
+    learning = dfc.FeedbackLearning(adam(1e-3), phase, pretraining_epochs=1)
+    optimiser = options.pop("optimiser", adam(1e-2))
     return dfc.fit_many(models, method, data, optimiser, epochs=epochs, feedback_learning=learning, **options)
 
 
@@ -75,7 +74,7 @@ def test_another_run_is_refused(as_users_run, tmp_path, data) -> None:
     with pytest.raises(ValueError, match="`key` is not that of the run"):
         fit(data, 2, tmp_path, keys=[jr.key(7)])
     with pytest.raises(ValueError, match="of another model, method or optimiser"):
-        fit(data, 2, tmp_path, optimiser=optax.sgd(0.1))
+        fit(data, 2, tmp_path, optimiser=sgd(0.1))
 
 
 TREE = {"a": jnp.arange(6.0).reshape(2, 3), "n": jnp.asarray(3, jnp.int32), "static": "kept"}
@@ -158,9 +157,7 @@ class Cubic(dfc.Tanh):
 def test_networks_with_parts_of_the_users_own_need_a_model(as_users_run, tmp_path, data) -> None:
     model = dfc.mlp((64, 8, 10), key=jr.key(0), activation=Cubic())
     options = {"epochs": 1, "key": jr.key(1), "batch_size": 32, "progress": False}
-    trained, _ = dfc.fit(
-        model, dfc.Backprop(), data, optax.sgd(0.1), resume=tmp_path / "checkpoints", **options
-    )
+    trained, _ = dfc.fit(model, dfc.Backprop(), data, sgd(0.1), resume=tmp_path / "checkpoints", **options)
     (tmp_path / "config.json").write_text(json.dumps({"config": {"seeds": [0]}}))
     with pytest.raises(ValueError, match="`like` is None, but the run's network has"):
         dfc.load_run(tmp_path)

@@ -24,8 +24,8 @@ ROOT = pathlib.Path(__file__).parent.parent
 
 
 def virtual_devices(number: int) -> dict[str, str]:
-    flag = f"--xla_force_host_platform_device_count={number}"
-    return {"XLA_FLAGS": flag, "MPLBACKEND": "Agg", "JAX_DISABLE_MOST_OPTIMIZATIONS": "1"}
+    flags = f"{os.environ['XLA_FLAGS']} --xla_force_host_platform_device_count={number}"
+    return {"XLA_FLAGS": flags, "MPLBACKEND": "Agg"}
 
 
 @contextlib.contextmanager
@@ -81,10 +81,10 @@ def test_two_processes_train_as_one(tmp_path: pathlib.Path) -> None:
     options += [str(tmp_path / "two"), "--feedback-learning.pretraining-epochs", "0.2"]
     together = ["--distributed", "--coordinator", address, "--processes", "2", "--process"]
     command = [sys.executable, str(ROOT / "experiments" / "run.py"), *options]
-    flags = os.environ | {"MPLBACKEND": "Agg", "XLA_FLAGS": "--xla_force_host_platform_device_count=2"}
+    variables = os.environ | virtual_devices(2)
     started = [
         subprocess.Popen(
-            [*command, *together, number], env=flags, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
+            [*command, *together, number], env=variables, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
         )
         for number in ("0", "1")
     ]

@@ -6,9 +6,8 @@ import jax.flatten_util
 import jax.numpy as jnp
 import jax.random as jr
 import numpy as np
-import optax
 import pytest
-from helpers import cast, make_batch, make_network, Plain, relative_error, softmax, take_samples
+from helpers import cast, make_batch, make_network, Plain, relative_error, sgd, softmax, take_samples
 from jaxtyping import Array
 
 import dfc_jax as dfc
@@ -184,7 +183,7 @@ def digits_run() -> tuple[dfc.Network, dfc.History, dfc.Dataset]:
     model = cast(dfc.mlp((64, 12, 10), key=jr.key(0)), jnp.float32)
     options = dict(epochs=3, key=jr.key(1), progress=False)
     diagnostics, method = cast((dfc.Diagnostics(2, 16), dfc.DFCSS()), jnp.float32)
-    model, history = dfc.fit(model, method, data, optax.sgd(0.1), diagnostics=diagnostics, **options)
+    model, history = dfc.fit(model, method, data, sgd(0.1), diagnostics=diagnostics, **options)
     return model, history, data
 
 

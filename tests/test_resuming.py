@@ -18,9 +18,8 @@ from typing import Any
 import jax.numpy as jnp
 import jax.random as jr
 import numpy as np
-import optax
 import pytest
-from helpers import cast, few_digits, flat
+from helpers import cast, few_digits, flat, sgd
 from options.config import Config, from_dict
 from options.groups import Controller, Solver
 from run import main, prepare
@@ -129,13 +128,13 @@ def test_too_few_converged_samples_are_no_quiet_success(tmp_path, capsys) -> Non
     model = dfc.mlp((64, 8, 10), key=jr.key(0))
     options = {"epochs": 2, "key": jr.key(1), "batch_size": 32, "progress": False}
     with pytest.warns(UserWarning) as warned:
-        _, history = dfc.fit(model, hasty, data, optax.sgd(0.1), **options)
+        _, history = dfc.fit(model, hasty, data, sgd(0.1), **options)
     assert sum("of the samples converged in epoch 1" in str(w.message) for w in warned) == 1
     assert history.doubts[0] == "Only 0.0% of the samples converged in epoch 1."
     assert "`t1` is 0.2, too short" in history.doubts[1]
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        _, trusting = dfc.fit(model, hasty, data, optax.sgd(0.1), min_converged=0.0, **options)
+        _, trusting = dfc.fit(model, hasty, data, sgd(0.1), min_converged=0.0, **options)
         solver = Solver(trajectory="published", duration=0.1)
         assert cli(SMALL, tmp_path, method=("dfc",), controller=Controller(k_p=0.0), solver=solver) == 1
     assert trusting.doubts == []

@@ -11,6 +11,7 @@ import numpy as np
 import optax
 import pytest
 from helpers import (
+    adam,
     flat,
     Gained,
     make_batch,
@@ -239,11 +240,11 @@ def train(data: dfc.Dataset, model: dfc.Network, learning: dfc.FeedbackLearning 
         start=dfc.Broyden(),
     )
     options = {"epochs": epochs, "key": jr.key(1), "batch_size": 64, "progress": False}
-    return dfc.fit(model, method, data, optax.adam(3e-3), feedback_learning=learning, **options)
+    return dfc.fit(model, method, data, adam(3e-3), feedback_learning=learning, **options)
 
 
 def learning(lr: float, **options: object) -> dfc.FeedbackLearning:
-    optimiser = optax.chain(optax.add_decayed_weights(0.1), optax.adam(lr))
+    optimiser = optax.chain(optax.add_decayed_weights(0.1), adam(lr))
     defaults = {"pretraining_epochs": 0, "epochs_per_wake_epoch": 0}
     return dfc.FeedbackLearning(optimiser, **(defaults | options))
 

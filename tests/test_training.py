@@ -7,14 +7,14 @@ import jax.random as jr
 import numpy as np
 import optax
 import pytest
-from helpers import cast, flat, relative_error
+from helpers import adam, cast, flat, relative_error, sgd
 
 import dfc_jax as dfc
 from dfc_jax._training.batches import Batches, shuffled_batches
 from dfc_jax._training.sleep_epochs import pretrain
 
 
-ADAM = optax.adam(1e-3)
+ADAM = adam(1e-3)
 
 
 @pytest.fixture(autouse=True)
@@ -90,7 +90,7 @@ def test_the_example_of_the_design_runs(digits):
     method = dfc.DFCSS(controller, dfc.Nudge(0.1))
     model, history = fit(model, digits, method=method, epochs=1, batch_size=128)
     x, y = jnp.asarray(digits.train.x[:8]), jnp.asarray(digits.train.y[:8])
-    optimiser = optax.adam(1e-3)
+    optimiser = adam(1e-3)
     state = optimiser.init(model)
     update, report = eqx.filter_jit(method)(model, x, y, key=jr.key(1))
     change, state = optimiser.update(update, state, model)
@@ -111,7 +111,7 @@ def test_the_same_key_repeats_a_run_and_another_does_not():
 
 
 def test_an_epoch_is_a_loop_over_shuffled_batches():
-    data, model, optimiser = regression(100), small_network(1, (6, 8, 3)), optax.adam(1e-2)
+    data, model, optimiser = regression(100), small_network(1, (6, 8, 3)), adam(1e-2)
     found, history = fit(model, data, optimiser=optimiser, epochs=2, key=5)
 
     @eqx.filter_jit
@@ -148,7 +148,7 @@ def test_batches_are_shuffled_anew_every_epoch():
 
 @pytest.mark.slow
 def test_the_best_epoch_has_the_best_validation_accuracy(digits):
-    overshooting = optax.sgd(lambda step: jnp.where(step < 80, 0.1, 3.0))
+    overshooting = sgd(lambda step: jnp.where(step < 80, 0.1, 3.0))
     model, history = fit(small_network(0), digits, method=dfc.Backprop(), optimiser=overshooting, epochs=5)
     accuracies = [record["validation_accuracy"] for record in history.records]
     assert history.best_epoch == 1 + int(np.argmax(accuracies)) < 5
@@ -160,12 +160,12 @@ def test_the_best_epoch_has_the_best_validation_accuracy(digits):
 
 def test_the_first_of_equals_is_the_best():
     data = regression()
-    _, history = fit(small_network(1, (6, 8, 3)), data, optimiser=optax.sgd(0.0))
+    _, history = fit(small_network(1, (6, 8, 3)), data, optimiser=sgd(0.0))
     assert history.best_epoch == 1 and len(history.records) == 3
 
 
 def test_regression_is_judged_by_its_validation_loss():
-    _, history = fit(small_network(1, (6, 8, 3)), regression(), optimiser=optax.adam(1e-2))
+    _, history = fit(small_network(1, (6, 8, 3)), regression(), optimiser=adam(1e-2))
     losses = [record["validation_loss"] for record in history.records]
     assert history.best_epoch == 1 + int(np.argmin(losses))
     assert "validation_accuracy" not in history.records[0]
@@ -174,7 +174,7 @@ def test_regression_is_judged_by_its_validation_loss():
 def nan_after(steps):
     """Gradient descent whose changes are NaN once it has made so many."""
     rate = lambda step: jnp.where(step < steps, 0.1, jnp.nan).astype(jnp.float32)
-    return optax.sgd(rate)
+    return sgd(rate)
 
 
 def test_a_run_that_is_no_longer_finite_stops_at_the_last_good_model():
@@ -189,7 +189,7 @@ def test_a_run_that_is_no_longer_finite_stops_at_the_last_good_model():
 
 def test_a_run_that_fails_at_once_returns_the_model_it_was_given():
     model = small_network(1, (6, 8, 3))
-    found, history = fit(model, regression(), optimiser=optax.sgd(1e30))
+    found, history = fit(model, regression(), optimiser=sgd(1e30))
     assert history.stopped.startswith("epoch 1") and history.records == [] and history.best_epoch == 0
     assert np.array_equal(flat(found), flat(model))
     assert np.array_equal(flat(history.best_model), flat(model))
@@ -251,7 +251,7 @@ PHASE = cast(dfc.SleepPhase(scheme=dfc.PublishedEuler(dt=0.002, states=30, proac
 
 def learning(rate=3e-3, **options):
     options = {"pretraining_epochs": 1, "epochs_per_wake_epoch": 1, "phase": PHASE} | options
-    return dfc.FeedbackLearning(optax.adam(rate), **options)
+    return dfc.FeedbackLearning(adam(rate), **options)
 
 
 @pytest.mark.slow
@@ -275,7 +275,7 @@ def test_the_output_feedback_can_be_frozen(freeze):
 
 def test_sleep_goes_before_every_wake_epoch():
     model, data = small_network(2, (6, 8, 3), feedback=dfc.RandomFeedback()), regression()
-    still = {"optimiser": optax.sgd(0.0), "epochs": 2}
+    still = {"optimiser": sgd(0.0), "epochs": 2}
     options = learning(pretraining_epochs=0)
     found, history = fit(model, data, feedback_learning=options, **still)
     assert not np.array_equal(flat(found.feedback), flat(model.feedback))
@@ -309,14 +309,14 @@ def test_a_part_of_an_epoch_is_a_part_of_its_steps():
 
 def test_pretraining_may_have_its_own_optimiser():
     model, data = small_network(2, (6, 8, 3), feedback=dfc.RandomFeedback()), regression()
-    still = learning(pretraining_optimiser=optax.sgd(0.0), epochs_per_wake_epoch=0)
+    still = learning(pretraining_optimiser=sgd(0.0), epochs_per_wake_epoch=0)
     found, _ = fit(model, data, epochs=1, feedback_learning=still)
     assert np.array_equal(flat(found.feedback), flat(model.feedback))
 
 
 def test_diverging_pretraining_is_said():
     model = small_network(2, (6, 8, 3), feedback=dfc.RandomFeedback())
-    sleeps = dfc.FeedbackLearning(optax.sgd(jnp.nan), PHASE, pretraining_epochs=1)
+    sleeps = dfc.FeedbackLearning(sgd(jnp.nan), PHASE, pretraining_epochs=1)
     found, history = fit(model, regression(), feedback_learning=sleeps)
     assert history.stopped.startswith("feedback pre-training: a weight is no longer finite; lower")
     assert history.records == [] and np.array_equal(flat(found), flat(model))

@@ -11,6 +11,7 @@ from helpers import angle, cast, flat, make_network, Plain, relative_error, take
 from jaxtyping import Array, Float, PyTree
 
 import dfc_jax as dfc
+from dfc_jax._average import wide_steps
 from dfc_jax._average.wide_steps import WideSteps
 from dfc_jax._steady_state.hidden_system import HiddenSystem, solve_rows
 
@@ -47,9 +48,17 @@ def method_of(controller: dfc.AbstractController = CONTROLLERS["pi"], segments=S
     return dfc.DFC(controller, dfc.Nudge(NUDGE), dfc.MeanSquaredError(), TAU_V, average)
 
 
+@eqx.filter_jit
+def _run(
+    method: dfc.DFC, model: dfc.Network, x: Array, y: Array, constants: tuple
+) -> tuple[dfc.Network, dfc.Report]:
+    return method(model, x, y)
+
+
 def run(method: dfc.DFC, model: dfc.Network, x: Array, y: Array) -> tuple[dfc.Network, dfc.Report]:
-    """Compiled anew each time: some tests change constants of the library in between."""
-    return eqx.filter_jit(lambda *given: method(*given))(model, x, y)
+    """Compiled anew for other constants of the library, which some tests change in between."""
+    constants = wide_steps._RTOL, wide_steps._MAX_ITERATIONS, WideSteps.create, HiddenSystem.fits
+    return _run(method, model, x, y, constants)
 
 
 def solved_to(monkeypatch: pytest.MonkeyPatch, rtol: float, iterations: int = 60) -> None:
