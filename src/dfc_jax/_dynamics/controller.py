@@ -43,19 +43,23 @@ class AbstractController(eqx.Module):
         """(a, b) such that u = a u_int + b e_new after an implicit Euler step of length `step` from u_int."""
 
 
-class PIController(AbstractController):
-    """PI control with the leak on the total control: u = u_int + k_p e, du_int/dt = e - alpha u.
-
-    This is what both published codes compute; at steady state e = alpha u. The NeurIPS paper writes the
-    leak on the integrator (eq. 5): `LeakyIntegratorController`. The two agree for k_p = 0.
-    `k_p` is the proportional gain and `alpha` the leak, both without units, both at least 0.
-    """
+class _ProportionalIntegral(AbstractController):
+    """u = u_int + k_p e, whatever the leak."""
 
     k_p: Float[Array, ""] = number("k_p", 2.0, minimum=0)
     alpha: Float[Array, ""] = number("alpha", 1e-3, minimum=0)
 
     def control(self, integral: Float[Array, " out"], error: Float[Array, " out"]) -> Float[Array, " out"]:
         return integral + self.k_p * error
+
+
+class PIController(_ProportionalIntegral):
+    """PI control with the leak on the total control: u = u_int + k_p e, du_int/dt = e - alpha u.
+
+    This is what both published codes compute; at steady state e = alpha u. The NeurIPS paper writes the
+    leak on the integrator (eq. 5): `LeakyIntegratorController`. The two agree for k_p = 0.
+    `k_p` is the proportional gain and `alpha` the leak, both without units, both at least 0.
+    """
 
     def integral_rate(
         self, integral: Float[Array, " out"], control: Float[Array, " out"], error: Float[Array, " out"]
@@ -73,17 +77,11 @@ class PIController(AbstractController):
         return decay, (step + self.k_p) * decay
 
 
-class LeakyIntegratorController(AbstractController):
+class LeakyIntegratorController(_ProportionalIntegral):
     """PI control with the leak on the integrator: u = u_int + k_p e, du_int/dt = e - alpha u_int.
 
     As written in the NeurIPS paper (eq. 5). At steady state e = alpha / (1 + alpha k_p) u (Lemma 1).
     """
-
-    k_p: Float[Array, ""] = number("k_p", 2.0, minimum=0)
-    alpha: Float[Array, ""] = number("alpha", 1e-3, minimum=0)
-
-    def control(self, integral: Float[Array, " out"], error: Float[Array, " out"]) -> Float[Array, " out"]:
-        return integral + self.k_p * error
 
     def integral_rate(
         self, integral: Float[Array, " out"], control: Float[Array, " out"], error: Float[Array, " out"]

@@ -7,12 +7,8 @@ from jaxtyping import Array, Float, PRNGKeyArray, PyTree
 
 from dfc_jax._checks import require
 from dfc_jax._dynamics.closed_loop import ClosedLoop, PerLayer, Sample
-from dfc_jax._dynamics.controller import AbstractController, PIController
-from dfc_jax._dynamics.losses import AbstractLoss, CrossEntropy
-from dfc_jax._dynamics.noise import AbstractNoise, WhiteNoise
-from dfc_jax._dynamics.published import PublishedEuler
-from dfc_jax._dynamics.targets import AbstractTarget, Rest
-from dfc_jax._fields import default, number
+from dfc_jax._dynamics.controller import AbstractController
+from dfc_jax._dynamics.targets import Rest
 from dfc_jax._methods.sleep import AbstractNoisePhase
 from dfc_jax._network.network import check_batch, Network
 from dfc_jax._numerics.finite import zero_unless_finite
@@ -39,14 +35,6 @@ class ExpectedSleepPhase(AbstractNoisePhase):
     All arguments are those of `SleepPhase`, of which this is the mean over infinitely many keys; `key` is
     not used. The target must be `Rest()`.
     """
-
-    controller: AbstractController = default(PIController, k_p=0.1, alpha=0.25)
-    noise: AbstractNoise = default(WhiteNoise, 0.01)
-    tau_v: Float[Array, ""] = number("tau_v", 0.01, above=0)
-    tau_apical: Float[Array, ""] | None = number("tau_apical", 0.3, above=0, optional=True)
-    scheme: PublishedEuler = default(PublishedEuler, dt=0.002, states=50, proactive=False)
-    target: AbstractTarget = Rest()
-    loss: AbstractLoss = CrossEntropy()
 
     def __call__(
         self,

@@ -26,7 +26,8 @@ from dfc_jax._network.plasticity import forward_rule
 
 
 class _OutputSpaceMethod(AbstractMethod):
-    damping: eqx.AbstractVar[Float[Array, ""]]
+    loss: AbstractLoss = CrossEntropy()
+    damping: Float[Array, ""] = number("damping", 1e-3, minimum=0)
 
     @abc.abstractmethod
     def _gram(self, model: Network, state: Feedforward, jacobian: PerLayer) -> Float[Array, "out out"]:
@@ -65,9 +66,6 @@ class MinimumNorm(_OutputSpaceMethod):
     that rule's update.
     """
 
-    loss: AbstractLoss = CrossEntropy()
-    damping: Float[Array, ""] = number("damping", 1e-3, minimum=0)
-
     def _gram(self, model: Network, state: Feedforward, jacobian: PerLayer) -> Float[Array, "out out"]:
         return sum(_square(rows) for rows in jacobian)
 
@@ -78,9 +76,6 @@ class GaussNewton(_OutputSpaceMethod):
     That is Gauss-Newton with a minibatch size of one, the paper's reference (Theorem 2), over the weights
     and biases of all layers.
     """
-
-    loss: AbstractLoss = CrossEntropy()
-    damping: Float[Array, ""] = number("damping", 1e-3, minimum=0)
 
     def _gram(self, model: Network, state: Feedforward, jacobian: PerLayer) -> Float[Array, "out out"]:
         return parameter_gram(model, state, jacobian)

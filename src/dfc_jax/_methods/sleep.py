@@ -46,13 +46,13 @@ class AbstractSleepPhase(eqx.Module):
 class AbstractNoisePhase(AbstractSleepPhase):
     """A sleep phase in which a controller at rest answers the noise of a published scheme."""
 
-    controller: eqx.AbstractVar[AbstractController]
-    noise: eqx.AbstractVar[AbstractNoise]
-    tau_v: eqx.AbstractVar[Float[Array, ""]]
-    tau_apical: eqx.AbstractVar[Float[Array, ""] | None]
-    scheme: eqx.AbstractVar[PublishedEuler]
-    target: eqx.AbstractVar[AbstractTarget]
-    loss: eqx.AbstractVar[AbstractLoss]
+    controller: AbstractController = default(PIController, k_p=0.1, alpha=0.25)
+    noise: AbstractNoise = default(WhiteNoise, 0.01)
+    tau_v: Float[Array, ""] = number("tau_v", 0.01, above=0)
+    tau_apical: Float[Array, ""] | None = number("tau_apical", 0.3, above=0, optional=True)
+    scheme: PublishedEuler = default(PublishedEuler, dt=0.002, states=50, proactive=False)
+    target: AbstractTarget = Rest()
+    loss: AbstractLoss = CrossEntropy()
 
     def __check_init__(self) -> None:
         check_parts(self)  # the base class's turn comes later, and the next line needs a noise
@@ -94,14 +94,6 @@ class SleepPhase(AbstractNoisePhase):
     - `scheme`: the discretisation. The defaults are the paper's toy experiments'.
     - `target`: `Rest()`; Strong-DFC pre-trains with `Clamp()`.
     """
-
-    controller: AbstractController = default(PIController, k_p=0.1, alpha=0.25)
-    noise: AbstractNoise = default(WhiteNoise, 0.01)
-    tau_v: Float[Array, ""] = number("tau_v", 0.01, above=0)
-    tau_apical: Float[Array, ""] | None = number("tau_apical", 0.3, above=0, optional=True)
-    scheme: PublishedEuler = default(PublishedEuler, dt=0.002, states=50, proactive=False)
-    target: AbstractTarget = Rest()
-    loss: AbstractLoss = CrossEntropy()
 
     def __call__(
         self,
