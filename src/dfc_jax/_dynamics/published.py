@@ -10,12 +10,15 @@ with s = t+1 for the proactive controller and t otherwise, and v_ff_i computed f
 transmission, layer after layer) or from r_{i-1}[t] (delayed transmission).
 """
 
+from collections.abc import Callable
+
 import equinox as eqx
 import jax
 import jax.numpy as jnp
 import jax.random as jr
-from jaxtyping import Array, Float, Int, Key, PRNGKeyArray
+from jaxtyping import Array, Float, Int, Key, PRNGKeyArray, PyTree
 
+from dfc_jax._checks import require
 from dfc_jax._dynamics.closed_loop import ClosedLoop, Deviation, PerLayer, Sample, sweep
 from dfc_jax._fields import count, flag, number
 
@@ -78,6 +81,37 @@ class PublishedEuler(eqx.Module):
         parts = jnp.split(draw, [sum(sizes[: i + 1]) for i in range(len(sizes) - 1)])
         draws = tuple(part.reshape(v.shape) for part, v in zip(parts, voltages, strict=True))
         return self.step(loop, state, sample, draws)
+
+    def fold(
+        self,
+        loop: ClosedLoop,
+        samples: Sample,
+        visit: Callable[[PyTree, PublishedState, PublishedState], PyTree],
+        total: PyTree,
+        *,
+        key: PRNGKeyArray | None = None,
+        first: PublishedState | None = None,
+    ) -> tuple[PublishedState, PyTree]:
+        """A batch's last states, and `total` after `total = visit(total, before, after)` in every step.
+
+        `key` is for a loop with noise. The trajectories begin at `first`, by default without control.
+        """
+        require(
+            loop.noise is None or key is not None, "`key` is None; a loop with noise draws it from a key."
+        )
+        keys = None if loop.noise is None else sample_keys(key, len(samples.error))
+        of_all = lambda function, *more: jax.vmap(function, in_axes=(None, 0, *more))
+
+        def step(carry: PyTree, t: Int[Array, ""]) -> tuple[PyTree, None]:
+            before, total = carry
+            if keys is None:
+                after = of_all(self.step, 0)(loop, before, samples)
+            else:
+                after = of_all(self.noisy_step, 0, 0, None)(loop, before, samples, keys, t)
+            return (after, visit(total, before, after)), None
+
+        first = of_all(self.initial)(loop, samples) if first is None else first
+        return jax.lax.scan(step, (first, total), jnp.arange(self.states - 1))[0]
 
     def _apical(
         self, loop: ClosedLoop, state: PublishedState, drive: PerLayer, draws: PerLayer | None

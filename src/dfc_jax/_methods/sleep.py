@@ -5,14 +5,14 @@ import abc
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, PRNGKeyArray, PyTree
+from jaxtyping import Array, Float, PRNGKeyArray
 
 from dfc_jax._checks import check_number, require
 from dfc_jax._dynamics.closed_loop import ClosedLoop, PerLayer, Sample
 from dfc_jax._dynamics.controller import AbstractController, PIController
 from dfc_jax._dynamics.losses import AbstractLoss, CrossEntropy
 from dfc_jax._dynamics.noise import AbstractNoise, WhiteNoise
-from dfc_jax._dynamics.published import PublishedEuler, PublishedState, sample_keys
+from dfc_jax._dynamics.published import PublishedEuler, PublishedState
 from dfc_jax._dynamics.targets import AbstractTarget, Rest
 from dfc_jax._fields import check_parts, default, number
 from dfc_jax._network.feedback import FeedbackWeights
@@ -110,19 +110,13 @@ class SleepPhase(AbstractNoisePhase):
         check_batch(model, x, y)
         loop = self._loop(model)
         samples = jax.vmap(loop.sample)(x, y)
-        keys = sample_keys(key, len(x))
 
-        def step(carry: PyTree, t: Array) -> tuple[PyTree, None]:
-            states, total = carry
-            advance = jax.vmap(self.scheme.noisy_step, in_axes=(None, 0, 0, 0, None))
-            later = advance(loop, states, samples, keys, t)
-            apical, control = jax.vmap(_pair)(samples, states, later)
-            total = jax.tree.map(jnp.add, total, feedback_rule(apical, control))
-            return (later, total), None
+        def add(total: PerLayer, before: PublishedState, after: PublishedState) -> PerLayer:
+            apical, control = jax.vmap(_pair)(samples, before, after)
+            return jax.tree.map(jnp.add, total, feedback_rule(apical, control))
 
-        first = jax.vmap(self.scheme.initial, in_axes=(None, 0))(loop, samples)
         zeros = jax.tree.map(jnp.zeros_like, model.feedback.weights)
-        (_, total), _ = jax.lax.scan(step, (first, zeros), jnp.arange(self.scheme.states - 1))
+        _, total = self.scheme.fold(loop, samples, add, zeros, key=key)
         return self._normalised(model, total, len(x))
 
 

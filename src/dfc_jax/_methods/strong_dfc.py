@@ -17,7 +17,7 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, Int, PRNGKeyArray, PyTree
+from jaxtyping import Array, Float, PRNGKeyArray, PyTree
 
 from dfc_jax._average.base import Accumulator, instant_change
 from dfc_jax._checks import check_number, require
@@ -25,7 +25,7 @@ from dfc_jax._dynamics.closed_loop import ClosedLoop, PerLayer, Sample
 from dfc_jax._dynamics.controller import AbstractController, PIController
 from dfc_jax._dynamics.losses import AbstractLoss, CrossEntropy
 from dfc_jax._dynamics.noise import FilteredNoise
-from dfc_jax._dynamics.published import PublishedEuler, PublishedState, sample_keys
+from dfc_jax._dynamics.published import PublishedEuler, PublishedState
 from dfc_jax._dynamics.stability import scheme_doubts
 from dfc_jax._dynamics.targets import AbstractTarget, Clamp
 from dfc_jax._fields import check_parts, default, number
@@ -112,27 +112,23 @@ class StrongDFC(AbstractMethod):
         self, loop: ClosedLoop, samples: Sample, key: PRNGKeyArray
     ) -> tuple[tuple[Layer, ...], PerLayer, Equilibrium]:
         """The mean of the forward rule and the sum of v_fb u_fast^T, summed over the batch, and the end."""
-        keys, share = sample_keys(key, len(samples.error)), self.scheme.dt / self.tau_filter
-        advance = jax.vmap(self.scheme.noisy_step, in_axes=(None, 0, 0, 0, None))
+        share, part = self.scheme.dt / self.tau_filter, 1 / self.scheme.states
 
-        def step(carry: PyTree, t: Int[Array, ""]) -> tuple[PyTree, None]:
-            states, slow, forward, feedback = carry
-            states = advance(loop, states, samples, keys, t)
-            slow = slow + share * (states.control - slow)
-            apical, fast = jax.vmap(_pair)(samples, states, slow)
+        def add(carry: PyTree, _: PublishedState, after: PublishedState) -> PyTree:
+            slow, forward, feedback = carry
+            slow = slow + share * (after.control - slow)
+            apical, fast = jax.vmap(_pair)(samples, after, slow)
             feedback = jax.tree.map(jnp.add, feedback, feedback_rule(apical, fast))
-            change = instant_change(loop, samples, states.deviation)
-            return (states, slow, forward.plus(1 / self.scheme.states, change), feedback), None
+            return slow, forward.plus(part, instant_change(loop, samples, after.deviation)), feedback
 
         first, found = self._first(loop, samples)
         nothing = jax.tree.map(jnp.zeros_like, loop.network.feedback.weights)
         forward = Accumulator.zero(loop, samples)
         if self.start is not None:
-            forward = forward.plus(1 / self.scheme.states, instant_change(loop, samples, first.deviation))
-        steps = self.scheme.states - 1
-        carry = first, first.control, forward, nothing
-        (last, _, forward, feedback), _ = jax.lax.scan(step, carry, jnp.arange(steps))
-        final = last_state(loop, samples, last.control, last.deviation, steps)
+            forward = forward.plus(part, instant_change(loop, samples, first.deviation))
+        carry = first.control, forward, nothing
+        last, (_, forward, feedback) = self.scheme.fold(loop, samples, add, carry, key=key, first=first)
+        final = last_state(loop, samples, last.control, last.deviation, self.scheme.states - 1)
         if found is not None:  # small target errors drown in the noise without anything having failed
             fine = found.converged & jnp.isfinite(final.residual)
             final = eqx.tree_at(lambda f: (f.converged, f.stable), final, (fine, found.stable & fine))

@@ -100,11 +100,8 @@ class StateAtTime(AbstractEquilibrium):
 
     def __call__(self, loop: ClosedLoop, samples: Sample) -> Equilibrium:
         loop = eqx.tree_at(lambda l: l.tau_v, loop, self.tau_v)
-        step = jax.vmap(self.scheme.step, in_axes=(None, 0, 0))
-        first = jax.vmap(self.scheme.initial, in_axes=(None, 0))(loop, samples)
-        steps = self.scheme.states - 1
-        last = jax.lax.fori_loop(0, steps, lambda _, states: step(loop, states, samples), first)
-        found = last_state(loop, samples, last.control, last.deviation, steps)
+        last, _ = self.scheme.fold(loop, samples, lambda *_: None, None)
+        found = last_state(loop, samples, last.control, last.deviation, self.scheme.states - 1)
         return eqx.tree_at(lambda f: f.converged, found, jnp.isfinite(found.residual))
 
     def doubts(self, loop: ClosedLoop, samples: Sample) -> list[str]:
