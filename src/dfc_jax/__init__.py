@@ -31,9 +31,7 @@ from dfc_jax._dynamics.closed_loop import (
     ClosedLoop as ClosedLoop,
     Deviation as Deviation,
     LoopState as LoopState,
-    presynaptic_rates as presynaptic_rates,
     Sample as Sample,
-    teaching_signal as teaching_signal,
 )
 from dfc_jax._dynamics.controller import (
     AbstractController as AbstractController,
@@ -64,6 +62,10 @@ from dfc_jax._dynamics.targets import (
     Clamp as Clamp,
     Nudge as Nudge,
     Rest as Rest,
+)
+from dfc_jax._dynamics.teaching import (
+    presynaptic_rates as presynaptic_rates,
+    teaching_signal as teaching_signal,
 )
 from dfc_jax._methods.base import (
     AbstractMethod as AbstractMethod,

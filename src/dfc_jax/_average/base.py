@@ -7,18 +7,11 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, PRNGKeyArray
 
-from dfc_jax._dynamics.closed_loop import (
-    ClosedLoop,
-    Deviation,
-    PerLayer,
-    presynaptic_rates,
-    Sample,
-    teaching_signal,
-)
+from dfc_jax._dynamics.closed_loop import ClosedLoop, Deviation, Sample
+from dfc_jax._dynamics.teaching import forward_signals
 from dfc_jax._fields import check_parts
 from dfc_jax._network.network import Layer
 from dfc_jax._network.plasticity import forward_rule
-from dfc_jax._numerics.finite import zero_unless_finite
 from dfc_jax._steady_state.base import Equilibrium
 
 
@@ -72,12 +65,7 @@ class Accumulator(eqx.Module):
 
 def instant_change(loop: ClosedLoop, samples: Sample, deviations: Deviation) -> Accumulator:
     """The forward rule in one instant, summed over the batch."""
-
-    def signals(sample: Sample, deviation: Deviation) -> tuple[PerLayer, PerLayer]:
-        return zero_unless_finite(
-            (presynaptic_rates(sample, deviation), teaching_signal(loop, sample, deviation))
-        )
-
-    presynaptic, teaching = jax.vmap(signals)(samples, deviations)
+    everyone = jnp.ones(len(samples.error), samples.error.dtype)
+    presynaptic, teaching = forward_signals(loop, samples, deviations, everyone)
     later = forward_rule(loop.network.layers[1:], presynaptic[1:], teaching[1:])
     return Accumulator(teaching[0], later)

@@ -2,25 +2,17 @@
 
 import equinox as eqx
 import jax
-import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Bool, Float, PRNGKeyArray
+from jaxtyping import Array, Float, PRNGKeyArray
 
 from dfc_jax._average.base import AbstractAverage
 from dfc_jax._checks import require
-from dfc_jax._dynamics.closed_loop import (
-    ClosedLoop,
-    Deviation,
-    PerLayer,
-    presynaptic_rates,
-    Sample,
-    teaching_signal,
-)
+from dfc_jax._dynamics.closed_loop import ClosedLoop, PerLayer, Sample
 from dfc_jax._dynamics.readout import IdentityReadout
 from dfc_jax._dynamics.stability import distance_from_rest
+from dfc_jax._dynamics.teaching import forward_change
 from dfc_jax._fields import number
 from dfc_jax._network.network import Layer
-from dfc_jax._network.plasticity import forward_rule
 from dfc_jax._steady_state.base import Equilibrium
 from dfc_jax._steady_state.linear import linear_solver
 
@@ -80,19 +72,9 @@ class ClosedFormAverage(AbstractAverage):
         drive = zip(jax.vmap(loop.apical_input)(samples, average.control), rest.voltage, strict=True)
         mean = jax.vmap(loop.sweep)(samples, tuple(q - late * d for q, d in drive))
         found = steady.as_equilibrium(loop, samples, rest)
-        finite = jax.vmap(lambda sample: sample.finite)(samples)
-        used = found.converged & average.solved & found.stable & finite
-        presynaptic, teaching = jax.vmap(_signals, in_axes=(None, 0, 0, 0))(loop, samples, mean, used)
-        update = forward_rule(loop.network.layers, presynaptic, teaching)
+        used = found.converged & average.solved & found.stable
+        update = forward_change(loop, samples, mean, used.astype(samples.error.dtype))
         return update, eqx.tree_at(lambda f: f.converged, found, used)
-
-
-def _signals(
-    loop: ClosedLoop, sample: Sample, mean: Deviation, used: Bool[Array, ""]
-) -> tuple[PerLayer, PerLayer]:
-    """Presynaptic rates and teaching signals of one sample, zeros if it is not used."""
-    signals = presynaptic_rates(sample, mean), teaching_signal(loop, sample, mean)
-    return jax.tree.map(lambda leaf: jnp.where(used, leaf, 0), signals)
 
 
 def _passed_on(loop: ClosedLoop, sample: Sample, voltage: PerLayer) -> Float[Array, " out"]:

@@ -16,7 +16,6 @@ from collections.abc import Callable, Sequence
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-import jax.tree_util as jtu
 import lineax as lx
 from jaxtyping import Array, Bool, Float
 
@@ -29,6 +28,7 @@ from dfc_jax._dynamics.targets import AbstractTarget, Nudge
 from dfc_jax._fields import check_parts, default, number
 from dfc_jax._network.network import Feedforward, Layer, Network
 from dfc_jax._network.plasticity import AbstractTeachingSignal, RateDifference
+from dfc_jax._numerics.finite import is_finite
 
 
 PerLayer = tuple[Float[Array, "..."], ...]
@@ -39,7 +39,7 @@ class Sample(eqx.Module):
 
     feedforward: Feedforward
     feedback: tuple[Float[Array, "... out"], ...] | None  # Q_i where they depend on the sample
-    error: Float[Array, " out"]  # e^-, the error without control
+    error: Float[Array, " out"]  # e^-, the error without control; NaN if input or target is not finite
 
     @property
     def scale(self) -> Float[Array, ""]:
@@ -49,8 +49,8 @@ class Sample(eqx.Module):
 
     @property
     def finite(self) -> Bool[Array, ""]:
-        """Whether the input is finite: an activation may hide that from the output, not from its voltage."""
-        return jnp.isfinite(jnp.sum(self.feedforward.voltages[0]) + jnp.sum(self.error))
+        """Whether input and target are: of a sample that is not, no control is."""
+        return is_finite(self.error)
 
 
 class Deviation(eqx.Module):
@@ -137,6 +137,8 @@ class ClosedLoop(eqx.Module):
             f"`y` has shape {shape}, the output {wanted}; both must be (outputs,). For batches: jax.vmap.",
         )
         error = self.target.initial_error(self.loss, feedforward.output, y)
+        # An activation may hide from the output, but not from its voltage, that the input is not finite.
+        error = jnp.where(is_finite((feedforward.voltages[0], error)), error, jnp.nan)
         if not self.network.feedback.needs_jacobian:
             return Sample(feedforward, None, error)
         jacobian = self.network.jacobian(feedforward.voltages)
@@ -200,7 +202,7 @@ class ClosedLoop(eqx.Module):
     def diffusion(self, t: Float[Array, ""], state: LoopState, sample: Sample) -> lx.FunctionLinearOperator:
         """The linear map from Wiener increments (one for each neuron) to increments of the state."""
         del t, sample
-        still = jtu.tree_map(jnp.zeros_like, state)
+        still = jax.tree.map(jnp.zeros_like, state)
 
         def push(increments: PerLayer) -> LoopState:
             if self.noise.filtered:
@@ -239,8 +241,7 @@ class ClosedLoop(eqx.Module):
         self, sample: Sample, control: Float[Array, " out"], output_change: Float[Array, " out"]
     ) -> Float[Array, " out"]:
         """The equations of the steady state in the readout's form; their roots are those of F."""
-        leak = self.controller.steady_state_leak()
-        output = sample.feedforward.output
+        leak, output = self.controller.steady_state_leak(), sample.feedforward.output
         return self.readout.equations(output, sample.error, output_change, control, leak)
 
     def relative_residual(
@@ -258,9 +259,8 @@ class ClosedLoop(eqx.Module):
         base = sample.feedforward.voltages
         at = base if voltage is None else tuple(v + d for v, d in zip(base, voltage, strict=True))
         tangents = None
-        for layer, slope, Q in zip(
-            self.network.layers, self.network.slopes(at), self.feedback(sample), strict=True
-        ):
+        layers, slopes = self.network.layers, self.network.slopes(at)
+        for layer, slope, Q in zip(layers, slopes, self.feedback(sample), strict=True):
             arriving = jnp.moveaxis(Q, -1, 0)
             if tangents is not None:
                 arriving = arriving + jax.vmap(layer.linear)(tangents)
@@ -297,17 +297,3 @@ class ClosedLoop(eqx.Module):
             for J, Q in zip(jacobian, self.feedback(sample), strict=True)
         )
         return tuple(self.error_gain(sample, gain, still) for gain in through)
-
-
-def teaching_signal(loop: ClosedLoop, sample: Sample, deviation: Deviation) -> PerLayer:
-    """What the apical input did: phi_i(v_i) - phi_i(v_ff_i), or what else `loop.teaching` says."""
-    state = zip(
-        loop.network.layers, sample.feedforward.voltages, deviation.voltage, deviation.basal, strict=True
-    )
-    return tuple(loop.teaching(layer.activation, v + c, d - c) for layer, v, d, c in state)
-
-
-def presynaptic_rates(sample: Sample, deviation: Deviation) -> PerLayer:
-    """r_{i-1} of every layer in the controlled state; the first is the input itself."""
-    later = zip(sample.feedforward.inputs[1:], deviation.rate[:-1], strict=True)
-    return (sample.feedforward.inputs[0], *(r + rho for r, rho in later))

@@ -11,15 +11,17 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
 
-from dfc_jax._dynamics.closed_loop import ClosedLoop, Sample
+from dfc_jax._dynamics.closed_loop import ClosedLoop, PerLayer, Sample
 from dfc_jax._dynamics.losses import AbstractLoss
 from dfc_jax._fields import check_parts
-from dfc_jax._network.network import Layer, Network
+from dfc_jax._network.network import Feedforward, Layer, Network
+from dfc_jax._network.plasticity import forward_rule
+from dfc_jax._numerics.finite import is_finite, zero_unless_finite
 from dfc_jax._steady_state.base import Equilibrium
 
 
 class Report(eqx.Module):
-    """What happened to a batch, sample by sample. For methods without dynamics every sample converges."""
+    """What happened to a batch, sample by sample. Without dynamics every sample that is finite converges."""
 
     loss: Float[Array, " batch"]
     output: Float[Array, "batch out"]
@@ -98,8 +100,19 @@ def batch_report(
 def instant_report(
     loss: AbstractLoss, output: Float[Array, "batch out"], y: Float[Array, "batch out"]
 ) -> Report:
-    """The report of a method that solves no dynamics, so that nothing can fail to converge."""
-    batch = len(y)
-    yes, none = jnp.ones(batch, bool), jnp.zeros(batch, int)
-    still = jnp.zeros_like(output)
-    return Report(jax.vmap(loss)(output, y), output, yes, still[:, 0], none, yes, ~yes, still)
+    """The report of a method that solves no dynamics: nothing can fail to converge but what is not finite."""
+    losses, still = jax.vmap(loss)(output, y), jnp.zeros_like(output)
+    finite, none = jnp.isfinite(losses), jnp.zeros(len(y), int)
+    return Report(losses, output, finite, still[:, 0], none, finite, jnp.zeros_like(finite), still)
+
+
+def instant_update(
+    loss: AbstractLoss, model: Network, state: Feedforward, teaching: PerLayer, y: Float[Array, "batch out"]
+) -> tuple[Network, Report]:
+    """The forward rule in the feedforward states of a batch. What is not finite teaches nothing, and its
+    output counts as NaN."""
+    signals = state.inputs, teaching
+    finite = jax.vmap(is_finite)(signals)
+    update = forward_rule(model.layers, *jax.vmap(zero_unless_finite)(signals))
+    output = jnp.where(finite[:, None], state.output, jnp.nan)
+    return shaped_like(model, update), instant_report(loss, output, y)

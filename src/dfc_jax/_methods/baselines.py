@@ -6,14 +6,14 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, PRNGKeyArray
 
 from dfc_jax._dynamics.losses import AbstractLoss, CrossEntropy
-from dfc_jax._methods.base import AbstractMethod, instant_report, Report, shaped_like
+from dfc_jax._methods.base import AbstractMethod, instant_report, instant_update, Report, shaped_like
 from dfc_jax._network.feedback import ExactFeedback
 from dfc_jax._network.network import check_batch, Layer, Network
-from dfc_jax._network.plasticity import forward_rule
+from dfc_jax._numerics.finite import is_finite, zero_unless_finite
 
 
 class Backprop(AbstractMethod):
-    """The gradient of the mean loss."""
+    """The gradient of the mean loss; a sample that is not finite counts in the mean and adds nothing."""
 
     loss: AbstractLoss = CrossEntropy()
 
@@ -27,13 +27,16 @@ class Backprop(AbstractMethod):
     ) -> tuple[Network, Report]:
         del key
         check_batch(model, x, y)
+        harmless, finite = jax.vmap(zero_unless_finite)(x), jax.vmap(is_finite)(x)
         layers, rest = eqx.partition(model.layers, eqx.is_inexact_array)
 
         def outputs(weights: tuple[Layer, ...]) -> Float[Array, "batch out"]:
-            return jax.vmap(Network(eqx.combine(weights, rest), model.feedback))(x)
+            return jax.vmap(Network(eqx.combine(weights, rest), model.feedback))(harmless)
 
         output, pull = jax.vjp(outputs, layers)
-        (gradient,) = pull(jax.vmap(self.loss.gradient)(output, y) / len(y))
+        output = jnp.where(finite[:, None], output, jnp.nan)
+        by_output = jax.vmap(self.loss.gradient)(output, y) / len(y)
+        (gradient,) = pull(jax.vmap(zero_unless_finite)(by_output))
         return shaped_like(model, eqx.combine(gradient, rest)), instant_report(self.loss, output, y)
 
 
@@ -63,5 +66,4 @@ class DFA(AbstractMethod):
         gradient = jax.vmap(self.loss.gradient)(state.output, y) / len(y)
         arriving = (jnp.tensordot(gradient, Q, axes=(1, -1)) for Q in model.feedback.matrices(None))
         teaching = tuple(s * a for s, a in zip(model.slopes(state.voltages), arriving, strict=True))
-        update = forward_rule(model.layers, state.inputs, teaching)
-        return shaped_like(model, update), instant_report(self.loss, state.output, y)
+        return instant_update(self.loss, model, state, teaching, y)

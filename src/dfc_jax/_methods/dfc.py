@@ -9,15 +9,16 @@ from jaxtyping import Array, Bool, Float, PRNGKeyArray
 
 from dfc_jax._average.base import AbstractAverage
 from dfc_jax._average.implicit import ImplicitAverage
-from dfc_jax._dynamics.closed_loop import ClosedLoop, Deviation, presynaptic_rates, Sample, teaching_signal
+from dfc_jax._dynamics.closed_loop import ClosedLoop, Sample
 from dfc_jax._dynamics.controller import AbstractController, PIController
 from dfc_jax._dynamics.losses import AbstractLoss, CrossEntropy
 from dfc_jax._dynamics.noise import FilteredNoise
 from dfc_jax._dynamics.targets import AbstractTarget, Nudge
+from dfc_jax._dynamics.teaching import forward_change
 from dfc_jax._fields import default, flag, number
 from dfc_jax._methods.base import AbstractMethod, batch_report, Report, shaped_like
 from dfc_jax._network.network import check_batch, Network
-from dfc_jax._network.plasticity import AbstractTeachingSignal, forward_rule, RateDifference
+from dfc_jax._network.plasticity import AbstractTeachingSignal, RateDifference
 from dfc_jax._steady_state.base import AbstractEquilibrium, Equilibrium
 from dfc_jax._steady_state.broyden import Broyden
 from dfc_jax._steady_state.linear import Analytic
@@ -57,12 +58,8 @@ class _SteadyStateMethod(AbstractMethod):
         loop = self.loop(model)
         samples = jax.vmap(loop.sample)(x, y)
         found, rescued = self._equilibrium(loop, samples)
-        finite = jax.vmap(lambda sample: sample.finite)(samples)
-        found = eqx.tree_at(lambda f: f.converged, found, found.converged & finite)
-        weight = jnp.where(self._contributes(found) & finite, -1 / (len(y) * self.target.unit()), 0)
-        signals = jax.vmap(_signals, in_axes=(None, 0, 0, 0))
-        presynaptic, teaching = signals(loop, samples, found.deviation, weight)
-        update = forward_rule(model.layers, presynaptic, teaching)
+        weights = jnp.where(self._contributes(found), -1 / (len(y) * self.target.unit()), 0)
+        update = forward_change(loop, samples, found.deviation, weights)
         return shaped_like(model, update), batch_report(self.loss, samples, y, found, rescued)
 
 
@@ -166,12 +163,3 @@ class DFC(AbstractMethod):
         check_batch(model, x, y)
         loop = self.loop(model)
         return self.average.doubts(loop, jax.vmap(loop.sample)(x, y))
-
-
-def _signals(
-    loop: ClosedLoop, sample: Sample, deviation: Deviation, weight: Float[Array, ""]
-) -> tuple[tuple[Float[Array, "..."], ...], tuple[Float[Array, "..."], ...]]:
-    """Presynaptic rates and weighted teaching signals; zeros, even instead of NaN, if the weight is zero."""
-    presynaptic = presynaptic_rates(sample, deviation)
-    teaching = tuple(weight * signal for signal in teaching_signal(loop, sample, deviation))
-    return jax.tree.map(lambda leaf: jnp.where(weight == 0, 0, leaf), (presynaptic, teaching))

@@ -97,8 +97,8 @@ class ExpectedSleepPhase(AbstractNoisePhase):
         self, loop: ClosedLoop, sample: Sample
     ) -> tuple[PerLayer, Float[Array, "layers out out"], Float[Array, "layers out out"]]:
         """J_i, J_i Q_i and J_i J_i^T of one sample; zeros if it is not finite."""
-        jacobians = zero_unless_finite(loop.network.jacobian(sample.feedforward.voltages))
-        jacobians = jax.tree.map(lambda J: jnp.where(sample.finite, J, 0), jacobians)
+        jacobians = loop.network.jacobian(sample.feedforward.voltages)
+        jacobians, _ = zero_unless_finite((jacobians, sample.error))
         rows = [J.reshape(len(J), -1) for J in jacobians]
         inputs = [Q.reshape(-1, Q.shape[-1]) for Q in loop.feedback(sample)]
         gains = jnp.stack([J @ Q for J, Q in zip(rows, inputs, strict=True)])

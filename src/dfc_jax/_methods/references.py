@@ -19,10 +19,9 @@ from jaxtyping import Array, Float, PRNGKeyArray
 from dfc_jax._dynamics.closed_loop import PerLayer
 from dfc_jax._dynamics.losses import AbstractLoss, CrossEntropy
 from dfc_jax._fields import number
-from dfc_jax._methods.base import AbstractMethod, instant_report, Report, shaped_like
+from dfc_jax._methods.base import AbstractMethod, instant_update, Report
 from dfc_jax._network.convolution import Chain
 from dfc_jax._network.network import check_batch, Dense, Feedforward, Network
-from dfc_jax._network.plasticity import forward_rule
 
 
 class _OutputSpaceMethod(AbstractMethod):
@@ -45,8 +44,8 @@ class _OutputSpaceMethod(AbstractMethod):
         check_batch(model, x, y)
         state = jax.vmap(model.feedforward)(x)
         teaching = jax.vmap(self._teaching, in_axes=(None, 0, 0))(model, state, y)
-        update = forward_rule(model.layers, state.inputs, jax.tree.map(lambda t: -t / len(y), teaching))
-        return shaped_like(model, update), instant_report(self.loss, state.output, y)
+        teaching = jax.tree.map(lambda t: -t / len(y), teaching)
+        return instant_update(self.loss, model, state, teaching, y)
 
     def _teaching(self, model: Network, state: Feedforward, y: Float[Array, " out"]) -> PerLayer:
         """J_i^T z of every layer."""

@@ -8,17 +8,16 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, PRNGKeyArray
 
 from dfc_jax._checks import check_number, require
-from dfc_jax._dynamics.closed_loop import ClosedLoop, PerLayer, Sample
+from dfc_jax._dynamics.closed_loop import ClosedLoop, PerLayer
 from dfc_jax._dynamics.controller import AbstractController, PIController
 from dfc_jax._dynamics.losses import AbstractLoss, CrossEntropy
 from dfc_jax._dynamics.noise import AbstractNoise, WhiteNoise
 from dfc_jax._dynamics.published import PublishedEuler, PublishedState
 from dfc_jax._dynamics.targets import AbstractTarget, Rest
+from dfc_jax._dynamics.teaching import feedback_change
 from dfc_jax._fields import check_parts, default, number
 from dfc_jax._network.feedback import FeedbackWeights
 from dfc_jax._network.network import check_batch, Network
-from dfc_jax._network.plasticity import feedback_rule
-from dfc_jax._numerics.finite import zero_unless_finite
 
 
 class AbstractSleepPhase(eqx.Module):
@@ -112,17 +111,9 @@ class SleepPhase(AbstractNoisePhase):
         samples = jax.vmap(loop.sample)(x, y)
 
         def add(total: PerLayer, before: PublishedState, after: PublishedState) -> PerLayer:
-            apical, control = jax.vmap(_pair)(samples, before, after)
-            return jax.tree.map(jnp.add, total, feedback_rule(apical, control))
+            change = feedback_change(before.apical, after.control)  # the published code pairs these
+            return jax.tree.map(jnp.add, total, change)
 
         zeros = jax.tree.map(jnp.zeros_like, model.feedback.weights)
         _, total = self.scheme.fold(loop, samples, add, zeros, key=key)
         return self._normalised(model, total, len(x))
-
-
-def _pair(
-    sample: Sample, state: PublishedState, later: PublishedState
-) -> tuple[PerLayer, Float[Array, " out"]]:
-    """v_fb[t] and u[t+1] of one sample, which the published code correlates; zeros if not finite."""
-    pair = zero_unless_finite((state.apical, later.control))
-    return jax.tree.map(lambda leaf: jnp.where(sample.finite, leaf, 0), pair)

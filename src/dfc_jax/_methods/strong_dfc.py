@@ -28,13 +28,13 @@ from dfc_jax._dynamics.noise import FilteredNoise
 from dfc_jax._dynamics.published import PublishedEuler, PublishedState
 from dfc_jax._dynamics.stability import scheme_doubts
 from dfc_jax._dynamics.targets import AbstractTarget, Clamp
+from dfc_jax._dynamics.teaching import feedback_change
 from dfc_jax._fields import check_parts, default, number
 from dfc_jax._methods.base import AbstractMethod, batch_report, Report
 from dfc_jax._methods.sleep import AbstractSleepPhase
 from dfc_jax._network.feedback import FeedbackWeights
 from dfc_jax._network.network import check_batch, Layer, Network
-from dfc_jax._network.plasticity import AbstractTeachingSignal, feedback_rule, RateDifference
-from dfc_jax._numerics.finite import zero_unless_finite
+from dfc_jax._network.plasticity import AbstractTeachingSignal, RateDifference
 from dfc_jax._steady_state.base import AbstractEquilibrium, Equilibrium, last_state
 
 
@@ -117,8 +117,8 @@ class StrongDFC(AbstractMethod):
         def add(carry: PyTree, _: PublishedState, after: PublishedState) -> PyTree:
             slow, forward, feedback = carry
             slow = slow + share * (after.control - slow)
-            apical, fast = jax.vmap(_pair)(samples, after, slow)
-            feedback = jax.tree.map(jnp.add, feedback, feedback_rule(apical, fast))
+            change = feedback_change(after.apical, after.control - slow)
+            feedback = jax.tree.map(jnp.add, feedback, change)
             return slow, forward.plus(part, instant_change(loop, samples, after.deviation)), feedback
 
         first, found = self._first(loop, samples)
@@ -197,11 +197,3 @@ def _settled(loop: ClosedLoop, sample: Sample, first: PublishedState, found: Equ
     apical = loop.apical_input(sample, found.control)
     parts = lambda s: (s.deviation, s.apical, s.compartment, s.integral, s.control)
     return eqx.tree_at(parts, first, (found.deviation, apical, apical, integral, found.control))
-
-
-def _pair(
-    sample: Sample, state: PublishedState, slow: Float[Array, " out"]
-) -> tuple[PerLayer, Float[Array, " out"]]:
-    """v_fb and u_fast of one sample; zeros if not finite."""
-    pair = zero_unless_finite((state.apical, state.control - slow))
-    return jax.tree.map(lambda leaf: jnp.where(sample.finite, leaf, 0), pair)

@@ -3,7 +3,7 @@
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-from jaxtyping import PyTree
+from jaxtyping import Array, Bool, PyTree
 
 
 def all_finite(tree: PyTree) -> bool:
@@ -12,7 +12,12 @@ def all_finite(tree: PyTree) -> bool:
     return all(bool(jnp.all(jnp.isfinite(leaf))) for leaf in leaves)
 
 
+def is_finite(tree: PyTree) -> Bool[Array, ""]:
+    """Whether all numbers in the arrays of one sample are finite. Works under jit."""
+    return jnp.isfinite(sum(jnp.sum(leaf) for leaf in jax.tree.leaves(tree)))
+
+
 def zero_unless_finite(tree: PyTree) -> PyTree:
     """The arrays of one sample as they are, or all of them zero if any of their numbers is not finite."""
-    finite = jnp.isfinite(sum(jnp.sum(leaf) for leaf in jax.tree.leaves(tree)))
+    finite = is_finite(tree)
     return jax.tree.map(lambda leaf: jnp.where(finite, leaf, 0), tree)

@@ -54,8 +54,8 @@ def last_state(
 ) -> Equilibrium:
     def one(sample: Sample, control: Float[Array, " out"], deviation: Deviation) -> Equilibrium:
         error = jnp.linalg.norm(loop.error(sample, deviation.rate[-1])) / sample.scale
-        fallen = error < 0.5
         remaining = loop.relative_residual(sample, control, loop.controlled(sample, control))
+        fallen = (error < 0.5) & jnp.isfinite(remaining)
         return Equilibrium(control, deviation, fallen, remaining, jnp.asarray(steps), fallen)
 
     return jax.vmap(one)(samples, control, deviation)
