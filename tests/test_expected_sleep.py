@@ -146,7 +146,7 @@ def test_what_it_cannot_do_is_said() -> None:
     with pytest.raises(ValueError, match="`target` is Clamp; ExpectedSleepPhase needs Rest"):
         dfc.ExpectedSleepPhase(target=dfc.Clamp())(model, x, y)
     exact = dfc.Network(model.layers, dfc.ExactFeedback())
-    with pytest.raises(ValueError, match="only FeedbackWeights can learn"):
+    with pytest.raises(ValueError, match="ExactFeedback; ExpectedSleepPhase needs FeedbackWeights"):
         dfc.ExpectedSleepPhase()(exact, x, y)
     with pytest.raises(ValueError, match=r"`noise.sigma` is 0"):
         dfc.ExpectedSleepPhase(noise=dfc.WhiteNoise(0.0))

@@ -118,7 +118,7 @@ def test_what_does_not_settle_is_said(getkey) -> None:
     loop, _, _, samples = setting("cross_entropy", 1e-4, dfc.ExactFeedback())
     hasty = dataclasses.replace(PRECISE, max_iterations=2)
     assert not np.any(eqx.filter_jit(hasty)(loop, samples).converged)
-    with pytest.raises(ValueError, match="FeedbackWeights; ControlledJacobian is for ExactFeedback"):
+    with pytest.raises(ValueError, match="FeedbackWeights, which is the same in every state"):
         PRECISE(dataclasses.replace(loop, network=make_network(getkey(), (6, 8, 7, 3))), samples)
 
 

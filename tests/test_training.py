@@ -397,7 +397,7 @@ def test_models_that_do_not_fit_the_data():
 
 def test_only_weights_can_learn():
     model = small_network(1, (6, 8, 3), feedback=dfc.ExactFeedback())
-    with pytest.raises(ValueError, match="ExactFeedback; only FeedbackWeights can learn"):
+    with pytest.raises(ValueError, match="ExactFeedback; `feedback_learning` needs FeedbackWeights"):
         fit(model, regression(), feedback_learning=learning())
 
 

@@ -43,7 +43,11 @@ from dfc_jax._dynamics.losses import (
     CrossEntropy as CrossEntropy,
     MeanSquaredError as MeanSquaredError,
 )
-from dfc_jax._dynamics.noise import FilteredNoise as FilteredNoise, WhiteNoise as WhiteNoise
+from dfc_jax._dynamics.noise import (
+    AbstractNoise as AbstractNoise,
+    FilteredNoise as FilteredNoise,
+    WhiteNoise as WhiteNoise,
+)
 from dfc_jax._dynamics.published import PublishedEuler as PublishedEuler, PublishedState as PublishedState
 from dfc_jax._dynamics.readout import (
     AbstractReadout as AbstractReadout,
@@ -96,6 +100,8 @@ from dfc_jax._network.convolution import (
     Image as Image,
 )
 from dfc_jax._network.feedback import (
+    AbstractFeedback as AbstractFeedback,
+    AbstractFeedbackInit as AbstractFeedbackInit,
     ExactFeedback as ExactFeedback,
     FeedbackWeights as FeedbackWeights,
     ProductOfWeights as ProductOfWeights,

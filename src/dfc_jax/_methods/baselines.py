@@ -5,9 +5,9 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, PRNGKeyArray
 
+from dfc_jax._checks import require
 from dfc_jax._dynamics.losses import AbstractLoss, CrossEntropy
 from dfc_jax._methods.base import AbstractMethod, instant_report, instant_update, Report, shaped_like
-from dfc_jax._network.feedback import ExactFeedback
 from dfc_jax._network.network import check_batch, Layer, Network
 from dfc_jax._numerics.finite import is_finite, zero_unless_finite
 
@@ -57,11 +57,12 @@ class DFA(AbstractMethod):
         key: PRNGKeyArray | None = None,
     ) -> tuple[Network, Report]:
         del key
-        if isinstance(model.feedback, ExactFeedback):
-            raise ValueError(
-                "`model.feedback` is ExactFeedback; direct feedback alignment needs FeedbackWeights."
-            )
         check_batch(model, x, y)
+        require(
+            not model.feedback.needs_jacobian,
+            f"`model.feedback` is {type(model.feedback).__name__}, which depends on the sample; direct "
+            "feedback alignment needs feedback that is fixed, as FeedbackWeights.",
+        )
         state = jax.vmap(model.feedforward)(x)
         gradient = jax.vmap(self.loss.gradient)(state.output, y) / len(y)
         arriving = (jnp.tensordot(gradient, Q, axes=(1, -1)) for Q in model.feedback.matrices(None))

@@ -54,12 +54,13 @@ class ExpectedSleepPhase(AbstractNoisePhase):
             f"`target` is {type(self.target).__name__}; ExpectedSleepPhase needs Rest, use SleepPhase.",
         )
         check_batch(model, x, y)
+        weights = model.feedback.learnable("ExpectedSleepPhase")
         loop = self._loop(model)
         samples = jax.vmap(loop.sample)(x, y)
         jacobians, C, D = self._moments(loop, samples)
         D = jnp.sum(D, axis=-1)
         total = []
-        for J, c, Q in zip(jacobians, C, model.feedback.weights, strict=True):
+        for J, c, Q in zip(jacobians, C, weights, strict=True):
             pairs = jnp.reshape(c.T, (-1, len(c)))  # of samples and outputs, as the rows of J
             teaching = jnp.reshape(J, (len(pairs), -1)).T @ pairs  # einsum took twice as long
             total.append(jnp.reshape(teaching, Q.shape) + jnp.tensordot(Q, D, axes=(-1, 0)))

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, PRNGKeyArray
 
-from dfc_jax._checks import check_number, require
+from dfc_jax._checks import check_number
 from dfc_jax._dynamics.closed_loop import ClosedLoop, PerLayer
 from dfc_jax._dynamics.controller import AbstractController, PIController
 from dfc_jax._dynamics.losses import AbstractLoss, CrossEntropy
@@ -58,10 +58,6 @@ class AbstractNoisePhase(AbstractSleepPhase):
         check_number("noise.sigma", self.noise.sigma, above=0)
 
     def _loop(self, model: Network) -> ClosedLoop:
-        require(
-            isinstance(model.feedback, FeedbackWeights),
-            f"`model.feedback` is {type(model.feedback).__name__}; only FeedbackWeights can learn.",
-        )
         return ClosedLoop(
             model, self.controller, self.target, self.loss, self.tau_v, self.tau_apical, self.noise
         )
@@ -107,6 +103,7 @@ class SleepPhase(AbstractNoisePhase):
         A sample whose state is not finite contributes nothing.
         """
         check_batch(model, x, y)
+        weights = model.feedback.learnable("SleepPhase")
         loop = self._loop(model)
         samples = jax.vmap(loop.sample)(x, y)
 
@@ -114,6 +111,6 @@ class SleepPhase(AbstractNoisePhase):
             change = feedback_change(before.apical, after.control)  # the published code pairs these
             return jax.tree.map(jnp.add, total, change)
 
-        zeros = jax.tree.map(jnp.zeros_like, model.feedback.weights)
+        zeros = jax.tree.map(jnp.zeros_like, weights)
         _, total = self.scheme.fold(loop, samples, add, zeros, key=key)
         return self._normalised(model, total, len(x))

@@ -88,10 +88,6 @@ class StrongDFC(AbstractMethod):
         key: PRNGKeyArray | None = None,
     ) -> tuple[Network, Report]:
         require(key is not None, "`key` is None; StrongDFC draws its noise from a key.")
-        require(
-            isinstance(model.feedback, FeedbackWeights),
-            f"`model.feedback` is {type(model.feedback).__name__}; StrongDFC needs FeedbackWeights.",
-        )
         check_batch(model, x, y)
         loop = self.loop(model)
         samples = jax.vmap(loop.sample)(x, y)
@@ -112,6 +108,7 @@ class StrongDFC(AbstractMethod):
         self, loop: ClosedLoop, samples: Sample, key: PRNGKeyArray
     ) -> tuple[tuple[Layer, ...], PerLayer, Equilibrium]:
         """The mean of the forward rule and the sum of v_fb u_fast^T, summed over the batch, and the end."""
+        weights = loop.network.feedback.learnable("StrongDFC")
         share, part = self.scheme.dt / self.tau_filter, 1 / self.scheme.states
 
         def add(carry: PyTree, _: PublishedState, after: PublishedState) -> PyTree:
@@ -122,7 +119,7 @@ class StrongDFC(AbstractMethod):
             return slow, forward.plus(part, instant_change(loop, samples, after.deviation)), feedback
 
         first, found = self._first(loop, samples)
-        nothing = jax.tree.map(jnp.zeros_like, loop.network.feedback.weights)
+        nothing = jax.tree.map(jnp.zeros_like, weights)
         forward = Accumulator.zero(loop, samples)
         if self.start is not None:
             forward = forward.plus(part, instant_change(loop, samples, first.deviation))

@@ -18,7 +18,7 @@ from dfc_jax._fields import number
 
 
 class AbstractFeedback(eqx.Module):
-    """Where a sample's feedback weights come from."""
+    """Where a sample's feedback weights come from. One of your own needs `matrices` and `needs_jacobian`."""
 
     @abc.abstractmethod
     def matrices(
@@ -30,6 +30,10 @@ class AbstractFeedback(eqx.Module):
     @abc.abstractmethod
     def needs_jacobian(self) -> bool:
         """Whether `matrices` depends on the sample through its Jacobian."""
+
+    def learnable(self, who: str) -> tuple[Float[Array, "... out"], ...]:
+        """The weights, for `who` learns them. **Raises:** `ValueError` unless these are `FeedbackWeights`."""
+        raise ValueError(f"`model.feedback` is {type(self).__name__}; {who} needs FeedbackWeights.")
 
 
 class FeedbackWeights(AbstractFeedback):
@@ -46,6 +50,10 @@ class FeedbackWeights(AbstractFeedback):
     @property
     def needs_jacobian(self) -> bool:
         return False
+
+    def learnable(self, who: str) -> tuple[Float[Array, "... out"], ...]:
+        del who
+        return self.weights
 
 
 class AbstractFeedbackInit(eqx.Module):

@@ -15,12 +15,7 @@ from jaxtyping import Array, Float, PRNGKeyArray
 from dfc_jax._checks import check_key, check_type, require
 from dfc_jax._fields import check_parts
 from dfc_jax._network.activations import AbstractActivation, Linear, Tanh
-from dfc_jax._network.feedback import (
-    AbstractFeedback,
-    AbstractFeedbackInit,
-    FeedbackWeights,
-    ProductOfWeights,
-)
+from dfc_jax._network.feedback import AbstractFeedback, AbstractFeedbackInit, ProductOfWeights
 
 
 class Dense(eqx.Module):
@@ -135,12 +130,19 @@ def check_inputs(model: Network, x: Float[Array, "batch ..."]) -> jax.ShapeDtype
     for weights in jax.tree.leaves(eqx.filter(model, eqx.is_inexact_array)):
         check_floats("model", weights, "weights")
     one = jax.ShapeDtypeStruct(x.shape[1:], x.dtype)
-    state = jax.eval_shape(lambda sample: model.feedforward(sample), one)
-    if isinstance(model.feedback, FeedbackWeights):
-        shapes = tuple(Q.shape for Q in model.feedback.weights)
-        wanted = tuple((*voltage.shape, *state.output.shape) for voltage in state.voltages)
-        require(shapes == wanted, f"`model.feedback` has the shapes {shapes}; its layers need {wanted}.")
+    state, feedback = jax.eval_shape(lambda sample: _state_and_feedback(model, sample), one)
+    shapes = tuple(Q.shape for Q in feedback)
+    wanted = tuple((*voltage.shape, *state.output.shape) for voltage in state.voltages)
+    require(shapes == wanted, f"`model.feedback` has the shapes {shapes}; its layers need {wanted}.")
     return state.output
+
+
+def _state_and_feedback(
+    model: Network, x: Float[Array, "*inputs"]
+) -> tuple[Feedforward, tuple[Float[Array, "... out"], ...]]:
+    state = model.feedforward(x)
+    jacobian = model.jacobian(state.voltages) if model.feedback.needs_jacobian else None
+    return state, model.feedback.matrices(jacobian)
 
 
 def check_floats(name: str, array: Float[Array, "..."], what: str = "values") -> None:

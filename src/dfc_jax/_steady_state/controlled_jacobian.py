@@ -8,14 +8,14 @@ from jaxtyping import Array, Bool, Float, Int
 from dfc_jax._checks import require
 from dfc_jax._dynamics.closed_loop import ClosedLoop, PerLayer, Sample
 from dfc_jax._fields import count, default, number
-from dfc_jax._network.feedback import ExactFeedback
 from dfc_jax._numerics.secant import in_any_run
 from dfc_jax._steady_state.base import AbstractEquilibrium, Equilibrium
 from dfc_jax._steady_state.broyden import Broyden
 
 
 class ControlledJacobian(AbstractEquilibrium):
-    """Steady states whose feedback is the transposed Jacobian there: for a model with `ExactFeedback()`.
+    """Steady states whose feedback is the transposed Jacobian there: for a model with `ExactFeedback()`, or
+    with other feedback that depends on the Jacobian.
 
     `ExactFeedback` alone takes the Jacobian of the feedforward state, from which strong feedback leads far
     away. Here Q = J(v)^T and v, at rest under Q, are found in turn until the displacements Q u change by no
@@ -40,8 +40,9 @@ class ControlledJacobian(AbstractEquilibrium):
         """The steady states, and the samples with the feedback that holds there."""
         feedback = loop.network.feedback
         require(
-            isinstance(feedback, ExactFeedback),
-            f"`model.feedback` is {type(feedback).__name__}; ControlledJacobian is for ExactFeedback.",
+            feedback.needs_jacobian,
+            f"`model.feedback` is {type(feedback).__name__}, which is the same in every state; "
+            "ControlledJacobian is for feedback that depends on the Jacobian, as ExactFeedback.",
         )
         drives = jax.vmap(ClosedLoop.apical_input, in_axes=(None, 0, 0))
 

@@ -15,7 +15,6 @@ from dfc_jax._analysis.diagnostics import Diagnostics
 from dfc_jax._checks import check_count, check_key, check_number, check_type, require
 from dfc_jax._data.dataset import Dataset
 from dfc_jax._methods.base import AbstractMethod
-from dfc_jax._network.feedback import FeedbackWeights
 from dfc_jax._network.network import Network
 from dfc_jax._runs.history import History, Record
 from dfc_jax._training.batches import Augmentation
@@ -181,11 +180,8 @@ def _check_fit(
     require(
         batch_size <= samples, f"`batch_size` is {batch_size}; the data have only {samples} training samples."
     )
-    require(
-        learning is None or isinstance(model.feedback, FeedbackWeights),
-        f"`feedback_learning` is given, but `model.feedback` is {type(model.feedback).__name__}; "
-        "only FeedbackWeights can learn.",
-    )
+    if learning is not None:
+        model.feedback.learnable("`feedback_learning`")
     try:
         outputs = math.prod(jax.eval_shape(model, jnp.asarray(data.train.x[0])).shape)
     except ValueError as error:
