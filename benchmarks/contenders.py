@@ -1,4 +1,6 @@
-"""The methods, each with its solvers, whose training step is measured."""
+"""The methods, each with its solvers, that the benchmarks measure."""
+
+import functools
 
 import diffrax
 
@@ -11,6 +13,15 @@ def implicit_by_diffrax(solver: type[diffrax.AbstractImplicitSolver]) -> dfc.Dif
     return dfc.DiffraxAverage(solver(root_finder=dfc.ControlRootFinder()), controller)
 
 
+AVERAGES = {
+    "DFC, closed form": dfc.ClosedFormAverage(),
+    "DFC, implicit, 10 steps": dfc.ImplicitAverage(segments=((4, 0.06), (6, 0.94))),
+    "DFC, implicit, 24 steps": dfc.ImplicitAverage(),
+    "DFC, published Euler": dfc.PublishedAverage(dfc.PublishedEuler(dt=0.02, states=500)),
+    "DFC, Diffrax's implicit Euler": implicit_by_diffrax(diffrax.ImplicitEuler),
+    "DFC, Diffrax's Kvaerno3": implicit_by_diffrax(diffrax.Kvaerno3),
+    "DFC, Tsit5": dfc.DiffraxAverage(),
+}
 STRONG = dfc.Clamp(0.99)
 METHODS = {
     "Backprop": dfc.Backprop(),
@@ -19,13 +30,7 @@ METHODS = {
     "DFC-SS, Broyden": dfc.DFCSS(),
     "DFC-SS, Newton": dfc.DFCSS(equilibrium=dfc.RootFind()),
     "DFC-SS, Tsit5 to rest": dfc.DFCSS(equilibrium=dfc.Simulated(), fallback=None),
-    "DFC, closed form": dfc.DFC(average=dfc.ClosedFormAverage()),
-    "DFC, implicit, 10 steps": dfc.DFC(average=dfc.ImplicitAverage(segments=((4, 0.06), (6, 0.94)))),
-    "DFC, implicit, 24 steps": dfc.DFC(average=dfc.ImplicitAverage()),
-    "DFC, published Euler": dfc.DFC(average=dfc.PublishedAverage(dfc.PublishedEuler(dt=0.02, states=500))),
-    "DFC, Diffrax's implicit Euler": dfc.DFC(average=implicit_by_diffrax(diffrax.ImplicitEuler)),
-    "DFC, Diffrax's Kvaerno3": dfc.DFC(average=implicit_by_diffrax(diffrax.Kvaerno3)),
-    "DFC, Tsit5": dfc.DFC(average=dfc.DiffraxAverage()),
+    **{name: dfc.DFC(average=average) for name, average in AVERAGES.items()},
     "Strong-DFC, two phases, Broyden": dfc.DFCSS(target=STRONG),
     "Strong-DFC, two phases, after T": dfc.DFCSS(
         target=STRONG,
@@ -43,3 +48,39 @@ METHODS = {
     "Sleep phase": dfc.SleepPhase(),
     "Sleep phase, expected": dfc.ExpectedSleepPhase(),
 }
+
+# The short list, of which whole epochs are measured.
+EPOCHS = {
+    "Backprop": METHODS["Backprop"],
+    "DFA": METHODS["DFA"],
+    "DFC-SSA": METHODS["DFC-SSA"],
+    "DFC-SS": METHODS["DFC-SS, Broyden"],
+    "DFC, closed form": METHODS["DFC, closed form"],
+}
+
+# What is followed over sizes; the last two work with a matrix for every sample.
+SCALING = {
+    "Backprop": METHODS["Backprop"],
+    "DFC-SSA": METHODS["DFC-SSA"],
+    "DFC-SS": METHODS["DFC-SS, Broyden"],
+    "DFC, closed form": METHODS["DFC, closed form"],
+    "DFC, implicit, 10 steps": METHODS["DFC, implicit, 10 steps"],
+    "Sleep, expected": METHODS["Sleep phase, expected"],
+}
+UP_TO_32_OUTPUTS = ("DFC, implicit, 10 steps", "Sleep, expected")
+
+DEVICES = ("Backprop", "DFC-SSA", "DFC-SS, Broyden", "Sleep phase, expected")
+
+# Solvers, whose method is made for a target.
+STEADY = {
+    "SSA": lambda target: dfc.DFCSSA(target=target),
+    "SS, Broyden": lambda target: dfc.DFCSS(target=target),
+    "SS, Newton": lambda target: dfc.DFCSS(target=target, equilibrium=dfc.RootFind(), fallback=None),
+    "SS, pseudo-transient": lambda target: dfc.DFCSS(target=target, equilibrium=dfc.PseudoTransient()),
+    "SS, Bosh3 to rest": lambda target: dfc.DFCSS(target=target, equilibrium=TO_REST, fallback=None),
+}
+TO_REST = dfc.Simulated(diffrax.Bosh3(), dtmax=0.15)
+AVERAGE = {name: functools.partial(dfc.DFC, average=average) for name, average in AVERAGES.items()}
+# The closed form is for nudges; a clamped softmax takes hundreds of time constants to rest.
+NUDGED_ONLY = ("DFC, closed form", "SS, Bosh3 to rest")
+SMALL = ("SSA", "SS, Broyden", "DFC, closed form", "DFC, implicit, 10 steps")

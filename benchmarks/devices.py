@@ -18,19 +18,17 @@ import jax.random as jr
 import numpy as np
 import optax
 import tyro
-from contenders import METHODS
+from contenders import DEVICES, METHODS
 from regimes import digits
-from reporting import heading, machine, save, table
-from training_step import Case, compile_case, cost, environment, measure
+from reporting import environment, heading, machine, RESULTS, save, settings_of, table
+from timing import Case, compile_case, cost, measure
 
 import dfc_jax as dfc
 from dfc_jax._training.devices import divided, everywhere, mesh_of, placed
 
 
-RESULTS = pathlib.Path(__file__).parent / "results"
 DIGITS = 1024
 OPTIMISER = optax.adam(1e-3)
-CHOSEN = ("Backprop", "DFC-SSA", "DFC-SS, Broyden", "Sleep phase, expected")
 LEGEND = (
     "weak: time of a step relative to one device's, every device with its own samples (1 is perfect; where "
     "virtual devices share cores, devices / cores). strong: the same with the samples shared (1 / devices is "
@@ -74,7 +72,7 @@ def main(options: Options) -> None:
     counts = [n for n in (1, 2, 4, 8, 16) if n <= jax.device_count()]
     largest = counts[-1] * options.batch_size
     figures, rows = [], []
-    for name in CHOSEN:
+    for name in DEVICES:
         weak = [compiled(name, n, n * options.batch_size, options) for n in counts]
         strong = [compiled(name, n, largest, options) for n in counts]
         measure([*weak, *strong], options.rounds, options.seconds)
@@ -89,7 +87,7 @@ def main(options: Options) -> None:
     caption = f"{sizes} tanh, {options.batch_size} samples a device, {kind} of {machine(where)}"
     lines = [*heading(where, caption, LEGEND), "", *table(["method", "devices", "weak", "strong"], rows)]
     save(
-        {"environment": where, "settings": {"sizes": options.sizes}, "figures": figures},
+        {"environment": where, "settings": settings_of(options), "figures": figures},
         lines,
         options.out,
         "devices",

@@ -17,19 +17,12 @@ import jax
 import matplotlib.pyplot as plt
 import optax
 import tyro
-from reporting import COLOURS, finish, heading, machine, save, table
-from training_step import environment
+from contenders import EPOCHS
+from reporting import COLOURS, environment, finish, heading, machine, RESULTS, save, settings_of, table
 
 import dfc_jax as dfc
 
 
-METHODS = {
-    "Backprop": dfc.Backprop(),
-    "DFA": dfc.DFA(),
-    "DFC-SSA": dfc.DFCSSA(),
-    "DFC-SS": dfc.DFCSS(),
-    "DFC, closed form": dfc.DFC(average=dfc.ClosedFormAverage()),
-}
 LEGEND = (
     "ratio: seconds of an epoch over backprop's in the same round, the median of the rounds and, in "
     "brackets, their range; per second: training samples."
@@ -45,7 +38,7 @@ class Options:
     epochs: int = 4
     """Epochs of a round, after one that compiles."""
     seed: int = 0
-    out: pathlib.Path = pathlib.Path(__file__).parent / "results"
+    out: pathlib.Path = RESULTS
 
 
 def main(options: Options) -> None:
@@ -58,19 +51,18 @@ def main(options: Options) -> None:
         _, history = dfc.fit(model, method, data, optimiser, epochs=epochs, key=key, progress=False)
         return statistics.median(record["seconds"] for record in history.records)
 
-    for method in METHODS.values():
+    for method in EPOCHS.values():
         seconds(method, 1)
     rounds = []
     for i in range(options.rounds):
-        names = list(METHODS) if i % 2 == 0 else list(METHODS)[::-1]
-        times = {name: seconds(METHODS[name], options.epochs) for name in names}
-        rounds.append({name: times[name] for name in METHODS})
-    ratios = {name: [times[name] / times["Backprop"] for times in rounds] for name in METHODS}
-    speed = {name: len(data.train) / statistics.median(times[name] for times in rounds) for name in METHODS}
-    settings = dataclasses.asdict(options) | {"out": str(options.out.name)}
+        names = list(EPOCHS) if i % 2 == 0 else list(EPOCHS)[::-1]
+        times = {name: seconds(EPOCHS[name], options.epochs) for name in names}
+        rounds.append({name: times[name] for name in EPOCHS})
+    ratios = {name: [times[name] / times["Backprop"] for times in rounds] for name in EPOCHS}
+    speed = {name: len(data.train) / statistics.median(times[name] for times in rounds) for name in EPOCHS}
     result = {
         "environment": environment("benchmarks/epoch.py"),
-        "settings": settings,
+        "settings": settings_of(options),
         "ratios": ratios,
         "speed": speed,
     }
@@ -81,11 +73,11 @@ def _write(result: dict[str, Any], options: Options) -> None:
     where, ratios = result["environment"], result["ratios"]
     caption = f"{options.dataset}, 3 x 256 tanh, batch 128, float32, {machine(where)}"
     spread = {n: f"{statistics.median(r):.2f} [{min(r):.2f}, {max(r):.2f}]" for n, r in ratios.items()}
-    rows = [[name, spread[name], f"{result['speed'][name]:.3g}"] for name in METHODS]
+    rows = [[name, spread[name], f"{result['speed'][name]:.3g}"] for name in EPOCHS]
     lines = [*heading(where, caption, LEGEND), "", *table(["method", "ratio", "per second"], rows)]
     save(result, lines, options.out, "epoch")
     figure, axes = plt.subplots(figsize=(7, 3), layout="constrained")
-    names = list(METHODS)[::-1]
+    names = list(EPOCHS)[::-1]
     axes.barh(names, [statistics.median(ratios[name]) for name in names], color=COLOURS[0])
     for position, name in enumerate(names):
         axes.plot([min(ratios[name]), max(ratios[name])], [position] * 2, color="black", linewidth=1.5)

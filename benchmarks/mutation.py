@@ -1,4 +1,4 @@
-"""Mutation testing of the numerical core: `python benchmarks/mutation.py --help`.
+"""Mutation testing of the numerical core.
 
     python benchmarks/mutation.py --sample 300       a random sample of the mutants, an hour or so on a core
     python benchmarks/mutation.py --report           only write the report again, with new reasons
@@ -12,57 +12,29 @@ goes on after an interruption; `--retry` tries survivors again with the tests of
 """
 
 import ast
-import collections
 import concurrent.futures
 import dataclasses
-import io
 import json
 import multiprocessing
 import os
 import pathlib
-import random
 import shutil
 import subprocess
 import sys
 import xml.etree.ElementTree
 from collections.abc import Iterable
 
-import cosmic_ray.plugins
 import coverage
-import scipy.stats
 import tyro
-from cosmic_ray.ast import ast_nodes, get_ast_from_path
 from cosmic_ray.mutating import mutate_and_test
 from cosmic_ray.work_item import MutationSpec, TestOutcome
-from reporting import heading, save, table
-from training_step import environment
+from mutation_places import CORE, Mutant, mutants, ROOT, SOURCE
+from mutation_report import write_report
 
 
-ROOT = pathlib.Path(__file__).parent.parent
-RESULTS = pathlib.Path(__file__).parent / "results"
 SUITE = "not script"
 # Tests of every constructor, for what a class says outside its methods.
 ALWAYS = "tests/test_public_arguments.py::test_"
-REASONS = pathlib.Path(__file__).parent / "mutation_survivors.json"
-SOURCE = pathlib.Path("src", "dfc_jax")
-# What is no part of the numerical core: data, training loops, folders, checkpoints and their like.
-AROUND = {
-    *("__init__", "_checks", "_fields", "_analysis/diagnostics", "_analysis/failures"),
-    *("_data/*", "_runs/*", "_training/*", "*/__init__"),
-}
-
-
-def core_modules() -> list[str]:
-    """The modules of the numerical core, as `_dynamics/closed_loop`."""
-    found = (path.relative_to(ROOT / SOURCE) for path in (ROOT / SOURCE).rglob("*.py"))
-    return sorted(p.with_suffix("").as_posix() for p in found if not is_around(p.with_suffix("")))
-
-
-def is_around(module: pathlib.Path) -> bool:
-    return any(module.match(pattern) for pattern in AROUND if "/" in pattern) or module.as_posix() in AROUND
-
-
-CORE = core_modules()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -80,20 +52,6 @@ class Options:
     work: pathlib.Path = pathlib.Path("runs/mutation")
     report: bool = False
     """Only write the report from the verdicts in `work`."""
-
-
-@dataclasses.dataclass(frozen=True)
-class Mutant:
-    """One change of one place, and the verdict on it."""
-
-    number: int
-    module: str
-    line: int
-    operator: str
-    occurrence: int
-    verdict: str = ""
-    tests: int = 0
-    diff: str = ""
 
 
 def run(*command: str, folder: pathlib.Path) -> None:
@@ -139,50 +97,6 @@ def renew(work: pathlib.Path) -> None:
         observe(clone, len(list(clone.glob("times-*.xml"))), *tests)
     for folder in work.glob("worker-*"):
         shutil.rmtree(folder)
-
-
-def places(path: pathlib.Path, rng: random.Random) -> list[tuple[int, str, int]]:
-    """Line, operator and occurrence of one mutation for every place of a file that is no annotation."""
-    nodes, found = list(ast_nodes(get_ast_from_path(path))), collections.defaultdict(list)
-    for name in cosmic_ray.plugins.operator_names():
-        operator = cosmic_ray.plugins.get_operator(name)
-        if operator.arguments() or "Decorator" in name:  # mostly abstractmethod: no behaviour to test
-            continue
-        positions = [p for node in nodes for p in operator().mutation_positions(node)]
-        for occurrence, position in enumerate(positions):
-            found[position, name.split("/")[1].partition("_")[0]].append((position[0][0], name, occurrence))
-    untouched = annotations(path) | strict_zips(path)
-    return [rng.choice(found[key]) for key in sorted(found) if not untouched & {key[0][0]}]
-
-
-def annotations(path: pathlib.Path) -> set[tuple[int, int]]:
-    """Every position (line, column) within an annotation."""
-    inside: set[tuple[int, int]] = set()
-    lines = path.read_text().splitlines()
-    for node in ast.walk(ast.parse(path.read_text())):
-        for part in (getattr(node, "annotation", None), getattr(node, "returns", None)):
-            if part is not None:
-                for line in range(part.lineno, part.end_lineno + 1):
-                    start = part.col_offset if line == part.lineno else 0
-                    end = part.end_col_offset if line == part.end_lineno else len(lines[line - 1])
-                    inside |= {(line, column) for column in range(start, end)}
-    return inside
-
-
-def strict_zips(path: pathlib.Path) -> set[tuple[int, int]]:
-    """Every position (line, column) of the value of a `strict=`."""
-    keywords = [node for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.keyword)]
-    values = [keyword.value for keyword in keywords if keyword.arg == "strict"]
-    return {(value.lineno, value.col_offset) for value in values}
-
-
-def mutants(clone: pathlib.Path, options: Options) -> list[Mutant]:
-    """All of them, or a random sample, in random order."""
-    rng = random.Random(options.seed)
-    found = [(module, *place) for module in CORE for place in places(clone / SOURCE / f"{module}.py", rng)]
-    numbered = [Mutant(number, *facts) for number, facts in enumerate(found)]
-    rng.shuffle(numbered)
-    return numbered[: options.sample]
 
 
 class Tests:
@@ -260,50 +174,6 @@ def judge(mutant: Mutant, options: Options) -> Mutant:
     return dataclasses.replace(mutant, verdict=verdict, tests=len(chosen), diff="\n".join(changed))
 
 
-def covered(clone: pathlib.Path) -> float:
-    """The percentage of lines that the suite has run in the clone."""
-    data = coverage.Coverage(data_file=str(clone / ".coverage"))
-    data.load()
-    return data.report(include=str(clone / "src" / "*"), file=io.StringIO())
-
-
-def write_report(done: list[Mutant], options: Options) -> None:
-    """The rate with its interval, by module, and every survivor with its reason."""
-    reasons = json.loads(REASONS.read_text()) if REASONS.exists() else {}
-    survivors = sorted((m for m in done if m.verdict == "survived"), key=lambda m: (m.module, m.line))
-    killed = sum(mutant.verdict == "killed" for mutant in done)
-    low, high = scipy.stats.binomtest(killed, len(done)).proportion_ci()
-    counts = {m: [d.verdict for d in done if d.module == m] for m in CORE}
-    revision = ["git", "-C", str(options.work / "clone"), "rev-parse", "--short=12", "HEAD"]
-    tested = subprocess.run(revision, check=True, capture_output=True, text=True).stdout.strip()
-    where = environment("benchmarks/mutation.py") | {"revision": tested}
-    legend = (
-        "A random sample of the places at which Cosmic Ray can change the numerical core, one change each. "
-        "Each was tried with the tests (fast and slow) that run the changed statement, shortest first, up "
-        f"to {options.seconds:.0f} s of them; what survived earlier tests of the same core was tried again "
-        "with those of this revision. Mutants that change no result survive as well: see the reasons."
-    )
-    rows = [[m, str(len(verdicts)), str(verdicts.count("killed"))] for m, verdicts in counts.items()]
-    lines = [
-        *heading(where, f"Mutation testing, sample of {len(done)}, seed {options.seed}", legend),
-        "",
-        f"Those tests run {covered(options.work / 'clone'):.1f} % of the package's lines.",
-        "",
-        f"**{killed} of {len(done)} killed: {killed / len(done):.1%}** (95 %: {low:.1%} to {high:.1%})",
-        "",
-        *table(["module", "mutants", "killed"], rows),
-        "",
-        "Survivors:",
-    ]
-    for m in survivors:
-        reason = reasons.get(str(m.number), "not looked into yet")
-        lines += ["", f"- {m.number}, `{m.module}.py`, line {m.line}: {reason}", "", "  ```diff"]
-        lines += [*(f"  {line}" for line in m.diff.splitlines()), "  ```"]
-    settings = {"seed": options.seed, "seconds": options.seconds}
-    result = {"environment": where, "settings": settings, "mutants": [dataclasses.asdict(m) for m in done]}
-    save(result, lines, RESULTS, "mutation")
-
-
 def main(options: Options) -> None:
     """Try every mutant that has no verdict yet, then write the report."""
     options = dataclasses.replace(options, work=options.work.absolute())
@@ -319,7 +189,8 @@ def main(options: Options) -> None:
         verdicts.write_text("".join(json.dumps(dataclasses.asdict(mutant)) + "\n" for mutant in done))
     if not options.report:
         clone, known = prepare(options.work), {mutant.number for mutant in done}
-        left = [mutant for mutant in mutants(clone, options) if mutant.number not in known]
+        drawn = mutants(clone, options.seed, options.sample)
+        left = [mutant for mutant in drawn if mutant.number not in known]
         numbers = multiprocessing.Queue()
         for number in range(options.workers):
             numbers.put(number)
@@ -331,8 +202,8 @@ def main(options: Options) -> None:
                 print(f"{len(done)}: {done[-1].module}.py:{done[-1].line} {done[-1].verdict}", flush=True)
                 with open(verdicts, "a") as file:
                     file.write(json.dumps(dataclasses.asdict(done[-1])) + "\n")
-    write_report(done, options)
+    write_report(done, options.work / "clone", options.seed, options.seconds)
 
 
 if __name__ == "__main__":
-    main(tyro.cli(Options))
+    main(tyro.cli(Options, description=__doc__))

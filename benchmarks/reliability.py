@@ -5,6 +5,7 @@
 Runs those tests, the long ones included, and writes `results/reliability.md` from what they record.
 """
 
+import dataclasses
 import os
 import pathlib
 import subprocess
@@ -12,12 +13,11 @@ import sys
 import tempfile
 import xml.etree.ElementTree
 
-from reporting import heading, save, table
-from training_step import environment
+import tyro
+from reporting import environment, heading, RESULTS, save, table
 
 
 ROOT = pathlib.Path(__file__).parent.parent
-RESULTS = pathlib.Path(__file__).parent / "results"
 FILES = {
     "test_checkpoints.py": "damage, full disks, resuming from Python",
     "test_resuming.py": "resuming from the command line, kills",
@@ -32,13 +32,21 @@ FILES = {
 }
 
 
-def main() -> None:
+@dataclasses.dataclass(frozen=True)
+class Options:
+    """Where the figures go; there is nothing else to choose."""
+
+    out: pathlib.Path = RESULTS
+    """The folder for the figures."""
+
+
+def main(options: Options) -> None:
     """Run, count and write."""
     with tempfile.TemporaryDirectory() as folder:
         report = pathlib.Path(folder) / "report.xml"
-        options = ["-m", "", "-n0", f"--junitxml={report}", "-o", "junit_family=xunit1"]
+        flags = ["-m", "", "-n0", f"--junitxml={report}", "-o", "junit_family=xunit1"]
         files = [f"tests/{name}" for name in FILES]
-        command = [sys.executable, "-m", "pytest", *options, *files]
+        command = [sys.executable, "-m", "pytest", *flags, *files]
         done = subprocess.run(command, cwd=ROOT, env=os.environ | {"MPLBACKEND": "Agg"}, check=False)
         tree = xml.etree.ElementTree.parse(report)
     cases = list(tree.iter("testcase"))
@@ -63,9 +71,9 @@ def main() -> None:
         "",
         *table(["file", "of what", "passed", "failed", "skipped"], rows, texts=2),
     ]
-    save({"environment": where, "figures": figures, "tests": rows}, lines, RESULTS, "reliability")
+    save({"environment": where, "figures": figures, "tests": rows}, lines, options.out, "reliability")
     sys.exit(1 if failed else done.returncode)
 
 
 if __name__ == "__main__":
-    main()
+    main(tyro.cli(Options, description=__doc__))

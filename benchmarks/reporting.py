@@ -1,18 +1,42 @@
 """How the benchmarks write their figures: the same heading, tables and files for all of them."""
 
+import dataclasses
 import json
 import pathlib
+import shlex
+import sys
 from typing import Any
 
 import matplotlib
+
+import dfc_jax as dfc
 
 
 matplotlib.use("Agg")
 from matplotlib import pyplot as plt
 
 
+RESULTS = pathlib.Path(__file__).parent / "results"
 COLOURS = ("#0072B2", "#E69F00", "#009E73", "#D55E00", "#CC79A7", "#56B4E9", "#000000", "#F0E442", "#999999")
 MARKERS = "osD^vPX*h"
+
+
+def environment(script: str) -> dict[str, Any]:
+    """Enough to know what a figure was measured on."""
+    where = dfc.environment()
+    return {
+        "device": where["processor"] if where["device"] == "cpu" else where["device"],
+        "cores": where["cores"],
+        "versions": {"python": where["python"]} | where["versions"],
+        "revision": where["git_revision"],
+        "date": where["started"].partition("T")[0],
+        "command": shlex.join(["python", script, *sys.argv[1:]]),
+    }
+
+
+def settings_of(options: Any) -> dict[str, Any]:
+    """What was asked for, apart from where the results go."""
+    return {name: value for name, value in dataclasses.asdict(options).items() if name != "out"}
 
 
 def heading(environment: dict[str, Any], caption: str, legend: str) -> list[str]:

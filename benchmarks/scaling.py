@@ -17,23 +17,27 @@ import jax.random as jr
 import numpy as np
 import rich
 import tyro
+from contenders import SCALING, UP_TO_32_OUTPUTS
 from matplotlib import pyplot as plt
-from reporting import COLOURS, finish, heading, machine, MARKERS, save, shown, table
-from training_step import compile_case, cost, environment, measure, update_of
+from reporting import (
+    COLOURS,
+    environment,
+    finish,
+    heading,
+    machine,
+    MARKERS,
+    RESULTS,
+    save,
+    settings_of,
+    shown,
+    table,
+)
+from timing import compile_case, cost, measure, memory_added
+from updates import quality, update_of
 
 import dfc_jax as dfc
 
 
-METHODS = {
-    "Backprop": dfc.Backprop(),
-    "DFC-SSA": dfc.DFCSSA(),
-    "DFC-SS": dfc.DFCSS(),
-    "DFC, closed form": dfc.DFC(average=dfc.ClosedFormAverage()),
-    "DFC, implicit, 10 steps": dfc.DFC(average=dfc.ImplicitAverage(segments=((4, 0.06), (6, 0.94)))),
-    "Sleep, expected": dfc.ExpectedSleepPhase(),
-}
-# These work with a matrix for every sample.
-UP_TO_32_OUTPUTS = ("DFC, implicit, 10 steps", "Sleep, expected")
 AXES = {
     "width": (128, 256, 512, 1024),
     "depth": (1, 2, 4, 8, 16),
@@ -60,7 +64,7 @@ class Options:
     small: bool = False
     """Small networks, two points an axis and three rounds, whatever else is said."""
     seed: int = 0
-    out: pathlib.Path = pathlib.Path(__file__).parent / "results"
+    out: pathlib.Path = RESULTS
     """The folder for the figures."""
 
 
@@ -78,10 +82,9 @@ def main(options: Options) -> None:
             points[str(size)] = _measure_point(base | {axis: size}, options)
         results[axis] = {"points": points, "exponents": _exponents(points)}
         results[axis]["last_exponents"] = _exponents(points, -2)
-    settings = {name: value for name, value in dataclasses.asdict(options).items() if name != "out"}
     result = {
         "environment": environment("benchmarks/scaling.py"),
-        "settings": settings | {"base": base},
+        "settings": settings_of(options) | {"base": base},
         "axes": results,
     }
     _write(result, options.out)
@@ -94,27 +97,21 @@ def _measure_point(sizes: dict[str, int], options: Options) -> dict[str, Any]:
     x = jr.normal(input_key, (sizes["batch"], 784))
     y = jnp.eye(sizes["outputs"])[jr.randint(label_key, (sizes["batch"],), 0, sizes["outputs"])]
     cases, entries = {}, {}
-    for name, method in METHODS.items():
+    for name, method in SCALING.items():
         if sizes["outputs"] > 32 and name in UP_TO_32_OUTPUTS:
             continue
         cases[name] = compile_case(update_of, method, model, x, y, key)
-        report = cases[name].call()[1]
-        entries[name] = {} if report is None or not np.any(report.iterations > 0) else {
-            "converged": float(np.mean(report.converged)),
-            "largest_residual": float(np.max(report.residual)),
-            "iterations": float(np.mean(report.iterations)),
-        }  # fmt: skip
+        entries[name] = quality(cases[name].call()[1])
     measure(list(cases.values()), options.rounds, options.seconds)
     for name, case in cases.items():
-        extra = (case.temporary_bytes - cases["Backprop"].temporary_bytes) / 2**20
-        entries[name] |= cost("update", case, cases["Backprop"]) | {"memory_added_mib": extra}
+        entries[name] |= cost("update", case, cases["Backprop"]) | memory_added(case, cases["Backprop"])
     return entries
 
 
 def _exponents(points: dict[str, Any], start: int = 0) -> dict[str, float]:
     """The slope of log time against log size, from point `start`, of every method measured everywhere."""
     sizes = np.log([int(size) for size in points])
-    everywhere = [name for name in METHODS if all(name in entries for entries in points.values())]
+    everywhere = [name for name in SCALING if all(name in entries for entries in points.values())]
     milliseconds = lambda name: [entries[name]["update_milliseconds"] for entries in points.values()]
     times = {name: np.log(milliseconds(name)) for name in everywhere}
     return {name: float(np.polyfit(sizes[start:], logs[start:], 1)[0]) for name, logs in times.items()}
@@ -129,7 +126,7 @@ def _write(result: dict[str, Any], folder: pathlib.Path) -> None:
     for axis, figures in result["axes"].items():
         points, exponents, last = figures["points"], figures["exponents"], figures["last_exponents"]
         rows = []
-        for name in METHODS:
+        for name in SCALING:
             ratios = [shown(p.get(name, {}).get("update_ratio"), ".3g") for p in points.values()]
             slope = exponents.get(name)
             excess = [None if slope is None else e[name] - e["Backprop"] for e in (exponents, last)]
@@ -152,7 +149,7 @@ def _draw(axes_figures: dict[str, Any], caption: str, path: pathlib.Path) -> Non
     """A panel an axis: time relative to backprop's in the same setting."""
     figure, panels = plt.subplots(1, 4, figsize=(14, 3.8), layout="constrained", sharey=True)
     for panel, (axis, figures) in zip(panels, axes_figures.items(), strict=True):
-        for i, name in enumerate(METHODS):
+        for i, name in enumerate(SCALING):
             points = {int(s): e[name]["update_ratio"] for s, e in figures["points"].items() if name in e}
             style = {"marker": MARKERS[i], "color": COLOURS[i], "label": name}
             panel.plot(list(points), list(points.values()), **style)

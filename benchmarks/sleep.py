@@ -22,8 +22,20 @@ import tyro
 from jaxtyping import Array
 from matplotlib import pyplot as plt
 from regimes import make_regimes, Regime
-from reporting import COLOURS, finish, heading, machine, save, shown, table
-from training_step import angle_degrees, compile_case, cost, environment, measure, update_of
+from reporting import (
+    COLOURS,
+    environment,
+    finish,
+    heading,
+    machine,
+    RESULTS,
+    save,
+    settings_of,
+    shown,
+    table,
+)
+from timing import compile_case, cost, measure, memory_added
+from updates import angle_degrees, update_of
 
 import dfc_jax as dfc
 
@@ -58,7 +70,7 @@ class Options:
     small: bool = False
     """A small network, 100 draws and three rounds, whatever else is said."""
     seed: int = 0
-    out: pathlib.Path = pathlib.Path(__file__).parent / "results"
+    out: pathlib.Path = RESULTS
     """The folder for the figures."""
 
 
@@ -74,9 +86,8 @@ def main(options: Options) -> None:
     for name, setting in SETTINGS.items():
         rich.print(name)
         results[name] = _measure_setting(setting, dataclasses.replace(regime, model=model), options)
-    settings = {name: value for name, value in dataclasses.asdict(options).items() if name != "out"}
     where = environment("benchmarks/sleep.py")
-    _write({"environment": where, "settings": settings, "noises": results}, options.out)
+    _write({"environment": where, "settings": settings_of(options), "noises": results}, options.out)
 
 
 def _disturbed(model: dfc.Network, key: Array) -> dfc.Network:
@@ -118,9 +129,9 @@ def _measure_setting(
     }
     measure(list(cases.values()), options.rounds, seconds=5.0)
     for name in ("simulated", "expected"):
-        extra = (cases[name].temporary_bytes - cases["backprop"].temporary_bytes) / 2**20
         figures = cost("update", cases[name], cases["backprop"])
-        figures |= {"compile_seconds": cases[name].compile_seconds, "memory_added_mib": extra}
+        figures["compile_seconds"] = cases[name].compile_seconds
+        figures |= memory_added(cases[name], cases["backprop"])
         entry |= {f"{name}_{figure}": value for figure, value in figures.items()}
     return entry
 

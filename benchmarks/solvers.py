@@ -10,7 +10,6 @@ Times are medians over rounds of the ratio to backprop's gradient in the same ro
 """
 
 import dataclasses
-import functools
 import pathlib
 from collections.abc import Callable
 from typing import Any
@@ -23,49 +22,18 @@ import jax.random as jr
 import numpy as np
 import rich
 import tyro
-from contenders import implicit_by_diffrax
+from contenders import AVERAGE, NUDGED_ONLY, SMALL, STEADY
 from jaxtyping import Array, Float, PyTree
 from matplotlib import pyplot as plt
 from regimes import make_regimes, Regime
-from reporting import finish, heading, machine, save, shown, table
-from training_step import (
-    angle_degrees,
-    as_vector,
-    Case,
-    compile_case,
-    cost,
-    environment,
-    measure,
-    update_of,
-)
+from reporting import environment, finish, heading, machine, RESULTS, save, settings_of, shown, table
+from sweeps import sweeps
+from timing import Case, compile_case, cost, measure, memory_added
+from updates import angle_degrees, as_vector, compiled_update, update_of
 
 import dfc_jax as dfc
 
 
-STEADY = {
-    "SSA": lambda target: dfc.DFCSSA(target=target),
-    "SS, Broyden": lambda target: dfc.DFCSS(target=target),
-    "SS, Newton": lambda target: dfc.DFCSS(target=target, equilibrium=dfc.RootFind(), fallback=None),
-    "SS, pseudo-transient": lambda target: dfc.DFCSS(target=target, equilibrium=dfc.PseudoTransient()),
-    "SS, Bosh3 to rest": lambda target: dfc.DFCSS(target=target, equilibrium=TO_REST, fallback=None),
-}
-TO_REST = dfc.Simulated(diffrax.Bosh3(), dtmax=0.15)
-TEN_STEPS = dfc.ImplicitAverage(segments=((4, 0.06), (6, 0.94)))
-EULER = dfc.PublishedAverage(dfc.PublishedEuler(dt=0.02, states=500))
-IMPLICIT_EULER = implicit_by_diffrax(diffrax.ImplicitEuler)
-KVAERNO3 = implicit_by_diffrax(diffrax.Kvaerno3)
-AVERAGE = {
-    "DFC, closed form": lambda target: dfc.DFC(target=target, average=dfc.ClosedFormAverage()),
-    "DFC, implicit, 10 steps": lambda target: dfc.DFC(target=target, average=TEN_STEPS),
-    "DFC, implicit, 24 steps": lambda target: dfc.DFC(target=target),
-    "DFC, Diffrax's implicit Euler": lambda target: dfc.DFC(target=target, average=IMPLICIT_EULER),
-    "DFC, Diffrax's Kvaerno3": lambda target: dfc.DFC(target=target, average=KVAERNO3),
-    "DFC, Tsit5": lambda target: dfc.DFC(target=target, average=dfc.DiffraxAverage()),
-    "DFC, published Euler": lambda target: dfc.DFC(target=target, average=EULER),
-}
-# The closed form is for nudges; a clamped softmax takes hundreds of time constants to rest.
-NUDGED_ONLY = ("DFC, closed form", "SS, Bosh3 to rest")
-SMALL = ("SSA", "SS, Broyden", "DFC, closed form", "DFC, implicit, 10 steps")
 COLUMNS = {
     "time": ("update_ratio", ".3g"),
     "angle": ("angle_degrees", ".2g"),
@@ -104,7 +72,7 @@ class Options:
     small: bool = False
     """A small network, a small batch, few solvers, three rounds, whatever else is said."""
     seed: int = 0
-    out: pathlib.Path = pathlib.Path(__file__).parent / "results"
+    out: pathlib.Path = RESULTS
     """The folder for the figures."""
 
 
@@ -120,8 +88,11 @@ def main(options: Options) -> None:
     for name, regime in regimes.items():
         rich.print(f"{name}")
         results[name] = _measure_regime(regime, programs, options)
-    settings = {name: value for name, value in dataclasses.asdict(options).items() if name != "out"}
-    result = {"environment": environment("benchmarks/solvers.py"), "settings": settings, "regimes": results}
+    result = {
+        "environment": environment("benchmarks/solvers.py"),
+        "settings": settings_of(options),
+        "regimes": results,
+    }
     _write(result, options.out)
 
 
@@ -178,52 +149,21 @@ def _measure(
             "angle_degrees": angle_degrees(as_vector(update), reference.update),
             "largest_error_of_control": _largest_error(report.control, reference.control),
             "largest_residual": float(np.max(report.residual)),
-            "sweeps": _sweeps(*arguments, regime.y),
+            "sweeps": sweeps(*arguments, regime.y),
             "converged": float(np.mean(report.converged)),
             "converged_wrong_labels": float(np.mean(wrong_report.converged)),
             "fallback_wrong_labels": float(np.mean(wrong_report.fallback)),
         }
     measure([baseline, *cases.values()], options.rounds, options.seconds)
     for name, case in cases.items():
-        extra = (case.temporary_bytes - baseline.temporary_bytes) / 2**20
-        entries[name] |= cost("update", case, baseline)
-        entries[name] |= {"compile_seconds": case.compile_seconds, "memory_added_mib": extra}
+        entries[name] |= cost("update", case, baseline) | memory_added(case, baseline)
+        entries[name]["compile_seconds"] = case.compile_seconds
     return entries
 
 
 def _largest_error(control: Float[Array, "batch out"], reference: Float[np.ndarray, "batch out"]) -> float:
     difference = np.linalg.norm(np.asarray(control, np.float64) - reference, axis=1)
     return float(np.max(difference / np.linalg.norm(reference, axis=1)))
-
-
-class Counted(dfc.Linear):
-    """A linear activation that calls `count` whenever its layer is displaced."""
-
-    count: Callable[[], None] = eqx.field(static=True)
-
-    def difference(self, a: Float[Array, "*n"], d: Float[Array, "*n"]) -> Float[Array, "*n"]:
-        jax.debug.callback(self.count)
-        return super().difference(a, d)
-
-
-def _sweeps(method: dfc.AbstractMethod, model: dfc.Network, x: Array, y: Array) -> int:
-    """How often the batch's output layer was displaced, counted while the update runs."""
-    activation, seen = _counter()
-    seen.clear()
-    counted = eqx.tree_at(lambda m: m.layers[-1].activation, model, activation)
-    jax.block_until_ready(run(method, counted, x, y, None))
-    jax.effects_barrier()
-    return len(seen)
-
-
-@functools.cache
-def _counter() -> tuple[Counted, list]:
-    """One counter for all, so that programs that count are compiled once too."""
-    seen = []
-    return Counted(lambda: seen.append(1)), seen
-
-
-run = eqx.filter_jit(update_of)
 
 
 def _references(kind: str, precise: Regime) -> tuple[Reference, Reference]:
@@ -237,7 +177,7 @@ def _references(kind: str, precise: Regime) -> tuple[Reference, Reference]:
         adaptive = diffrax.PIDController(rtol=1e-7, atol=1e-7)
         schemes = (graded, dfc.DiffraxAverage(stepsize_controller=adaptive, max_steps=20_000))
         methods = [dfc.DFC(target=target, average=scheme) for scheme in schemes]
-    found = [run(method, precise.model, precise.x, precise.y, None) for method in methods]
+    found = [compiled_update(method, precise.model, precise.x, precise.y, None) for method in methods]
     return tuple(Reference(as_vector(update), np.asarray(report.control)) for update, report in found)
 
 

@@ -11,37 +11,27 @@ images are scikit-learn's digits, enlarged to 28 x 28, for convolutions with a m
 """
 
 import dataclasses
-import json
-import math
 import pathlib
-import shlex
-import sys
-import time
-from collections.abc import Callable
 from typing import Any
 
 import equinox as eqx
 import jax
 import jax.random as jr
-import matplotlib
 import numpy as np
 import optax
-import rich.console
+import rich
 import tyro
 from contenders import METHODS
 from jaxtyping import Array, PyTree
+from matplotlib import pyplot as plt
 from regimes import digits
-from rich.box import SIMPLE
-from rich.table import Column, Table
+from reporting import environment, finish, heading, machine, RESULTS, save, settings_of, shown, table
+from timing import compile_case, cost, measure, memory_added
+from updates import angle_degrees, as_vector, learned, quality, update_of
 
 import dfc_jax as dfc
 
 
-matplotlib.use("Agg")
-from matplotlib import pyplot as plt
-
-
-HERE = pathlib.Path(__file__).parent
 BASELINE, REFERENCE = "Backprop", "DFC-SS, Broyden"
 COLUMNS = {  # what a figure is called in the tables and in the JSON file, and how it is shown
     "update": ("update_ratio", ".3g"),
@@ -80,25 +70,8 @@ class Options:
     small: bool = False
     """A small network, a small batch and three rounds, whatever else is said."""
     seed: int = 0
-    out: pathlib.Path = HERE / "results"
+    out: pathlib.Path = RESULTS
     """The folder for the figures."""
-
-
-@dataclasses.dataclass
-class Case:
-    """A compiled program, ready to be timed."""
-
-    call: Callable[[], PyTree]
-    on: Callable[..., PyTree]  # the same with other arguments, of the same shapes
-    compile_seconds: float
-    temporary_bytes: int
-    calls: int  # in a row, so that a round is long enough for the clock
-    times: dict[int, float] = dataclasses.field(default_factory=dict)  # seconds of one call, by round
-
-    def with_arguments(self, *arguments: PyTree) -> "Case":
-        """The same program with other arguments, of the same shapes, and no times yet."""
-        call = lambda: jax.block_until_ready(self.on(*arguments))
-        return dataclasses.replace(self, call=call, times={})
 
 
 def main(options: Options) -> None:
@@ -114,21 +87,20 @@ def main(options: Options) -> None:
         method = METHODS[name]
         rich.print(f"compiling {name}")
         updates[name] = compile_case(update_of, method, model, x, y, key)
-        state = OPTIMISER.init(_learned(method, model))
+        state = OPTIMISER.init(learned(method, model))
         steps[name] = compile_case(_step, method, model, x, y, key, state)
-        figures[name] = _quality(*updates[name].call())
+        figures[name] = _figures(*updates[name].call())
     measure([*updates.values(), *steps.values()], options.rounds, options.seconds)
     reference = figures[REFERENCE]["vector"]
     for name, entry in figures.items():
         entry["angle_degrees"] = angle_degrees(entry.pop("vector"), reference)
         entry |= cost("update", updates[name], updates[BASELINE])
         entry |= cost("step", steps[name], steps[BASELINE])
-        extra = updates[name].temporary_bytes - updates[BASELINE].temporary_bytes
-        entry |= {"compile_seconds": updates[name].compile_seconds, "memory_added_mib": extra / 2**20}
-    settings = {name: value for name, value in dataclasses.asdict(options).items() if name != "out"}
+        entry["compile_seconds"] = updates[name].compile_seconds
+        entry |= memory_added(updates[name], updates[BASELINE])
     result = {
         "environment": environment("benchmarks/training_step.py"),
-        "settings": settings,
+        "settings": settings_of(options),
         "methods": figures,
     }
     _write(result, options.out, "training_step_conv" if options.channels else "training_step")
@@ -148,131 +120,36 @@ def _problem(options: Options) -> tuple[dfc.Network, Array, Array, Array]:
     return dfc.mlp(options.sizes, key=model_key), *jax.device_put((x, y)), key
 
 
-def _learned(method: eqx.Module, network: dfc.Network) -> PyTree:
-    """The part of a network, or of its update, that a method learns."""
-    if isinstance(method, dfc.AbstractSleepPhase):
-        part = network.feedback
-    else:
-        part = network if method.learns_feedback else network.layers
-    return eqx.filter(part, eqx.is_inexact_array)
-
-
-def update_of(
-    method: eqx.Module, model: dfc.Network, x: Array, y: Array, key: Array
-) -> tuple[PyTree, PyTree]:
-    """The method alone: its update and its report, where there is one."""
-    result = method(model, x, y, key=key)
-    update, report = (result, None) if isinstance(method, dfc.AbstractSleepPhase) else result
-    return _learned(method, update), report
-
-
 def _step(
     method: eqx.Module, model: dfc.Network, x: Array, y: Array, key: Array, state: PyTree
 ) -> tuple[PyTree, PyTree, PyTree]:
     """The method and Adam."""
     update, report = update_of(method, model, x, y, key)
     change, state = OPTIMISER.update(update, state)
-    return optax.apply_updates(_learned(method, model), change), state, report
+    return optax.apply_updates(learned(method, model), change), state, report
 
 
-def compile_case(function: Callable[..., PyTree], *arguments: PyTree) -> Case:
-    """Compile ahead of time: what is called afterwards spends next to no time in Python."""
-    arrays, static = eqx.partition(arguments, eqx.is_array)
-    start = time.perf_counter()
-    compiled = jax.jit(lambda given: function(*eqx.combine(given, static))).lower(arrays).compile()
-    seconds = time.perf_counter() - start
-    call = lambda: jax.block_until_ready(compiled(arrays))
-    on = lambda *others: compiled(eqx.filter(others, eqx.is_array))
-    call()
-    calls = math.ceil(0.02 / _seconds(call, 2))
-    return Case(call, on, seconds, compiled.memory_analysis().temp_size_in_bytes, min(calls, 50))
-
-
-def _seconds(call: Callable[[], PyTree], calls: int) -> float:
-    start = time.perf_counter()
-    for _ in range(calls):
-        call()
-    return (time.perf_counter() - start) / calls
-
-
-def measure(cases: list[Case], rounds: int, seconds: float) -> None:
-    """Time all cases in turn, in one order and then in the other; the slow ones drop out first."""
-    spent = dict.fromkeys(range(len(cases)), 0.0)
-    for turn in range(rounds):
-        order = [i for i in spent if turn < 3 or spent[i] < seconds]
-        for i in order if turn % 2 == 0 else reversed(order):
-            cases[i].times[turn] = _seconds(cases[i].call, cases[i].calls)
-            spent[i] += cases[i].times[turn] * cases[i].calls
-
-
-def cost(kind: str, case: Case, baseline: Case) -> dict[str, Any]:
-    """Median time, and quartiles of the ratio to the baseline in the same round."""
-    ratios = [case.times[turn] / baseline.times[turn] for turn in case.times.keys() & baseline.times.keys()]
-    lower, median, upper = np.percentile(ratios, [25, 50, 75]).tolist()
-    milliseconds = 1e3 * float(np.median(list(case.times.values())))
-    cost = {"ratio": median, "ratio_quartiles": [lower, upper], "milliseconds": milliseconds}
-    return {f"{kind}_{name}": value for name, value in (cost | {"rounds": len(ratios)}).items()}
-
-
-def _quality(update: PyTree, report: dfc.Report | None) -> dict[str, Any]:
+def _figures(update: PyTree, report: dfc.Report | None) -> dict[str, Any]:
     """The update as a vector, and how well its steady states were found, where there are any."""
-    entry = dict.fromkeys(("vector", "converged", "largest_residual", "iterations"))
+    entry = dict.fromkeys(("vector", "converged", "largest_residual", "iterations")) | quality(report)
     if report is not None:
         entry["vector"] = as_vector(update.layers if isinstance(update, dfc.Network) else update)
-        if np.any(report.iterations > 0):
-            entry["converged"] = float(np.mean(report.converged))
-            entry["largest_residual"] = float(np.max(report.residual))
-            entry["iterations"] = float(np.mean(report.iterations))
     return entry
 
 
-def as_vector(update: PyTree) -> np.ndarray:
-    """All numbers of an update."""
-    return np.concatenate([np.ravel(leaf) for leaf in jax.tree.leaves(update)], dtype=float)
-
-
-def angle_degrees(update: np.ndarray | None, reference: np.ndarray) -> float | None:
-    """In degrees, by the half-angle: exact for small angles too. None for an update that has no direction."""
-    if update is None or not 0 < np.linalg.norm(update) < np.inf:
-        return None
-    a, b = update / np.linalg.norm(update), reference / np.linalg.norm(reference)
-    return float(np.degrees(2 * np.arctan2(np.linalg.norm(a - b), np.linalg.norm(a + b))))
-
-
-def environment(script: str) -> dict[str, Any]:
-    """Enough to know what a figure was measured on."""
-    where = dfc.environment()
-    return {
-        "device": where["processor"] if where["device"] == "cpu" else where["device"],
-        "cores": where["cores"],
-        "versions": {"python": where["python"]} | where["versions"],
-        "revision": where["git_revision"],
-        "date": where["started"].partition("T")[0],
-        "command": shlex.join(["python", script, *sys.argv[1:]]),
-    }
-
-
 def _write(result: dict[str, Any], folder: pathlib.Path, file: str) -> None:
-    """The table on the screen, and the same figures as JSON, Markdown and a chart."""
-    settings, environment = result["settings"], result["environment"]
+    """The figures as JSON, Markdown and a chart."""
+    settings, where = result["settings"], result["environment"]
     sizes = "-".join(map(str, settings["sizes"]))
     maps = "".join(f"{number} feature maps, " for number in settings["channels"])
     network = f"{maps}{sizes} tanh, batch {settings['batch_size']}"
-    caption = f"{network}, float32, {environment['device']}, {environment['cores']} cores"
-    table = Table(Column("method", no_wrap=True), *COLUMNS, title=caption, caption=LEGEND, box=SIMPLE)
-    lines = [" | ".join(["| method", *COLUMNS]) + " |", "|---" + "|---:" * len(COLUMNS) + "|"]
-    for name, figures in result["methods"].items():
-        shown = ((figures[key], spec) for key, spec in COLUMNS.values())
-        row = [name, *("-" if value is None else format(value, spec) for value, spec in shown)]
-        table.add_row(*row)
-        lines.append(f"| {' | '.join(row)} |")
-    rich.console.Console(width=100).print(table)
-    versions = ", ".join(f"{name} {number}" for name, number in environment["versions"].items())
-    where = f"{caption}; {versions}; revision {environment['revision']}; {environment['date']}."
-    folder.mkdir(parents=True, exist_ok=True)
-    text = "\n".join([f"`{environment['command']}`\n", f"{where}\n", f"{LEGEND}\n", *lines, ""])
-    (folder / f"{file}.md").write_text(text)
-    (folder / f"{file}.json").write_text(json.dumps(result, indent=2) + "\n")
+    caption = f"{network}, float32, {machine(where)}"
+    rows = [
+        [name, *(shown(figures[key], spec) for key, spec in COLUMNS.values())]
+        for name, figures in result["methods"].items()
+    ]
+    lines = [*heading(where, caption, LEGEND), "", *table(["method", *COLUMNS], rows)]
+    save(result, lines, folder, file)
     _draw(result["methods"], caption, folder / f"{file}.png")
 
 
@@ -294,10 +171,8 @@ def _draw(methods: dict[str, dict[str, Any]], caption: str, path: pathlib.Path) 
     axes.xaxis.set_major_formatter("{x:g}")
     axes.title.set_fontsize(10)
     axes.invert_yaxis()
-    axes.spines[["top", "right"]].set_visible(False)
     axes.legend(loc="upper right", frameon=False)
-    figure.savefig(path, dpi=150)
-    plt.close(figure)
+    finish(figure, path)
 
 
 if __name__ == "__main__":

@@ -1,17 +1,36 @@
 """The benchmarks, run as a user runs them, on a small network."""
 
+import ast
 import json
 import math
 import pathlib
+import runpy
 import subprocess
 import sys
 
 import pytest
 
 
-pytestmark = pytest.mark.script
-
 SCRIPT = pathlib.Path(__file__).parents[1] / "benchmarks" / "training_step.py"
+SCRIPTS = [path for path in sorted(SCRIPT.parent.glob("*.py")) if '"__main__"' in path.read_text()]
+
+
+@pytest.mark.parametrize("script", SCRIPTS, ids=lambda path: path.stem)
+def test_every_script_says_what_it_does_and_starts_nothing(script, monkeypatch, capsys):
+    if script.stem == "mutation":
+        pytest.importorskip("cosmic_ray")
+
+    def started(*_, **__):
+        raise AssertionError(f"{script.name} --help starts something")
+
+    monkeypatch.setattr(sys, "argv", [str(script), "--help"])
+    monkeypatch.setattr(subprocess, "run", started)
+    with pytest.raises(SystemExit) as left:
+        runpy.run_path(str(script), run_name="__main__")
+    assert left.value.code == 0
+    shown, said = capsys.readouterr().out, ast.get_docstring(ast.parse(script.read_text()))
+    assert " ".join(said.split()[:5]) in " ".join(shown.split())
+    assert "--seed" in shown or "--out" in shown
 
 
 @pytest.fixture(scope="module")
@@ -22,6 +41,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
     return out
 
 
+@pytest.mark.script
 def test_every_method_has_figures(folder):
     result = json.loads((folder / "training_step.json").read_text())
     methods = result["methods"]
@@ -37,6 +57,7 @@ def test_every_method_has_figures(folder):
     assert methods["Backprop"]["memory_added_mib"] == 0
 
 
+@pytest.mark.script
 def test_steady_states_agree(folder):
     methods = json.loads((folder / "training_step.json").read_text())["methods"]
     assert methods["DFC-SS, Broyden"]["angle_degrees"] == 0
@@ -48,12 +69,14 @@ def test_steady_states_agree(folder):
     assert methods["Backprop"]["converged"] is methods["Sleep phase"]["angle_degrees"] is None
 
 
+@pytest.mark.script
 def test_the_result_says_where_it_was_measured(folder):
     environment = json.loads((folder / "training_step.json").read_text())["environment"]
     assert environment["device"] and environment["cores"] >= 1 and environment["date"]
     assert {"python", "jax", "jaxlib", "equinox", "diffrax", "optax"} <= set(environment["versions"])
 
 
+@pytest.mark.script
 def test_table_and_chart_are_written(folder):
     table = (folder / "training_step.md").read_text()
     assert "python benchmarks/training_step.py" in table
@@ -61,6 +84,7 @@ def test_table_and_chart_are_written(folder):
     assert (folder / "training_step.png").read_bytes().startswith(b"\x89PNG")
 
 
+@pytest.mark.script
 def test_the_solver_benchmark_runs_and_its_references_agree(tmp_path: pathlib.Path) -> None:
     script = SCRIPT.with_name("solvers.py")
     command = [sys.executable, str(script), "--small", "--out", str(tmp_path)]
@@ -91,6 +115,7 @@ def small_run(name: str, out: pathlib.Path) -> dict:
     return json.loads((out / f"{name}.json").read_text())
 
 
+@pytest.mark.script
 def test_the_scaling_benchmark_measures_every_method_on_every_axis(tmp_path: pathlib.Path) -> None:
     axes = small_run("scaling", tmp_path)["axes"]
     assert set(axes) == {"width", "depth", "outputs", "batch"}
@@ -107,6 +132,7 @@ def test_the_scaling_benchmark_measures_every_method_on_every_axis(tmp_path: pat
     assert "Sleep, expected" not in axes["outputs"]["points"]["40"]
 
 
+@pytest.mark.script
 def test_the_expected_sleep_update_is_the_mean_of_many_draws(tmp_path: pathlib.Path) -> None:
     noises = small_run("sleep", tmp_path)["noises"]
     assert len(noises) == 5
