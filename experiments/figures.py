@@ -21,7 +21,7 @@ import numpy as np
 import tyro
 from icml2022.figures import Noise, SinglePhase, STRONG_FIGURES
 from neurips2021.figures import FIGURES, Options
-from neurips2021.toy import Rows
+from report.figure import Rows
 
 import dfc_jax as dfc
 

@@ -14,7 +14,7 @@ from typing import Any
 from options.config import MAY_DIFFER
 from report.curves import plot_curves
 
-from dfc_jax._runs.folder import summary_of
+from dfc_jax._runs.folder import first_difference, summary_of
 
 
 OWN = ("seeds", *(name for name in MAY_DIFFER if name != "epochs"))
@@ -28,12 +28,10 @@ def pool(folders: Sequence[pathlib.Path], out: pathlib.Path) -> None:
     helds, summaries = (
         [_read(folder / name) for folder in folders] for name in ("config.json", "summary.json")
     )
-    first, *others = ({k: v for k, v in held["config"].items() if k not in OWN} for held in helds)
-    for folder, options in zip(folders[1:], others, strict=True):
-        names = dict.fromkeys((*first, *options))
-        different = [name for name in names if options.get(name) != first.get(name)]
-        if different:
-            problem = f"{str(folder)!r} differs from {str(folders[0])!r} in `{different[0]}`"
+    for folder, held in zip(folders[1:], helds[1:], strict=True):
+        difference = first_difference(helds[0]["config"], held["config"], OWN)
+        if difference is not None:
+            problem = f"{str(folder)!r} differs from {str(folders[0])!r} in `{difference[0]}`"
             raise ValueError(f"{problem}, not in its seeds alone.")
     seeds = {seed: found for summary in summaries for seed, found in summary["seeds"].items()}
     if len(seeds) < sum(len(summary["seeds"]) for summary in summaries):

@@ -24,6 +24,8 @@ from options.groups import Feedback, Solver, Update
 from report.paired import as_text, paired_difference
 from run import prepare, train
 
+from dfc_jax._runs.folder import first_difference
+
 
 Row = Literal[
     "BP", "DFC", "DFC-SSA", "DFC-SS", "DFC (fixed)", "DFC-SSA (fixed)", "DFC-SS (fixed)", "DFA"
@@ -132,26 +134,24 @@ def run_cell(config: Config) -> None:
     """
     folder = pathlib.Path(config.out)
     if (folder / "summary.json").exists():
-        held = json.loads((folder / "config.json").read_text())["config"]
-        for name in ("epochs", "seeds", "feedback_learning"):
-            wanted = json.loads(json.dumps(dataclasses.asdict(config)[name]))
-            differs = wanted != held[name]
-            if name == "feedback_learning":  # the preset fills in what is None
-                differs = any(v is not None and held[name][k] != v for k, v in _asked(config).items())
-            if differs:
-                raise ValueError(
-                    f"`out` holds {folder} with {name} = {held[name]}, not {wanted}; name a new folder."
-                )
+        held, asked = json.loads((folder / "config.json").read_text())["config"], _asked(config)
+        learning = {name: held["feedback_learning"][name] for name in asked["feedback_learning"]}
+        held = {name: held[name] for name in asked} | {"feedback_learning": learning}
+        difference = first_difference(held, asked)
+        if difference is not None:
+            name, there, wanted = difference
+            raise ValueError(f"`out` holds {folder} with {name} = {there}, not {wanted}; name a new folder.")
         return
     (run,), data = prepare(config)
     train(run.config, run.method, data, run.folder)
 
 
 def _asked(config: Config) -> dict[str, Any]:
-    learning = config.feedback_learning
-    if config.feedback != "learned":
-        return {}
-    return {name: getattr(learning, name) for name in ("update", "sleep_epochs", "pretraining_epochs")}
+    """What a finished cell must have been trained with; the preset fills in what is None."""
+    learns, learning = config.feedback == "learned", config.feedback_learning
+    names = ("update", "sleep_epochs", "pretraining_epochs") if learns else ()
+    given = {name: getattr(learning, name) for name in names if getattr(learning, name) is not None}
+    return {"epochs": config.epochs, "seeds": config.seeds, "feedback_learning": given}
 
 
 def collect(out: pathlib.Path) -> list[dict[str, Any]]:

@@ -13,6 +13,8 @@ from options.config import Config
 from pool import pool
 from run import main
 
+from dfc_jax._runs.folder import first_difference
+
 
 @pytest.fixture(scope="module")
 def apart(tmp_path_factory) -> pathlib.Path:
@@ -26,6 +28,14 @@ def apart(tmp_path_factory) -> pathlib.Path:
         with jax.enable_x64(False), jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):
             assert main(options) == 0
     return folder
+
+
+def test_the_first_option_with_two_values_is_named() -> None:
+    there = {"seeds": (0, 1), "optimiser": {"lr": 0.1, "clip": None}, "epochs": 3}
+    assert first_difference(there, there | {"seeds": [0, 1], "epochs": 4}, ("epochs",)) is None
+    now = there | {"optimiser": {"lr": 0.1, "clip": 1.0, "epochs": 5}}
+    assert first_difference(there, now, ("epochs",)) == ("optimiser.clip", None, 1.0)
+    assert first_difference(there, there | {"new": 1}) == ("new", None, 1)
 
 
 @pytest.mark.slow

@@ -122,6 +122,33 @@ def test_presets_undo_the_published_scales(task: str) -> None:
     )
 
 
+@pytest.mark.parametrize(
+    "row, held, problem",
+    [
+        ("DFC-SS", {}, None),
+        ("DFC-SS", {"feedback_learning": {"update": "simulated"}}, "feedback_learning.update = simulated"),
+        ("DFC-SS (fixed)", {"feedback_learning": {"update": "simulated"}}, None),
+        ("DFC-SS", {"seeds": [0]}, r"seeds = \[0\], not \[0, 1\]"),
+        ("BP", {"epochs": 1}, "epochs = 1, not 100"),
+    ],
+)
+def test_a_finished_cell_is_left_alone_or_refused(tmp_path, row, held, problem) -> None:
+    options = table1.Options(out=tmp_path, seeds=(0, 1))
+    config = table1.cell(options, "mnist", row)
+    folder = pathlib.Path(config.out)
+    folder.mkdir(parents=True)
+    (folder / "summary.json").write_text("{}")
+    # The preset has filled in what was left open.
+    finished = dataclasses.asdict(config)
+    finished["feedback_learning"] |= {"sleep_epochs": 3} | held.pop("feedback_learning", {})
+    (folder / "config.json").write_text(json.dumps({"config": finished | held}))
+    if problem is None:
+        assert table1.run_cell(config) is None
+    else:
+        with pytest.raises(ValueError, match=problem):
+            table1.run_cell(config)
+
+
 def test_what_a_preset_sets_must_not_be_given_beside_it() -> None:
     with pytest.raises(ValueError, match="`optimiser` is"):
         paper(Config(dataset="mnist", preset="paper", optimiser=Optimiser(lr=0.1)), "bp")

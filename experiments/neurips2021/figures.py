@@ -6,7 +6,6 @@ from typing import Any, ClassVar
 import numpy as np
 from matplotlib.figure import Figure
 from neurips2021 import plots, toy
-from neurips2021.toy import Rows
 from neurips2021.toy_presets import (
     AlignmentTask,
     FIGURE_1D,
@@ -21,7 +20,7 @@ from neurips2021.toy_presets import (
 )
 from options.config import Method
 from options.groups import Update
-from report.figure import Common
+from report.figure import Common, Rows
 
 
 @dataclasses.dataclass(frozen=True)

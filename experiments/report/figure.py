@@ -19,7 +19,7 @@ class Common:
     """Show progress bars."""
 
 
-Rows = list[dict[str, Any]]
+Rows = list[dict[str, Any]]  # of a figure's table
 
 
 def tidied(figure: Figure) -> Figure:

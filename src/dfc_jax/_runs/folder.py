@@ -56,8 +56,11 @@ class RunFolder(eqx.Module):
         if not (folder.path / "config.json").exists():
             return RunFolder.create(path, config)
         held = _read_config(folder.path)
-        difference = _first_difference(held["config"], json.loads(json.dumps(config)), may_differ)
-        require(difference is None, f"{str(folder.path)!r} holds a run with other options: {difference}.")
+        difference = first_difference(held["config"], config, may_differ)
+        if difference is not None:
+            name, there, now = difference
+            problem = f"{str(folder.path)!r} holds a run with other options"
+            raise ValueError(f"{problem}: `{name}` is {there!r} there and {now!r} now.")
         _write_json(folder.path / "config.json", held | {"config": config})
         found = checkpoints.newest(folder.checkpoints)
         runs = [] if found is None else [run["records"] for run in found[1]["runs"]]
@@ -167,17 +170,23 @@ def _read_config(folder: pathlib.Path) -> dict[str, Any]:
     return held
 
 
-def _first_difference(held: Any, given: Any, may_differ: Sequence[str], name: str = "") -> str | None:
-    """The first option with two values, in words."""
-    if isinstance(held, dict) and isinstance(given, dict):
-        for key in dict.fromkeys((*held, *given)):
-            if name == "" and key in may_differ:
-                continue
-            found = _first_difference(held.get(key), given.get(key), (), f"{name}.{key}".lstrip("."))
-            if found is not None:
-                return found
-        return None
-    return None if held == given else f"`{name}` is {held!r} there and {given!r} now"
+def first_difference(
+    first: dict[str, Any], second: dict[str, Any], may_differ: Sequence[str] = ()
+) -> tuple[str, Any, Any] | None:
+    """The first option that has two values, `group.option`, and both of them; None for the same options.
+
+    Options are compared as JSON holds them, where a tuple is a list; those in `may_differ` are not.
+    """
+    first, second = json.loads(json.dumps((first, second)))
+    for key in dict.fromkeys((*first, *second)):
+        one, other = first.get(key), second.get(key)
+        if key in may_differ or one == other:
+            continue
+        if not (isinstance(one, dict) and isinstance(other, dict)):
+            return key, one, other
+        name, one, other = first_difference(one, other)
+        return f"{key}.{name}", one, other
+    return None
 
 
 def _line(seed: int, record: Record) -> str:
