@@ -196,7 +196,29 @@ def test_methods_without_a_controller_have_angles_only() -> None:
     assert not {"condition_two", "largest_real_part", "angle_to_dfc_ssa"} & found.keys()
 
 
+def test_measures_of_ones_own_stand_beside_the_others() -> None:
+    data = dfc.load("digits")
+    model = cast(dfc.mlp((64, 12, 10), key=jr.key(0)), jnp.float32)
+    method = cast(dfc.GaussNewton(), jnp.float32)
+
+    def loss(model, method, x, y):
+        return {"own_loss": jnp.mean(jax.vmap(method.loss)(jax.vmap(model)(x), y)), "own_inputs": x[:2, 0]}
+
+    samples = lambda also: cast(dfc.Diagnostics(samples=16, also=also), jnp.float32)
+    plain, found = (samples(also)(model, method, data.validation) for also in ((), (loss,)))
+    output = np.asarray(jax.vmap(model)(data.validation.x[:16]), np.float64)
+    likelihood = np.sum(output * data.validation.y[:16], axis=1) - np.log(np.exp(output).sum(axis=1))
+    assert found.pop("own_loss") == pytest.approx(-np.mean(likelihood), rel=1e-5)
+    assert found.pop("own_inputs") == data.validation.x[:2, 0].tolist()
+    assert found == plain
+
+    with pytest.raises(ValueError, match=r"`also` holds a measure named \['angle_to_backprop'\]"):
+        samples((lambda *_: {"angle_to_backprop": 0.0},))(model, method, data.validation)
+
+
 def test_diagnostics_say_what_is_wrong() -> None:
+    with pytest.raises(ValueError, match=r"`also` is .*; it must be a tuple of functions"):
+        dfc.Diagnostics(also=lambda *_: {})
     with pytest.raises(ValueError, match="`every` is 0"):
         dfc.Diagnostics(0)
     with pytest.raises(ValueError, match="`samples` is 0"):

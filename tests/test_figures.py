@@ -117,7 +117,7 @@ def test_measurements_against_plain_formulas():
     data = figure_presets.make_data(SMALL)
     model = figure_presets.make_model(SMALL, dfc.RandomFeedback())
     method = figure_presets.make_method(SMALL, "dfc-ssa")
-    found = toy.Measurements(1, 8, 0.1)(model, method, data.validation)
+    found = toy.measurements(8, 0.1)(model, method, data.validation)
     update, _ = method(model, jnp.asarray(data.validation.x[:8]), jnp.asarray(data.validation.y[:8]))
     reference, largest = [0.0] * 3, []
     for x, y in zip(data.validation.x[:8], data.validation.y[:8], strict=True):

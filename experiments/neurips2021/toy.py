@@ -1,7 +1,7 @@
 """What the figures of the NeurIPS 2021 paper show, computed: each function returns the rows of a table."""
 
 import dataclasses
-from typing import Any
+import functools
 
 import equinox as eqx
 import jax
@@ -29,6 +29,7 @@ from options.objects import (
     make_model as make_run_model,
     make_optimiser as make_run_optimiser,
 )
+from report.figure import Rows
 from sklearn.decomposition import PCA
 from tqdm import tqdm
 
@@ -37,9 +38,9 @@ from dfc_jax._training.batches import Batches
 from dfc_jax._training.sleep_epochs import initial_state, pretrain, sleep
 
 
-Rows = list[dict[str, Any]]
 METHODS = ("dfc", "dfc-ss", "dfc-ssa")
 MATRICES = ("A_I", "A_inst", "A_PI")
+MOST_OUTPUTS = 100  # of whose loops eigenvalues are computed: the autoencoder's 784 would take hours
 
 
 def control_of_samples(toy: Toy, samples: int) -> Rows:
@@ -93,8 +94,8 @@ def feedback_in_two_components(seed: int, number: int, dampings: Float[np.ndarra
     ]
 
 
-class Measurements(dfc.Diagnostics):
-    """The library's diagnostics, and what only the figures show.
+def measurements(samples: int, damping: float) -> dfc.Diagnostics:
+    """The library's diagnostics in every epoch, and what only the figures show.
 
     `angle_to_published_minimum_norm`, of the network and by layer: the reference that the published code
     uses with this plasticity rule, the minimum-norm displacement J^T (J J^T + damping I)^-1 delta passed
@@ -104,25 +105,28 @@ class Measurements(dfc.Diagnostics):
     feedforward state), and |r_i| of the input and the hidden layers, mean and std over the samples.
     """
 
-    def __call__(self, model: dfc.Network, method: dfc.AbstractMethod, validation: dfc.Split) -> dict:
-        numbers = super().__call__(model, method, validation)
-        x, y = (jnp.asarray(array[: self.samples]) for array in (validation.x, validation.y))
-        network, layers = _angles_to_minimum_norm(method, model, x, y, self.damping)
-        numbers["angle_to_published_minimum_norm"] = float(network)
-        numbers["angle_to_published_minimum_norm_by_layer"] = [float(angle) for angle in layers]
-        if method.loop(model) is not None and "largest_real_part" in numbers:
-            numbers |= _stability(method.loop(model), x, y) | _norms(model, x)
-        return numbers
+    published = functools.partial(_angles_to_minimum_norm, damping=jnp.asarray(damping))
+    return dfc.Diagnostics(1, samples, damping, also=(published, _stability_and_norms))
 
 
 @eqx.filter_jit
 def _angles_to_minimum_norm(
-    method: dfc.AbstractMethod, model: dfc.Network, x: Array, y: Array, damping: Array
-) -> tuple[Array, tuple[Array, ...]]:
+    model: dfc.Network, method: dfc.AbstractMethod, x: Array, y: Array, damping: Array
+) -> dict[str, Array]:
     exact = dfc.Network(model.layers, dfc.ExactFeedback())
     reference = dfc.DFCSSA(dfc.PIController(0.0, damping), dfc.Nudge(1e-4), method.loss)
     angles = dfc.update_angles(method(model, x, y, key=jax.random.key(0))[0], reference(exact, x, y)[0])
-    return angles.network, angles.layers
+    name = "angle_to_published_minimum_norm"
+    return {name: angles.network, f"{name}_by_layer": jnp.stack(angles.layers)}
+
+
+def _stability_and_norms(
+    model: dfc.Network, method: dfc.AbstractMethod, x: Array, y: Array
+) -> dict[str, float]:
+    loop = method.loop(model)
+    if loop is None or y.shape[1] > MOST_OUTPUTS:
+        return {}
+    return _stability(loop, x, y) | _norms(model, x)
 
 
 def _stability(loop: dfc.ClosedLoop, x: Array, y: Array) -> dict[str, float]:
@@ -166,7 +170,7 @@ def train(toy: Toy, method: Method, feedback: Kind, sleep: Update, samples: int,
         key=jax.random.fold_in(jax.random.key(toy.random_seed), 1),
         batch_size=toy.batch_size,
         feedback_learning=make_feedback_learning(toy, sleep) if learns else None,
-        diagnostics=Measurements(1, samples, toy.gn_damping),
+        diagnostics=measurements(samples, toy.gn_damping),
         progress=progress,
     )
     return [{"method": method, "feedback": feedback} | record for record in history.records]
@@ -252,7 +256,7 @@ def alignment(
             epochs=config.epochs,
             key=jax.random.fold_in(jax.random.key(seed), 1),
             feedback_learning=make_run_learning(config, method, loss) if learns else None,
-            diagnostics=Measurements(1, samples, pipeline.gn_damping),
+            diagnostics=measurements(samples, pipeline.gn_damping),
             progress=progress,
         )
         rows += [{"method": method, "feedback": feedback} | record for record in history.records]

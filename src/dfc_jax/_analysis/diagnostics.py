@@ -1,5 +1,6 @@
 """The diagnostics of a training run, epoch by epoch."""
 
+from collections.abc import Callable
 from typing import Any
 
 import equinox as eqx
@@ -18,6 +19,7 @@ from dfc_jax._analysis.measures import (
     update_angles,
 )
 from dfc_jax._analysis.surrogate import surrogate_gradient, surrogate_loss
+from dfc_jax._checks import require
 from dfc_jax._data.dataset import Split
 from dfc_jax._dynamics.stability import has_few_modes, loop_eigenvalues
 from dfc_jax._dynamics.targets import Clamp
@@ -31,6 +33,17 @@ from dfc_jax._steady_state.broyden import Broyden
 from dfc_jax._steady_state.linear import Analytic
 from dfc_jax._steady_state.pseudo_transient import PseudoTransient
 from dfc_jax._steady_state.rescue import rescue
+
+
+Measure = Callable[
+    [Network, AbstractMethod, Float[Array, "batch ..."], Float[Array, "batch out"]], dict[str, Any]
+]
+
+
+def _measures(also: Any) -> tuple[Measure, ...]:
+    fine = isinstance(also, tuple) and all(callable(measure) for measure in also)
+    require(fine, f"`also` is {also!r}; it must be a tuple of functions of (model, method, x, y).")
+    return also
 
 
 class Diagnostics(eqx.Module):
@@ -49,14 +62,21 @@ class Diagnostics(eqx.Module):
     - `every`: epochs from one measurement to the next.
     - `samples`: how many samples; angles are those of their common update.
     - `damping`: of the minimum-norm and Gauss-Newton updates and of the pseudo-inverse.
+    - `also`: measures of one's own, functions `(model, method, x, y) -> {name: value}` of the same samples
+      (inputs "batch ...", targets "batch out"), whose values are numbers or arrays. They are called as they
+      are: `jax.jit` is theirs. None of their names may be one of those above.
     """
 
     every: int = count("every", 1)
     samples: int = count("samples", 128)
     damping: Float[Array, ""] = number("damping", 1e-3, minimum=0)
+    also: tuple[Measure, ...] = eqx.field(converter=_measures, default=())
 
     def __call__(self, model: Network, method: AbstractMethod, validation: Split) -> dict[str, Any]:
-        """The measurements, as plain numbers."""
+        """The measurements, as plain numbers.
+
+        **Raises:** `ValueError` if a measure of `also` has a name that is taken.
+        """
         x, y = (jnp.asarray(array[: self.samples]) for array in (validation.x, validation.y))
         found = _measure(method, model, x, y, self.damping)
         numbers = {name: np.asarray(value).tolist() for name, value in found.items()}
@@ -64,6 +84,11 @@ class Diagnostics(eqx.Module):
         if loop is not None and has_few_modes(loop, y.shape[1]):
             eigenvalues = loop_eigenvalues(loop, jax.vmap(loop.sample)(x, y))
             numbers["largest_real_part"] = float(np.max(eigenvalues.real))
+        for measure in self.also:
+            own = measure(model, method, x, y)
+            taken = sorted(numbers.keys() & own.keys())
+            require(not taken, f"`also` holds a measure named {taken}; give it a name that is not taken.")
+            numbers |= {name: np.asarray(value).tolist() for name, value in own.items()}
         return numbers
 
 
