@@ -1,5 +1,6 @@
 """The methods, each with its solvers, that the benchmarks measure."""
 
+import dataclasses
 import functools
 
 import diffrax
@@ -23,6 +24,15 @@ AVERAGES = {
     "DFC, Tsit5": dfc.DiffraxAverage(),
 }
 STRONG = dfc.Clamp(0.99)
+PUBLISHED_SINGLE_PHASE = dfc.StrongDFC(
+    dfc.PIController(k_p=2.0, alpha=1e-4),
+    STRONG,
+    noise=dfc.FilteredNoise(0.01, tau=0.05),
+    tau_v=0.01,
+    tau_filter=0.5,
+    scheme=dfc.PublishedEuler(dt=0.001, states=500),
+    start=None,
+)
 METHODS = {
     "Backprop": dfc.Backprop(),
     "DFA": dfc.DFA(),
@@ -37,9 +47,9 @@ METHODS = {
         equilibrium=dfc.StateAtTime(dfc.PublishedEuler(dt=0.001, states=500), tau_v=0.01),
         fallback=None,
     ),
-    "Strong-DFC, single phase": dfc.StrongDFC(target=STRONG),
-    "Strong-DFC, single phase, 128 steps": dfc.StrongDFC(
-        target=STRONG,
+    "Strong-DFC, single phase": PUBLISHED_SINGLE_PHASE,
+    "Strong-DFC, single phase, 128 steps": dataclasses.replace(
+        PUBLISHED_SINGLE_PHASE,
         tau_v=0.02,
         tau_filter=0.25,
         scheme=dfc.PublishedEuler(dt=0.004, states=128),

@@ -20,7 +20,11 @@ from dfc_jax._training.devices import divided, mesh_of, placed
 
 
 STRONG = dfc.StrongDFC(
-    noise=dfc.FilteredNoise(0.01, tau=0.02), tau_v=0.01, tau_filter=0.1, scheme=dfc.PublishedEuler(0.002, 5)
+    noise=dfc.FilteredNoise(0.01, tau=0.02),
+    tau_v=0.01,
+    tau_filter=0.1,
+    scheme=dfc.PublishedEuler(0.002, 5),
+    start=None,
 )
 SLEEP = dfc.SleepPhase(tau_v=0.02, scheme=dfc.PublishedEuler(0.005, 5, proactive=False))
 IMAGE = (1, 6, 6)

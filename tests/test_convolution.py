@@ -80,7 +80,9 @@ METHODS = {
     "dfc": dfc.DFC(),
     "dfc closed form": dfc.DFC(average=dfc.ClosedFormAverage()),
     "dfc published": dfc.DFC(average=dfc.PublishedAverage(dfc.PublishedEuler(0.02, 100))),
-    "strong": dfc.StrongDFC(noise=dfc.FilteredNoise(1e-6), scheme=dfc.PublishedEuler(0.002, 60)),
+    "strong": dfc.StrongDFC(
+        noise=dfc.FilteredNoise(1e-6), tau_v=0.01, scheme=dfc.PublishedEuler(0.002, 60), start=None
+    ),
     "mn": dfc.MinimumNorm(),
 }
 

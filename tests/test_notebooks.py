@@ -258,7 +258,11 @@ LIKE_DENSE = {
     "dfa": lambda controller: dfc.DFA(),
     "minimum norm": lambda controller: dfc.MinimumNorm(),
     "strong": lambda controller: dfc.StrongDFC(
-        controller=controller, noise=dfc.FilteredNoise(1e-3), scheme=dfc.PublishedEuler(0.002, 40)
+        controller=controller,
+        noise=dfc.FilteredNoise(1e-3),
+        tau_v=0.01,
+        scheme=dfc.PublishedEuler(0.002, 40),
+        start=None,
     ),
 }
 

@@ -159,7 +159,7 @@ DEFAULTS = {
     "Simulated": {"rtol": 0.0001, "t1": 200.0, "dt0": 0.02, "dtmax": 0.2, "max_steps": 20000},
     "SleepPhase": {"tau_v": 0.01, "tau_apical": 0.3},
     "StateAtTime": {"tau_v": 0.2},
-    "StrongDFC": {"tau_v": 0.01, "tau_filter": 0.5},
+    "StrongDFC": {"tau_v": 0.02, "tau_filter": 0.25},
     "WhiteNoise": {"sigma": 0.01},
 }
 
@@ -193,11 +193,11 @@ PART_DEFAULTS = {
     "SleepPhase": SLEEP_PARTS,
     "StateAtTime": {"scheme": dfc.PublishedEuler(dt=0.02, states=500)},
     "StrongDFC": {
-        "controller": dfc.PIController(k_p=2.0, alpha=1e-4),
+        "controller": dfc.PIController(k_p=2.0, alpha=1e-3),
         "target": dfc.Clamp(0.99),
-        "noise": dfc.FilteredNoise(0.01, tau=0.05),
-        "scheme": dfc.PublishedEuler(dt=0.001, states=500),
-        "start": None,
+        "noise": dfc.FilteredNoise(0.005, tau=0.05, sigma_output=0.03),
+        "scheme": dfc.PublishedEuler(dt=0.004, states=128),
+        "start": dfc.Broyden(3e-5),
         "teaching": dfc.RateDifference(),
     },
 }

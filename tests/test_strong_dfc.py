@@ -32,7 +32,7 @@ CONTROLLER = dfc.PIController(1.5, 0.01)
 NOISE = dfc.FilteredNoise(SIGMAS[0], TAU_NOISE, sigma_output=SIGMAS[-1])
 SCHEME = dfc.PublishedEuler(0.004, 60)
 SMALL = dfc.StrongDFC(
-    CONTROLLER, dfc.Clamp(0.9), noise=NOISE, tau_v=TAU_V, tau_filter=TAU_FILTER, scheme=SCHEME
+    CONTROLLER, dfc.Clamp(0.9), noise=NOISE, tau_v=TAU_V, tau_filter=TAU_FILTER, scheme=SCHEME, start=None
 )
 
 
@@ -235,6 +235,7 @@ def train(data: dfc.Dataset, model: dfc.Network, learning: dfc.FeedbackLearning 
         dfc.Clamp(),
         dfc.MeanSquaredError(),
         dfc.FilteredNoise(0.1, 0.05),
+        tau_v=0.01,
         tau_filter=0.25,
         scheme=dfc.PublishedEuler(0.005, 100),
         start=dfc.Broyden(),

@@ -10,13 +10,12 @@ import numpy as np
 import optax
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from report.figure import Common, tidied
+from report.figure import Common, Rows, tidied
 from tqdm import tqdm
 
 import dfc_jax as dfc
 
 
-Rows = list[dict[str, Any]]
 TAU_NOISE = 0.05
 VARIANTS = {  # of the single phase: where it starts, whether feedback learns, colour
     "from the steady state": (dfc.Broyden(), True, "#882255"),
@@ -238,7 +237,10 @@ def _learning(two_phases: bool) -> dfc.FeedbackLearning:
         dfc.PIController(0.1, 0.25),
         dfc.Rest(),
         noise=dfc.FilteredNoise(0.01, TAU_NOISE),
+        tau_v=0.01,
+        tau_filter=0.5,
         scheme=dfc.PublishedEuler(0.002, 50),
+        start=None,
     )
     options = {"pretraining_epochs": 10, "epochs_per_wake_epoch": 0}
     return dfc.FeedbackLearning(optimiser(5e-5), dfc.HighPassPhase(rest), optimiser(5e-3), **options)

@@ -202,7 +202,7 @@ def make_method(toy: Toy, name: Method) -> dfc.AbstractMethod:
         case "dfc-ss":
             return dfc.DFCSS(controller, target, loss, include_unconverged=True)
         case "dfc":
-            average = dfc.ImplicitAverage(toy.dt_di * toy.tmax_di)
+            average = dfc.ImplicitAverage(toy.dt_di * toy.tmax_di, ((6, 0.04), (8, 0.16), (10, 0.8)))
             return dfc.DFC(controller, target, loss, toy.time_constant_ratio, average)
 
 

@@ -105,9 +105,9 @@ class Config:
     """How many there are."""
     process: int | None = None
     """Which of them this is, from 0."""
-    nudge: float = 0.1
+    nudge: float = dfc.Nudge.nudge
     """Step of the output target along the loss gradient (lambda)."""
-    damping: float = 1e-3
+    damping: float = dfc.MinimumNorm.damping
     """mn, gn and the diagnostics: Tikhonov damping."""
     diagnostics: int | None = None
     """Measure alignment, stability and the papers' conditions every so many epochs; none by default."""

@@ -1,7 +1,13 @@
-"""Groups of `run.py`'s options: a method's parts, and the learning of its weights."""
+"""Groups of `run.py`'s options: a method's parts, and the learning of its weights.
+
+Defaults are the library's own: read from its classes, or, where a class makes them with every instance, held
+to it by a test.
+"""
 
 import dataclasses
 from typing import Literal
+
+import dfc_jax as dfc
 
 
 Update = Literal["simulated", "expected"]  # of the feedback weights in a sleep phase
@@ -12,9 +18,9 @@ IMPLICIT = ("ImplicitEuler", "Kvaerno3", "Kvaerno5")
 class Controller:
     """The PI controller. Time is in units of its time constant."""
 
-    k_p: float = 2.0
+    k_p: float = dfc.PIController.k_p
     """Proportional gain."""
-    alpha: float = 1e-3
+    alpha: float = dfc.PIController.alpha
     """Leak."""
     leak_on: Literal["control", "integrator"] = "control"
     """What leaks: the total control (both published codes) or the integrator (the NeurIPS paper)."""
@@ -27,20 +33,20 @@ class Solver:
     steady_state: Literal["broyden", "newton", "simulated", "published"] = "broyden"
     """Broyden's or Newton's method, the dynamics until they rest (Diffrax), or, which is not at rest yet, the
     state that the published Euler scheme reaches after --solver.duration."""
-    rtol: float = 3e-5
+    rtol: float = dfc.Broyden.rtol
     """Residual of a steady state at which a sample has converged, relative to its target error."""
     trajectory: Literal["implicit", "closed-form", "published", "diffrax"] = "implicit"
-    """dfc: implicit Euler in twelve growing steps, the closed form of the linearised trajectory, the
+    """dfc: implicit Euler in 24 growing steps, the closed form of the linearised trajectory, the
     published Euler scheme, or a Diffrax solver."""
-    duration: float = 10.0
+    duration: float = dfc.ImplicitAverage.duration
     """dfc: length of the trajectory that is averaged. Also of a published steady state's."""
-    dt: float = 0.02
+    dt: float = dfc.PublishedEuler.dt
     """Step of the published scheme; first step of Diffrax."""
     diffrax_solver: Literal[
         "Euler", "Heun", "Bosh3", "Tsit5", "Dopri5", "ImplicitEuler", "Kvaerno3", "Kvaerno5"
     ] = "Tsit5"
     """Solver of --solver.trajectory diffrax and, if explicit, of --solver.steady-state simulated."""
-    tau_v: float = 0.2
+    tau_v: float = dfc.DFC.tau_v
     """Time constant of the voltages: of dfc and of a published steady state."""
 
 
@@ -61,9 +67,9 @@ class Strong:
     """strong-dfc: its size in the output layer; None: the same."""
     tau_noise: float = 0.05
     """strong-dfc: time constant of the noise."""
-    tau_filter: float = 0.25
+    tau_filter: float = dfc.StrongDFC.tau_filter
     """strong-dfc: time constant of the low-pass that splits the control into slow and fast."""
-    tau_v: float = 0.02
+    tau_v: float = dfc.StrongDFC.tau_v
     """strong-dfc: time constant of the voltages."""
     dt: float = 0.004
     """strong-dfc: step of the trajectory."""
@@ -113,7 +119,7 @@ class Feedback:
     """Sleep epochs before every wake epoch, or a part of one: 0.2 sleeps on a fifth of the batches. By
     default 1, 0.1 for cifar10, and 0 for strong-dfc, which learns feedback in the wake phase; or a preset's
     own."""
-    freeze_output: bool = False
+    freeze_output: bool = dfc.FeedbackLearning.freeze_output
     """Keep Q_L = I."""
     sigma: float = 0.01
     """Size of the noise."""
@@ -121,8 +127,8 @@ class Feedback:
     """Its size in the output layer; by default the same."""
     k_p: float = 0.1
     alpha: float = 0.25
-    tau_v: float = 0.01
-    tau_apical: float = 0.3
+    tau_v: float = dfc.SleepPhase.tau_v
+    tau_apical: float = dfc.SleepPhase.tau_apical
     dt: float = 0.002
     steps: int = 50
     """Number of states of one sleep simulation."""

@@ -77,8 +77,7 @@ def _equilibrium(solver: Solver) -> dfc.AbstractEquilibrium:
 def _average(solver: Solver) -> dfc.AbstractAverage:
     match solver.trajectory:
         case "implicit":
-            # Half the default's steps: within 0.05 degrees of the exact average on MNIST.
-            return dfc.ImplicitAverage(solver.duration, ((4, 0.04), (4, 0.16), (4, 0.8)))
+            return dfc.ImplicitAverage(solver.duration)
         case "closed-form":
             return dfc.ClosedFormAverage(solver.duration)
         case "published":

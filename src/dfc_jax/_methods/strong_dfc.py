@@ -27,7 +27,7 @@ from dfc_jax._dynamics.losses import AbstractLoss, CrossEntropy
 from dfc_jax._dynamics.noise import FilteredNoise
 from dfc_jax._dynamics.published import PublishedEuler, PublishedState
 from dfc_jax._dynamics.stability import scheme_doubts
-from dfc_jax._dynamics.targets import AbstractTarget, Clamp
+from dfc_jax._dynamics.targets import AbstractTarget, Clamp, Rest
 from dfc_jax._dynamics.teaching import feedback_change
 from dfc_jax._fields import check_parts, default, number
 from dfc_jax._methods.base import AbstractMethod, batch_report, Report
@@ -36,6 +36,7 @@ from dfc_jax._network.feedback import FeedbackWeights
 from dfc_jax._network.network import check_batch, Layer, Network
 from dfc_jax._network.plasticity import AbstractTeachingSignal, RateDifference
 from dfc_jax._steady_state.base import AbstractEquilibrium, Equilibrium, last_state
+from dfc_jax._steady_state.broyden import Broyden
 
 
 class StrongDFC(AbstractMethod):
@@ -47,24 +48,25 @@ class StrongDFC(AbstractMethod):
       a single-phase DFC with weak feedback.
     - `tau_filter`: time constant of the low-pass that splits the control.
     - `scheme`: the discretisation, and how long the trajectory is.
-    - `start`: None starts at the feedforward state, as published. The control that then builds up is fast,
-      too, and v_fb u_fast^T is mostly that transient, not the answer to the noise. An equilibrium strategy
-      (`Broyden()`) starts at the steady state instead, where only the noise is left; converged then means
-      that it was found. Otherwise it means that the control error has fallen below half of what it was.
+    - `start`: an equilibrium strategy, whose steady state the trajectory starts at: only the noise is left
+      in it, so that it can be short. Converged then means that the steady state was found. None starts at
+      the feedforward state, as published. The control that then builds up is fast, too, and v_fb u_fast^T is
+      mostly that transient, not the answer to the noise; converged means that the control error has fallen
+      below half of what it was.
     - `teaching`: what the forward weights learn from, rates or voltages.
 
     The time scales must be ordered, dt << tau_v, tau_noise << tau_filter << tau_u = 1: `doubts` says where
     they are not.
     """
 
-    controller: AbstractController = default(PIController, k_p=2.0, alpha=1e-4)
+    controller: AbstractController = default(PIController)
     target: AbstractTarget = default(Clamp, 0.99)
     loss: AbstractLoss = CrossEntropy()
-    noise: FilteredNoise = default(FilteredNoise, 0.01, tau=0.05)
-    tau_v: Float[Array, ""] = number("tau_v", 0.01, above=0)
-    tau_filter: Float[Array, ""] = number("tau_filter", 0.5, above=0)
-    scheme: PublishedEuler = default(PublishedEuler, dt=0.001, states=500)
-    start: AbstractEquilibrium | None = None
+    noise: FilteredNoise = default(FilteredNoise, 0.005, tau=0.05, sigma_output=0.03)
+    tau_v: Float[Array, ""] = number("tau_v", 0.02, above=0)
+    tau_filter: Float[Array, ""] = number("tau_filter", 0.25, above=0)
+    scheme: PublishedEuler = default(PublishedEuler, dt=0.004, states=128)
+    start: AbstractEquilibrium | None = default(Broyden)
     teaching: AbstractTeachingSignal = RateDifference()
 
     def __check_init__(self) -> None:
@@ -167,10 +169,20 @@ class StrongDFC(AbstractMethod):
         ]
 
 
-class HighPassPhase(AbstractSleepPhase):
-    """The feedback half of `StrongDFC` alone: how its feedback weights are pre-trained."""
+def _at_rest() -> StrongDFC:
+    """The dynamics of `SleepPhase()`, with the noise and the filter of `StrongDFC()`."""
+    controller, scheme = PIController(k_p=0.1, alpha=0.25), PublishedEuler(dt=0.002, states=50)
+    return StrongDFC(controller, Rest(), tau_v=0.01, scheme=scheme, start=None)
 
-    dynamics: StrongDFC = default(StrongDFC)
+
+class HighPassPhase(AbstractSleepPhase):
+    """The feedback half of `StrongDFC` alone: how its feedback weights are pre-trained.
+
+    By default the output is held at its feedforward value, as in `SleepPhase()`, whose controller, `tau_v`
+    and number of states it has.
+    """
+
+    dynamics: StrongDFC = default(_at_rest)
 
     def __call__(
         self,

@@ -1,0 +1,47 @@
+"""One set of defaults: what the command line builds without options is what the library builds."""
+
+import dataclasses
+from typing import get_args
+
+import equinox as eqx
+import pytest
+from options.config import Config, Method
+from options.objects import make_feedback_learning, make_method
+
+import dfc_jax as dfc
+
+
+CLASSES = {
+    "bp": dfc.Backprop,
+    "dfa": dfc.DFA,
+    "dfc": dfc.DFC,
+    "dfc-ss": dfc.DFCSS,
+    "dfc-ssa": dfc.DFCSSA,
+    "strong-dfc": dfc.StrongDFC,
+    "strong-dfc-2phase": lambda: dfc.DFCSS(target=dfc.StrongDFC().target),
+    "mn": dfc.MinimumNorm,
+    "gn": dfc.GaussNewton,
+}
+
+
+@pytest.mark.parametrize("name", get_args(Method))
+def test_every_method_is_the_librarys_by_default(name: Method) -> None:
+    assert eqx.tree_equal(make_method(Config(method=(name,)), name, dfc.CrossEntropy()), CLASSES[name]())
+
+
+@pytest.mark.parametrize(
+    ("method", "update", "phase"),
+    [
+        ("dfc-ss", "simulated", dfc.SleepPhase),
+        ("dfc", "expected", dfc.ExpectedSleepPhase),
+        ("strong-dfc", None, dfc.HighPassPhase),
+    ],
+)
+def test_feedback_learning_is_the_librarys_by_default(method, update, phase) -> None:
+    config = Config(method=(method,))
+    learning = dataclasses.replace(config.feedback_learning, update=update)
+    config = dataclasses.replace(config, feedback_learning=learning).resolved()
+    made = make_feedback_learning(config, method, dfc.CrossEntropy())
+    asleep = {} if method != "strong-dfc" else {"epochs_per_wake_epoch": 0}
+    wanted = dfc.FeedbackLearning(made.optimiser, phase(), made.pretraining_optimiser, **asleep)
+    assert eqx.tree_equal(made, wanted)
