@@ -27,12 +27,7 @@ from dfc_jax._average.published import PublishedAverage as PublishedAverage
 from dfc_jax._data.augmentation import CropAndFlip as CropAndFlip
 from dfc_jax._data.dataset import Dataset as Dataset, Split as Split
 from dfc_jax._data.loading import DATASETS as DATASETS, load as load, student_teacher as student_teacher
-from dfc_jax._dynamics.closed_loop import (
-    ClosedLoop as ClosedLoop,
-    Deviation as Deviation,
-    LoopState as LoopState,
-    Sample as Sample,
-)
+from dfc_jax._dynamics.closed_loop import ClosedLoop as ClosedLoop
 from dfc_jax._dynamics.controller import (
     AbstractController as AbstractController,
     LeakyIntegratorController as LeakyIntegratorController,
@@ -61,6 +56,7 @@ from dfc_jax._dynamics.stability import (
     loop_eigenvalues as loop_eigenvalues,
     published_growth as published_growth,
 )
+from dfc_jax._dynamics.states import Deviation as Deviation, LoopState as LoopState, Sample as Sample
 from dfc_jax._dynamics.targets import (
     AbstractTarget as AbstractTarget,
     Clamp as Clamp,

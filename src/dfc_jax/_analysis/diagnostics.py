@@ -4,7 +4,6 @@ from collections.abc import Callable
 from typing import Any
 
 import equinox as eqx
-import jax
 import jax.numpy as jnp
 import jax.random as jr
 import numpy as np
@@ -82,7 +81,7 @@ class Diagnostics(eqx.Module):
         numbers = {name: np.asarray(value).tolist() for name, value in found.items()}
         loop = method.loop(model)
         if loop is not None and has_few_modes(loop, y.shape[1]):
-            eigenvalues = loop_eigenvalues(loop, jax.vmap(loop.sample)(x, y))
+            eigenvalues = loop_eigenvalues(loop, loop.samples(x, y))
             numbers["largest_real_part"] = float(np.max(eigenvalues.real))
         for measure in self.also:
             own = measure(model, method, x, y)
@@ -110,7 +109,7 @@ def _measure(
     loop = method.loop(model)
     if loop is None:
         return found
-    samples = jax.vmap(loop.sample)(x, y)
+    samples = loop.samples(x, y)
     found["condition_one"] = jnp.mean(condition_one(model, x))
     found["condition_two"] = jnp.mean(condition_two(model, x))
     found["angle_of_feedback_to_transposed_jacobian"] = jnp.mean(feedback_angles(model, x))

@@ -6,8 +6,9 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from dfc_jax._dynamics.closed_loop import ClosedLoop, Sample
+from dfc_jax._dynamics.closed_loop import ClosedLoop
 from dfc_jax._dynamics.stability import has_few_modes, loop_eigenvalues
+from dfc_jax._dynamics.states import Sample
 from dfc_jax._methods.base import AbstractMethod
 from dfc_jax._network.network import check_batch, Network
 
@@ -38,7 +39,7 @@ def reasons_for_failure(
     if not finite.any():
         return found
     x, y = x[finite], y[finite]
-    samples = jax.vmap(loop.sample)(x, y)
+    samples = loop.samples(x, y)
     quiet = eqx.tree_at(lambda l: l.noise, loop, None, is_leaf=lambda leaf: leaf is None)
     return [*found, *_instability(quiet, samples), *_saturation(model, samples), *method.doubts(model, x, y)]
 

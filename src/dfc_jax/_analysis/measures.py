@@ -10,7 +10,8 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, PRNGKeyArray, PyTree
 
 from dfc_jax._checks import check_number, require
-from dfc_jax._dynamics.closed_loop import ClosedLoop, Sample
+from dfc_jax._dynamics.closed_loop import ClosedLoop
+from dfc_jax._dynamics.states import Sample
 from dfc_jax._methods.base import AbstractMethod
 from dfc_jax._methods.references import parameter_gram
 from dfc_jax._network.network import check_batch, check_inputs, Network

@@ -17,7 +17,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from dfc_jax._dynamics.closed_loop import ClosedLoop, Sample
+from dfc_jax._dynamics.closed_loop import ClosedLoop
+from dfc_jax._dynamics.states import Sample
 from dfc_jax._methods.base import shaped_like
 from dfc_jax._network.network import Layer, Network
 from dfc_jax._steady_state.base import Equilibrium

@@ -7,7 +7,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, PRNGKeyArray
 
-from dfc_jax._dynamics.closed_loop import ClosedLoop, Deviation, Sample
+from dfc_jax._dynamics.closed_loop import ClosedLoop
+from dfc_jax._dynamics.states import Deviation, Sample
 from dfc_jax._dynamics.teaching import forward_signals
 from dfc_jax._fields import check_parts
 from dfc_jax._network.network import Layer

@@ -7,9 +7,10 @@ from jaxtyping import Array, Float, PRNGKeyArray
 
 from dfc_jax._average.base import AbstractAverage
 from dfc_jax._checks import require
-from dfc_jax._dynamics.closed_loop import ClosedLoop, PerLayer, Sample
+from dfc_jax._dynamics.closed_loop import ClosedLoop
 from dfc_jax._dynamics.readout import IdentityReadout
 from dfc_jax._dynamics.stability import distance_from_rest
+from dfc_jax._dynamics.states import PerLayer, Sample
 from dfc_jax._dynamics.teaching import forward_change
 from dfc_jax._fields import number
 from dfc_jax._network.network import Layer

@@ -10,7 +10,8 @@ from jaxtyping import Array, Bool, Float, PyTree
 
 from dfc_jax._average.base import Accumulator
 from dfc_jax._average.implicit_steps import implicit_inverse, ImplicitStep
-from dfc_jax._dynamics.closed_loop import ClosedLoop, LoopState, Sample
+from dfc_jax._dynamics.closed_loop import ClosedLoop
+from dfc_jax._dynamics.states import LoopState, Sample
 from dfc_jax._fields import count, number
 from dfc_jax._numerics.finite import zero_unless_finite
 from dfc_jax._numerics.secant import OwnInverses, Point, solve
@@ -65,7 +66,7 @@ class ControlRootFinder(optx.AbstractRootFinder):
 
     def of(self, loop: ClosedLoop, samples: Sample) -> "_BatchRootFinder":
         """The same for the dynamics of one batch."""
-        scales = jax.vmap(lambda sample: sample.scale)(samples)
+        scales = samples.scale
         return _BatchRootFinder(self, loop, samples, scales, jax.vmap(loop.layer_gains)(samples))
 
     def init(self, *args: object) -> None:
@@ -129,7 +130,7 @@ class _BatchRootFinder(optx.AbstractRootFinder):
         inverses = jax.vmap(implicit_inverse, in_axes=(None, 0, None))(loop, self.layer_gains, h)
         start, limit = evaluate(jnp.zeros_like(before)), self.options.max_iterations
         found = solve(evaluate, start, OwnInverses(inverses), self.rtol, limit)
-        usable = jax.vmap(lambda sample: sample.finite)(samples)
+        usable = samples.finite
         return found.point.payload, jnp.all((found.point.error <= self.rtol) | ~usable)
 
     def terminate(self, fn, y, args, options, state, tags) -> tuple[Bool[Array, ""], optx.RESULTS]:

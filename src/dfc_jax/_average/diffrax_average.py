@@ -14,8 +14,9 @@ from jaxtyping import Array, Float, PRNGKeyArray
 from dfc_jax._average.base import AbstractAverage, Accumulator, instant_change
 from dfc_jax._average.control_root_finder import _Averaged, _of_each, ControlRootFinder
 from dfc_jax._checks import require
-from dfc_jax._dynamics.closed_loop import ClosedLoop, Sample
+from dfc_jax._dynamics.closed_loop import ClosedLoop
 from dfc_jax._dynamics.stability import euler_step_bound
+from dfc_jax._dynamics.states import Sample
 from dfc_jax._fields import count, number
 from dfc_jax._network.network import Layer
 from dfc_jax._numerics.finite import zero_unless_finite
@@ -58,7 +59,7 @@ class DiffraxAverage(AbstractAverage):
     ) -> tuple[tuple[Layer, ...], Equilibrium]:
         del key
         require(loop.noise is None, "`noise` is given; DiffraxAverage has none, use PublishedAverage.")
-        scales = jax.vmap(lambda sample: sample.scale)(samples)
+        scales = samples.scale
         dtype = samples.error.dtype
 
         def vector_field(t: Float[Array, ""], y: _Averaged, args: Sample) -> _Averaged:

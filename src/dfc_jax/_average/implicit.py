@@ -11,7 +11,8 @@ from dfc_jax._average.base import AbstractAverage, Accumulator, instant_change
 from dfc_jax._average.implicit_steps import OwnSteps, Stepped
 from dfc_jax._average.wide_steps import WideSteps
 from dfc_jax._checks import require
-from dfc_jax._dynamics.closed_loop import ClosedLoop, Sample
+from dfc_jax._dynamics.closed_loop import ClosedLoop
+from dfc_jax._dynamics.states import Sample
 from dfc_jax._fields import number
 from dfc_jax._network.network import Layer
 from dfc_jax._steady_state.base import Equilibrium, last_state

@@ -8,7 +8,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, PyTree
 
-from dfc_jax._dynamics.closed_loop import ClosedLoop, Deviation, LoopState, PerLayer, Sample, sweep
+from dfc_jax._dynamics.closed_loop import ClosedLoop
+from dfc_jax._dynamics.states import Deviation, LoopState, PerLayer, Sample, sweep
 from dfc_jax._network.network import Layer
 from dfc_jax._numerics.secant import broyden_update
 from dfc_jax._numerics.small_matrices import inverse
@@ -42,7 +43,7 @@ class Stepped(eqx.Module):
     def without_control(loop: ClosedLoop, samples: Sample, memory: PyTree) -> "Stepped":
         """Before the first step."""
         states = jax.vmap(loop.initial_state)(samples)
-        still = Deviation(states.voltage, states.voltage, states.voltage)
+        still = Deviation.none(states.voltage)
         return Stepped(states, jnp.zeros_like(samples.error), still, memory)
 
 

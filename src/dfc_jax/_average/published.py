@@ -3,9 +3,10 @@
 from jaxtyping import PRNGKeyArray
 
 from dfc_jax._average.base import AbstractAverage, Accumulator, instant_change
-from dfc_jax._dynamics.closed_loop import ClosedLoop, Sample
+from dfc_jax._dynamics.closed_loop import ClosedLoop
 from dfc_jax._dynamics.published import PublishedEuler, PublishedState
 from dfc_jax._dynamics.stability import scheme_doubts
+from dfc_jax._dynamics.states import Sample
 from dfc_jax._fields import default
 from dfc_jax._network.network import Layer
 from dfc_jax._steady_state.base import Equilibrium, last_state

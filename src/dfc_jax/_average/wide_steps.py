@@ -17,7 +17,8 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
 from dfc_jax._average.implicit_steps import AbstractSteps, after_step, Stepped
-from dfc_jax._dynamics.closed_loop import ClosedLoop, Deviation, LoopState, PerLayer, Sample
+from dfc_jax._dynamics.closed_loop import ClosedLoop
+from dfc_jax._dynamics.states import Deviation, LoopState, PerLayer, Sample
 from dfc_jax._numerics.secant import Point, SecantSolution, SharedInverse, solve
 from dfc_jax._steady_state.hidden_system import apical_of, output_weight, solve_rows
 
@@ -81,7 +82,7 @@ class WideSteps(AbstractSteps):
         # It depends on no sample, so that no sample's steps depend on the others.
         zero = loop.sample(jnp.zeros_like(samples.feedforward.inputs[0][0]), jnp.zeros_like(samples.error[0]))
         by_length = jax.vmap(StepLength.create, in_axes=(None, None, None, 0))(loop, zero, weight, lengths)
-        scales = jax.vmap(lambda sample: sample.scale)(samples)
+        scales = samples.scale
         return WideSteps(loop, samples, lengths, scales, weight @ weight.T, by_length)
 
     def rest(self) -> Stepped:

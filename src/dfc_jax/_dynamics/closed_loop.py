@@ -11,88 +11,23 @@ The equations are those of the NeurIPS paper (eqs. 1-5) with the feedforward ter
 Time is in units of the controller's time constant, tau_u = 1.
 """
 
-from collections.abc import Callable, Sequence
-
 import equinox as eqx
 import jax
 import jax.numpy as jnp
 import lineax as lx
-from jaxtyping import Array, Bool, Float
+from jaxtyping import Array, Float
 
 from dfc_jax._checks import require
 from dfc_jax._dynamics.controller import AbstractController, PIController
 from dfc_jax._dynamics.losses import AbstractLoss, CrossEntropy
 from dfc_jax._dynamics.noise import AbstractNoise
 from dfc_jax._dynamics.readout import AbstractReadout
+from dfc_jax._dynamics.states import at_rest, Deviation, LoopState, PerLayer, Sample
 from dfc_jax._dynamics.targets import AbstractTarget, Nudge
 from dfc_jax._fields import check_parts, default, number
-from dfc_jax._network.network import Feedforward, Layer, Network
+from dfc_jax._network.network import check_batch, Network
 from dfc_jax._network.plasticity import AbstractTeachingSignal, RateDifference
 from dfc_jax._numerics.finite import is_finite
-
-
-PerLayer = tuple[Float[Array, "..."], ...]
-
-
-class Sample(eqx.Module):
-    """What one sample fixes before its dynamics start. Computed once, never at every step."""
-
-    feedforward: Feedforward
-    feedback: tuple[Float[Array, "... out"], ...] | None  # Q_i where they depend on the sample
-    error: Float[Array, " out"]  # e^-, the error without control; NaN if input or target is not finite
-
-    @property
-    def scale(self) -> Float[Array, ""]:
-        """The size of the sample's target error, the unit of its deviations (1 if there is no error)."""
-        norm = jnp.linalg.norm(self.error)
-        return jnp.where(norm > 0, norm, 1)
-
-    @property
-    def finite(self) -> Bool[Array, ""]:
-        """Whether input and target are: of a sample that is not, no control is."""
-        return is_finite(self.error)
-
-
-class Deviation(eqx.Module):
-    """A controlled state of the network relative to its feedforward state, one entry a layer."""
-
-    voltage: PerLayer  # d_i = v_i - v_i^-
-    basal: PerLayer  # c_i = v_ff_i - v_ff_i^-
-    rate: PerLayer  # rho_i = r_i - r_i^-
-
-
-def sweep(
-    layers: Sequence[Layer],
-    voltages: PerLayer,
-    settle: Callable[[int, Float[Array, "..."]], Float[Array, "..."]],
-    below: PerLayer | None = None,
-) -> Deviation:
-    """One sweep through the layers from below: `settle(i, c_i)` is the deviation d_i of the voltages.
-
-    `voltages` are those without control, as many as there are layers to sweep. Each layer sees the rates of
-    the one before it, or those in `below`.
-    """
-    voltage, basal, rate = [], [], []
-    for i, base in enumerate(voltages):
-        arriving = (rate if below is None else below)[i - 1] if i else None
-        basal.append(jnp.zeros_like(base) if arriving is None else layers[i].linear(arriving))
-        voltage.append(settle(i, basal[i]))
-        rate.append(layers[i].activation.difference(base, voltage[i]))
-    return Deviation(tuple(voltage), tuple(basal), tuple(rate))
-
-
-def at_rest(layers: Sequence[Layer], voltages: PerLayer, apical: PerLayer) -> Deviation:
-    """Layers at rest under apical input a_i: d_i = c_i + a_i. `voltages` are those without it."""
-    return sweep(layers, voltages, lambda i, basal: basal + apical[i])
-
-
-class LoopState(eqx.Module):
-    """The state of the dynamics."""
-
-    voltage: PerLayer  # d_i
-    integral: Float[Array, " out"]  # u_int
-    apical: PerLayer | None  # a_i, where the loop has an apical compartment
-    noise: PerLayer | None  # eps_i, where the noise is filtered
 
 
 class ClosedLoop(eqx.Module):
@@ -143,6 +78,11 @@ class ClosedLoop(eqx.Module):
             return Sample(feedforward, None, error)
         jacobian = self.network.jacobian(feedforward.voltages)
         return Sample(feedforward, self.network.feedback.matrices(jacobian), error)
+
+    def samples(self, x: Float[Array, "batch ..."], y: Float[Array, "batch out"]) -> Sample:
+        """Those of a batch. **Raises:** `ValueError` unless `x` and `y` are a batch of the network's."""
+        check_batch(self.network, x, y)
+        return jax.vmap(self.sample)(x, y)
 
     def feedback(self, sample: Sample) -> tuple[Float[Array, "... out"], ...]:
         """Q_i of every layer for this sample."""

@@ -19,7 +19,8 @@ import jax.random as jr
 from jaxtyping import Array, Float, Int, Key, PRNGKeyArray, PyTree
 
 from dfc_jax._checks import require
-from dfc_jax._dynamics.closed_loop import ClosedLoop, Deviation, PerLayer, Sample, sweep
+from dfc_jax._dynamics.closed_loop import ClosedLoop
+from dfc_jax._dynamics.states import Deviation, PerLayer, Sample, sweep
 from dfc_jax._fields import count, flag, number
 
 
@@ -53,10 +54,10 @@ class PublishedEuler(eqx.Module):
 
     def initial(self, loop: ClosedLoop, sample: Sample) -> PublishedState:
         """The feedforward state without control."""
-        rest = tuple(jnp.zeros_like(v) for v in sample.feedforward.voltages)
+        rest = Deviation.none(sample.feedforward.voltages)
         noise = loop.initial_state(sample).noise
         zero = jnp.zeros_like(sample.error)
-        return PublishedState(Deviation(rest, rest, rest), rest, rest, zero, zero, noise)
+        return PublishedState(rest, rest.voltage, rest.voltage, zero, zero, noise)
 
     def step(
         self, loop: ClosedLoop, state: PublishedState, sample: Sample, draws: PerLayer | None = None

@@ -15,7 +15,8 @@ import jax.tree_util as jtu
 from jaxtyping import Array, Float, PRNGKeyArray
 
 from dfc_jax._checks import check_number, require
-from dfc_jax._dynamics.closed_loop import ClosedLoop, LoopState, Sample
+from dfc_jax._dynamics.closed_loop import ClosedLoop
+from dfc_jax._dynamics.states import LoopState, Sample
 
 
 def simulate(

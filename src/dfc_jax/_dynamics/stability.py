@@ -17,8 +17,9 @@ import scipy.linalg
 from jaxtyping import Array, Complex, Float
 
 from dfc_jax._checks import check_number, require
-from dfc_jax._dynamics.closed_loop import ClosedLoop, Sample
+from dfc_jax._dynamics.closed_loop import ClosedLoop
 from dfc_jax._dynamics.published import PublishedEuler
+from dfc_jax._dynamics.states import Sample
 
 
 def loop_eigenvalues(loop: ClosedLoop, samples: Sample) -> Complex[np.ndarray, "batch modes"]:
@@ -105,7 +106,7 @@ def distance_from_rest(loop: ClosedLoop, samples: Sample, t: float) -> Float[np.
 def _gains(loop: ClosedLoop, samples: Sample) -> tuple[Float[Array, "batch out out"], ...]:
     require(
         samples.error.ndim == 2,
-        "`samples` is a single one; make a batch by jax.vmap(loop.sample)(x, y).",
+        "`samples` is a single one; make a batch by loop.samples(x, y).",
     )
     require(loop.tau_apical is None, "`tau_apical` is set; the linearised loop has no apical compartment.")
     return jax.vmap(loop.layer_gains)(samples)

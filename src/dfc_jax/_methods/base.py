@@ -11,8 +11,9 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
 
-from dfc_jax._dynamics.closed_loop import ClosedLoop, PerLayer, Sample
+from dfc_jax._dynamics.closed_loop import ClosedLoop
 from dfc_jax._dynamics.losses import AbstractLoss
+from dfc_jax._dynamics.states import PerLayer, Sample
 from dfc_jax._fields import check_parts
 from dfc_jax._network.network import Feedforward, Layer, Network
 from dfc_jax._network.plasticity import forward_rule

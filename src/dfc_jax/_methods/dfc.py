@@ -9,15 +9,16 @@ from jaxtyping import Array, Bool, Float, PRNGKeyArray
 
 from dfc_jax._average.base import AbstractAverage
 from dfc_jax._average.implicit import ImplicitAverage
-from dfc_jax._dynamics.closed_loop import ClosedLoop, Sample
+from dfc_jax._dynamics.closed_loop import ClosedLoop
 from dfc_jax._dynamics.controller import AbstractController, PIController
 from dfc_jax._dynamics.losses import AbstractLoss, CrossEntropy
 from dfc_jax._dynamics.noise import FilteredNoise
+from dfc_jax._dynamics.states import Sample
 from dfc_jax._dynamics.targets import AbstractTarget, Nudge
 from dfc_jax._dynamics.teaching import forward_change
 from dfc_jax._fields import default, flag, number
 from dfc_jax._methods.base import AbstractMethod, batch_report, Report, shaped_like
-from dfc_jax._network.network import check_batch, Network
+from dfc_jax._network.network import Network
 from dfc_jax._network.plasticity import AbstractTeachingSignal, RateDifference
 from dfc_jax._steady_state.base import AbstractEquilibrium, Equilibrium
 from dfc_jax._steady_state.broyden import Broyden
@@ -54,9 +55,8 @@ class _SteadyStateMethod(AbstractMethod):
         key: PRNGKeyArray | None = None,
     ) -> tuple[Network, Report]:
         del key
-        check_batch(model, x, y)
         loop = self.loop(model)
-        samples = jax.vmap(loop.sample)(x, y)
+        samples = loop.samples(x, y)
         found, rescued = self._equilibrium(loop, samples)
         weights = jnp.where(self._contributes(found), -1 / (len(y) * self.target.unit()), 0)
         update = forward_change(loop, samples, found.deviation, weights)
@@ -97,9 +97,8 @@ class DFCSS(_SteadyStateMethod):
         return (found, None) if self.fallback is None else rescue(loop, samples, found, self.fallback)
 
     def doubts(self, model: Network, x: Float[Array, "batch ..."], y: Float[Array, "batch out"]) -> list[str]:
-        check_batch(model, x, y)
         loop = self.loop(model)
-        return self.equilibrium.doubts(loop, jax.vmap(loop.sample)(x, y))
+        return self.equilibrium.doubts(loop, loop.samples(x, y))
 
     def _contributes(self, equilibrium: Equilibrium) -> Bool[Array, " batch"]:
         return jnp.isfinite(equilibrium.residual) if self.include_unconverged else equilibrium.converged
@@ -152,14 +151,12 @@ class DFC(AbstractMethod):
         *,
         key: PRNGKeyArray | None = None,
     ) -> tuple[Network, Report]:
-        check_batch(model, x, y)
         loop = self.loop(model)
-        samples = jax.vmap(loop.sample)(x, y)
+        samples = loop.samples(x, y)
         change, final = self.average(loop, samples, key)
         update = jax.tree.map(lambda w: -w / (len(y) * self.target.unit()), change)
         return shaped_like(model, update), batch_report(self.loss, samples, y, final)
 
     def doubts(self, model: Network, x: Float[Array, "batch ..."], y: Float[Array, "batch out"]) -> list[str]:
-        check_batch(model, x, y)
         loop = self.loop(model)
-        return self.average.doubts(loop, jax.vmap(loop.sample)(x, y))
+        return self.average.doubts(loop, loop.samples(x, y))

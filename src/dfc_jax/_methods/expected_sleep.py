@@ -6,11 +6,12 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, PRNGKeyArray, PyTree
 
 from dfc_jax._checks import require
-from dfc_jax._dynamics.closed_loop import ClosedLoop, PerLayer, Sample
+from dfc_jax._dynamics.closed_loop import ClosedLoop
 from dfc_jax._dynamics.controller import AbstractController
+from dfc_jax._dynamics.states import PerLayer, Sample
 from dfc_jax._dynamics.targets import Rest
 from dfc_jax._methods.sleep import AbstractNoisePhase
-from dfc_jax._network.network import check_batch, Network
+from dfc_jax._network.network import Network
 from dfc_jax._numerics.finite import zero_unless_finite
 
 
@@ -53,10 +54,9 @@ class ExpectedSleepPhase(AbstractNoisePhase):
             isinstance(self.target, Rest),
             f"`target` is {type(self.target).__name__}; ExpectedSleepPhase needs Rest, use SleepPhase.",
         )
-        check_batch(model, x, y)
         weights = model.feedback.learnable("ExpectedSleepPhase")
         loop = self._loop(model)
-        samples = jax.vmap(loop.sample)(x, y)
+        samples = loop.samples(x, y)
         jacobians, C, D = self._moments(loop, samples)
         D = jnp.sum(D, axis=-1)
         total = []

@@ -16,8 +16,8 @@ import jax.flatten_util
 import jax.numpy as jnp
 from jaxtyping import Array, Float, PRNGKeyArray
 
-from dfc_jax._dynamics.closed_loop import PerLayer
 from dfc_jax._dynamics.losses import AbstractLoss, CrossEntropy
+from dfc_jax._dynamics.states import PerLayer
 from dfc_jax._fields import number
 from dfc_jax._methods.base import AbstractMethod, instant_update, Report
 from dfc_jax._network.convolution import Chain

@@ -8,16 +8,17 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, PRNGKeyArray
 
 from dfc_jax._checks import check_number
-from dfc_jax._dynamics.closed_loop import ClosedLoop, PerLayer
+from dfc_jax._dynamics.closed_loop import ClosedLoop
 from dfc_jax._dynamics.controller import AbstractController, PIController
 from dfc_jax._dynamics.losses import AbstractLoss, CrossEntropy
 from dfc_jax._dynamics.noise import AbstractNoise, WhiteNoise
 from dfc_jax._dynamics.published import PublishedEuler, PublishedState
+from dfc_jax._dynamics.states import PerLayer
 from dfc_jax._dynamics.targets import AbstractTarget, Rest
 from dfc_jax._dynamics.teaching import feedback_change
 from dfc_jax._fields import check_parts, default, number
 from dfc_jax._network.feedback import FeedbackWeights
-from dfc_jax._network.network import check_batch, Network
+from dfc_jax._network.network import Network
 
 
 class AbstractSleepPhase(eqx.Module):
@@ -102,10 +103,9 @@ class SleepPhase(AbstractNoisePhase):
 
         A sample whose state is not finite contributes nothing.
         """
-        check_batch(model, x, y)
         weights = model.feedback.learnable("SleepPhase")
         loop = self._loop(model)
-        samples = jax.vmap(loop.sample)(x, y)
+        samples = loop.samples(x, y)
 
         def add(total: PerLayer, before: PublishedState, after: PublishedState) -> PerLayer:
             change = feedback_change(before.apical, after.control)  # the published code pairs these

@@ -21,19 +21,20 @@ from jaxtyping import Array, Float, PRNGKeyArray, PyTree
 
 from dfc_jax._average.base import Accumulator, instant_change
 from dfc_jax._checks import check_number, require
-from dfc_jax._dynamics.closed_loop import ClosedLoop, PerLayer, Sample
+from dfc_jax._dynamics.closed_loop import ClosedLoop
 from dfc_jax._dynamics.controller import AbstractController, PIController
 from dfc_jax._dynamics.losses import AbstractLoss, CrossEntropy
 from dfc_jax._dynamics.noise import FilteredNoise
 from dfc_jax._dynamics.published import PublishedEuler, PublishedState
 from dfc_jax._dynamics.stability import scheme_doubts
+from dfc_jax._dynamics.states import PerLayer, Sample
 from dfc_jax._dynamics.targets import AbstractTarget, Clamp, Rest
 from dfc_jax._dynamics.teaching import feedback_change
 from dfc_jax._fields import check_parts, default, number
 from dfc_jax._methods.base import AbstractMethod, batch_report, Report
 from dfc_jax._methods.sleep import AbstractSleepPhase
 from dfc_jax._network.feedback import FeedbackWeights
-from dfc_jax._network.network import check_batch, Layer, Network
+from dfc_jax._network.network import Layer, Network
 from dfc_jax._network.plasticity import AbstractTeachingSignal, RateDifference
 from dfc_jax._steady_state.base import AbstractEquilibrium, Equilibrium, last_state
 from dfc_jax._steady_state.broyden import Broyden
@@ -90,9 +91,8 @@ class StrongDFC(AbstractMethod):
         key: PRNGKeyArray | None = None,
     ) -> tuple[Network, Report]:
         require(key is not None, "`key` is None; StrongDFC draws its noise from a key.")
-        check_batch(model, x, y)
         loop = self.loop(model)
-        samples = jax.vmap(loop.sample)(x, y)
+        samples = loop.samples(x, y)
         layers, feedback, final = self._trajectory(loop, samples, key)
         change = jax.tree.map(lambda w: -w / (len(y) * self.target.unit()), layers)
         factors = self._feedback_factors(len(feedback), len(y))
@@ -145,7 +145,7 @@ class StrongDFC(AbstractMethod):
 
     def doubts(self, model: Network, x: Float[Array, "batch ..."], y: Float[Array, "batch out"]) -> list[str]:
         loop = self.loop(model)
-        steps = scheme_doubts(loop, jax.vmap(loop.sample)(x, y), self.scheme)
+        steps = scheme_doubts(loop, loop.samples(x, y), self.scheme)
         return [*self.time_scale_doubts(), *steps]
 
     def time_scale_doubts(self) -> list[str]:

@@ -14,7 +14,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
-from dfc_jax._dynamics.closed_loop import ClosedLoop, Deviation, Sample
+from dfc_jax._dynamics.closed_loop import ClosedLoop
+from dfc_jax._dynamics.states import Deviation, Sample
 from dfc_jax._fields import check_parts
 
 

@@ -4,7 +4,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from dfc_jax._dynamics.closed_loop import ClosedLoop, Deviation, Sample
+from dfc_jax._dynamics.closed_loop import ClosedLoop
+from dfc_jax._dynamics.states import Deviation, Sample
 from dfc_jax._fields import count, number
 from dfc_jax._numerics.secant import AbstractInverse, OwnInverses, Point, solve
 from dfc_jax._numerics.small_matrices import inverse
@@ -74,9 +75,8 @@ class Broyden(AbstractEquilibrium):
 def _start(loop: ClosedLoop, sample: Sample) -> Point:
     """Without control."""
     still = jnp.zeros_like(sample.error)
-    rest = loop.initial_state(sample).voltage
     remaining = loop.equations(sample, still, still)
-    return Point(remaining, jnp.ones_like(sample.scale), Deviation(rest, rest, rest))
+    return Point(remaining, jnp.ones_like(sample.scale), Deviation.none(sample.feedforward.voltages))
 
 
 def _equations_gain(loop: ClosedLoop, sample: Sample) -> Float[Array, "out out"]:

@@ -6,7 +6,8 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
 from dfc_jax._checks import require
-from dfc_jax._dynamics.closed_loop import ClosedLoop, PerLayer, Sample
+from dfc_jax._dynamics.closed_loop import ClosedLoop
+from dfc_jax._dynamics.states import PerLayer, Sample
 from dfc_jax._fields import count, default, number
 from dfc_jax._numerics.secant import in_any_run
 from dfc_jax._steady_state.base import AbstractEquilibrium, Equilibrium

@@ -16,8 +16,9 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from dfc_jax._dynamics.closed_loop import at_rest, ClosedLoop, PerLayer, Sample
+from dfc_jax._dynamics.closed_loop import ClosedLoop
 from dfc_jax._dynamics.readout import IdentityReadout
+from dfc_jax._dynamics.states import at_rest, PerLayer, Sample
 from dfc_jax._network.activations import Linear
 from dfc_jax._network.feedback import FeedbackWeights
 from dfc_jax._numerics.secant import Point, SecantSolution, SharedInverse, solve

@@ -7,11 +7,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
-from dfc_jax._dynamics.closed_loop import (
-    ClosedLoop,
-    Deviation,
-    Sample,
-)
+from dfc_jax._dynamics.closed_loop import ClosedLoop
+from dfc_jax._dynamics.states import Deviation, Sample
 from dfc_jax._numerics.secant import Point, SharedInverse, solve
 from dfc_jax._numerics.small_matrices import eigenvalues_right_of_zero, inverse
 from dfc_jax._steady_state.base import AbstractEquilibrium, Equilibrium

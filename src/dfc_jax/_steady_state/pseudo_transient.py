@@ -5,11 +5,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
-from dfc_jax._dynamics.closed_loop import (
-    ClosedLoop,
-    Deviation,
-    Sample,
-)
+from dfc_jax._dynamics.closed_loop import ClosedLoop
+from dfc_jax._dynamics.states import Deviation, Sample
 from dfc_jax._fields import count, number
 from dfc_jax._numerics.small_matrices import eigenvalues_right_of_zero, inverse_by_qr
 from dfc_jax._steady_state.base import AbstractEquilibrium, Equilibrium
@@ -52,10 +49,9 @@ class PseudoTransient(AbstractEquilibrium):
             return eqx.tree_at(lambda s: (s.length, s.iterations), kept, (length, state.iterations + 1))
 
         gain = loop.gain(sample)
-        rest = loop.initial_state(sample).voltage
         start = _State(
             jnp.zeros_like(sample.error),
-            Deviation(rest, rest, rest),
+            Deviation.none(sample.feedforward.voltages),
             sample.error,
             jnp.ones_like(sample.scale),
             gain,

@@ -4,7 +4,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Int
 
-from dfc_jax._dynamics.closed_loop import ClosedLoop, Sample
+from dfc_jax._dynamics.closed_loop import ClosedLoop
+from dfc_jax._dynamics.states import Sample
 from dfc_jax._numerics.secant import in_any_run
 from dfc_jax._steady_state.base import AbstractEquilibrium, Equilibrium
 
@@ -18,7 +19,7 @@ def rescue(
     are few. A sample that is not finite is not tried, and one that fails again stays as it was.
     """
     batch, outputs = samples.error.shape
-    failed = ~found.converged & jax.vmap(lambda sample: sample.finite)(samples)
+    failed = ~found.converged & samples.finite
     size = min(batch, max(1, _BLOCK_UNKNOWNS // outputs))
     order, count = jnp.argsort(~failed), jnp.sum(failed)
     place = jnp.cumsum(failed) - 1  # among the failed ones

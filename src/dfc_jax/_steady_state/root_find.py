@@ -5,10 +5,8 @@ import jax.numpy as jnp
 import optimistix as optx
 from jaxtyping import Array, Float
 
-from dfc_jax._dynamics.closed_loop import (
-    ClosedLoop,
-    Sample,
-)
+from dfc_jax._dynamics.closed_loop import ClosedLoop
+from dfc_jax._dynamics.states import Sample
 from dfc_jax._fields import count
 from dfc_jax._numerics.small_matrices import eigenvalues_right_of_zero
 from dfc_jax._steady_state.base import AbstractEquilibrium, Equilibrium

@@ -7,10 +7,11 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float
 
-from dfc_jax._dynamics.closed_loop import ClosedLoop, LoopState, Sample
+from dfc_jax._dynamics.closed_loop import ClosedLoop
 from dfc_jax._dynamics.published import PublishedEuler
 from dfc_jax._dynamics.simulate import simulate
 from dfc_jax._dynamics.stability import distance_from_rest, scheme_doubts
+from dfc_jax._dynamics.states import LoopState, Sample
 from dfc_jax._fields import count, default, number
 from dfc_jax._steady_state.base import AbstractEquilibrium, Equilibrium, last_state
 
