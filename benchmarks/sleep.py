@@ -81,11 +81,12 @@ def main(options: Options) -> None:
     if options.draws < 4 or options.draws % 2:
         raise ValueError(f"`draws` is {options.draws}; it must be an even number of at least 4.")
     regime = make_regimes(options.hidden, options.batch_size, options.seed)["mid-nudge"]
-    model = _disturbed(regime.model, jr.key(options.seed))
+    disturbance_key, key = jr.split(jr.fold_in(jr.key(options.seed), 3))  # the first three made the regimes
+    model = _disturbed(regime.model, disturbance_key)
     results = {}
     for name, setting in SETTINGS.items():
         rich.print(name)
-        results[name] = _measure_setting(setting, dataclasses.replace(regime, model=model), options)
+        results[name] = _measure_setting(setting, dataclasses.replace(regime, model=model), key, options)
     where = environment("benchmarks/sleep.py")
     _write({"environment": where, "settings": settings_of(options), "noises": results}, options.out)
 
@@ -100,24 +101,31 @@ def _disturbed(model: dfc.Network, key: Array) -> dfc.Network:
 
 
 def _measure_setting(
-    setting: tuple[dfc.WhiteNoise | dfc.FilteredNoise, float | None, float], regime: Regime, options: Options
+    setting: tuple[dfc.WhiteNoise | dfc.FilteredNoise, float | None, float],
+    regime: Regime,
+    key: Array,
+    options: Options,
 ) -> dict[str, Any]:
-    """One draw, the means of several, and the expected update, in one setting of the noise."""
+    """One draw, the means of several, and the expected update, in one setting of the noise.
+
+    All settings share `key`.
+    """
     noise, tau_apical, k_p = setting
     controller = dfc.PIController(k_p, 0.25)
     simulated = dfc.SleepPhase(controller, noise, tau_apical=tau_apical)
     expected = dfc.ExpectedSleepPhase(controller, noise, tau_apical=tau_apical)
-    arguments, key = (regime.model, regime.x, regime.y), jr.key(options.seed)
+    arguments = regime.model, regime.x, regime.y
+    *half_keys, draws_key, timing_key = jr.split(key, 4)
     cases = {
         "backprop": compile_case(update_of, dfc.Backprop(), *arguments, None),
-        "simulated": compile_case(update_of, simulated, *arguments, key),
-        "expected": compile_case(update_of, expected, *arguments, key),
+        "simulated": compile_case(update_of, simulated, *arguments, timing_key),
+        "expected": compile_case(update_of, expected, *arguments, timing_key),
     }
-    halves = [_mean(simulated, *arguments, k, options.draws // 2) for k in jr.split(key)]
+    halves = [_mean(simulated, *arguments, k, options.draws // 2) for k in half_keys]
     whole = [(a + b) / 2 for a, b in zip(*halves, strict=True)]
     exact = [np.ravel(Q) for Q in jax.tree.leaves(cases["expected"].call()[0])]
     counts = [n for n in (1, 10, 100) if n <= options.draws // 4]
-    drawn = {n: _mean(simulated, *arguments, jr.fold_in(key, n), n) for n in counts}
+    drawn = {n: _mean(simulated, *arguments, jr.fold_in(draws_key, n), n) for n in counts}
     joined = np.concatenate
     entry = {
         "angle_degrees": angle_degrees(joined(exact), joined(whole)),

@@ -78,10 +78,7 @@ class SinglePhase(Common):
         learning = dfc.FeedbackLearning(optimiser, pretraining_epochs=0, epochs_per_wake_epoch=0)
         rows = []
         dfc.fit_many(
-            [
-                dfc.mlp((15, 10, 10, 5), key=jax.random.key(seed), feedback=dfc.RandomFeedback())
-                for seed in seeds
-            ],
+            [_network((15, 10, 10, 5), seed) for seed in seeds],
             self._method(start),
             standardised(dfc.student_teacher(seed=self.seed)),
             optax.adam(3e-3),
@@ -192,7 +189,7 @@ class Noise(Common):
         seeds = range(self.seed, self.seed + self.seeds)
         sizes = (data.input_size, *self.hidden, data.output_size)
         found = dfc.fit_many(
-            [dfc.mlp(sizes, key=jax.random.key(seed), feedback=dfc.RandomFeedback()) for seed in seeds],
+            [_network(sizes, seed) for seed in seeds],
             self._method(curve, sigma),
             data,
             optax.adam(3e-3),
@@ -224,6 +221,12 @@ class Noise(Common):
             for curve in CURVES
             for sigma in self.sigmas
         }
+
+
+def _network(sizes: tuple[int, ...], seed: int) -> dfc.Network:
+    """A new network with random feedback; training has the seed's next key."""
+    key = jax.random.fold_in(jax.random.key(seed), 0)
+    return dfc.mlp(sizes, key=key, feedback=dfc.RandomFeedback())
 
 
 @functools.cache

@@ -32,7 +32,7 @@ from dfc_jax._runs.history import History, Record
 from dfc_jax._training.batches import Augmentation, Batches
 from dfc_jax._training.devices import placed
 from dfc_jax._training.evaluation import evaluate_all
-from dfc_jax._training.several_runs import fold_in
+from dfc_jax._training.several_runs import fold_in, split
 from dfc_jax._training.sleep_epochs import FeedbackLearning, initial_state, pretrain, sleep
 from dfc_jax._training.wake import wake_epoch, wake_epochs
 
@@ -104,7 +104,7 @@ def train(
     data = placed(options.data, options.mesh)
     batches = Batches(data.train, options.batch_size, options.augment, options.mesh)
     alone = key.ndim == 0
-    pretraining_key, key = jnp.moveaxis(jr.split(key) if alone else jax.vmap(jr.split)(key), -1, 0)
+    pretraining_key, key = split(key)
     init = options.optimiser.init
     weights_state = init(model.layers) if alone else eqx.filter_vmap(init)(model.layers)
     state = _State(model, weights_state, None if learning is None else initial_state(learning, model, key))
@@ -153,8 +153,9 @@ def _epoch(
 ) -> tuple[_State, dict[str, Array]]:
     """Sleep, if feedback is learned in sleep phases, and a wake epoch."""
     model, feedback_state, learning = state.model, state.feedback_state, options.learning
-    if learning is not None:
-        model, feedback_state = sleep(model, feedback_state, learning, batches, fold_in(key, 0))
+    if learning is not None and learning.epochs_per_wake_epoch > 0:
+        sleep_key, key = split(key)
+        model, feedback_state = sleep(model, feedback_state, learning, batches, sleep_key)
     wake = wake_epoch if key.ndim == 0 else wake_epochs
     model, states, totals = wake(
         model,
