@@ -137,7 +137,7 @@ def test_feedback_learns_by_it() -> None:
     before = float(np.mean(dfc.condition_two(model, x)))
     learning = dfc.FeedbackLearning(optax.sgd(0.5), dfc.ExpectedSleepPhase(*SETTINGS["white_coupled"]))
     state = learning.optimiser.init(model.feedback)
-    learned, _ = sleep(model, state, learning, Batches(dfc.Split(x, y), 8), jr.key(0))
+    learned, _ = sleep(False, model, state, learning, Batches(dfc.Split(x, y), 8), jr.key(0))
     assert float(np.mean(dfc.condition_two(learned, x))) > before
 
 

@@ -258,7 +258,9 @@ def learning(rate=3e-3, **options):
 def test_pretraining_aligns_the_feedback_and_leaves_the_weights_alone():
     data = regression(320)
     model = small_network(2, (6, 16, 16, 3), feedback=dfc.RandomFeedback())
-    trained = pretrain(model, learning(pretraining_epochs=30), Batches(data.train, 32), jr.key(0), False)
+    trained = pretrain(
+        False, model, learning(pretraining_epochs=30), Batches(data.train, 32), jr.key(0), False
+    )
     before, after = alignment(model, data.test.x), alignment(trained, data.test.x)
     assert after > before + 0.2 and after > 0.75
     assert np.array_equal(flat(trained.layers), flat(model.layers))

@@ -32,9 +32,9 @@ from dfc_jax._runs.history import History, Record
 from dfc_jax._training.batches import Augmentation, Batches
 from dfc_jax._training.devices import placed
 from dfc_jax._training.evaluation import evaluate_all
-from dfc_jax._training.several_runs import fold_in, split
-from dfc_jax._training.sleep_epochs import FeedbackLearning, initial_state, pretrain, sleep
-from dfc_jax._training.wake import wake_epoch, wake_epochs
+from dfc_jax._training.several_runs import fold_in, initial_state, split
+from dfc_jax._training.sleep_epochs import FeedbackLearning, pretrain, sleep
+from dfc_jax._training.wake import wake_epoch
 
 
 @dataclasses.dataclass(frozen=True)
@@ -94,28 +94,26 @@ class _State(eqx.Module):
 def train(
     model: Network, key: Key[Array, "*runs"], initial: list[Network], options: Options
 ) -> list[tuple[Network, History]]:
-    """Train one model, or several along the first axis if there are several keys."""
+    """Train one model, or several along the first axis of `model` and `key`, which start as `initial`."""
     method, learning = options.method, options.learning
-    runs = [_Run(start, start) for start in initial]
+    runs, many = [_Run(start, start) for start in initial], len(initial) > 1
     handful = jnp.asarray(options.data.train.x[:8]), jnp.asarray(options.data.train.y[:8])
     asleep = [] if learning is None else learning.phase.doubts()
     for doubt in (*method.doubts(initial[0], *handful), *asleep):
         warnings.warn(doubt, stacklevel=3)
     data = placed(options.data, options.mesh)
     batches = Batches(data.train, options.batch_size, options.augment, options.mesh)
-    alone = key.ndim == 0
-    pretraining_key, key = split(key)
-    init = options.optimiser.init
-    weights_state = init(model.layers) if alone else eqx.filter_vmap(init)(model.layers)
-    state = _State(model, weights_state, None if learning is None else initial_state(learning, model, key))
+    pretraining_key, key = split(many, key)
+    feedback_state = None if learning is None else initial_state(many, model.feedback, learning.optimiser)
+    state = _State(model, initial_state(many, model.layers, options.optimiser), feedback_state)
     state, done = _resumed(state, runs, key, options.resume)
     _check_agreement(done)
     state, key, pretraining_key = placed((state, key, pretraining_key), options.mesh)
     if done is None:
         if learning is not None:
-            pretrained = pretrain(state.model, learning, batches, pretraining_key, options.progress)
+            pretrained = pretrain(many, state.model, learning, batches, pretraining_key, options.progress)
             state = eqx.tree_at(lambda s: s.model, state, pretrained)
-            _note_pretraining(runs, _each(pretrained, key))
+            _note_pretraining(runs, _each(pretrained, len(runs)))
         done = 0
         _save(options.resume, done, state, runs, key)
 
@@ -127,9 +125,9 @@ def train(
         if epoch == done + 1:
             bar.set_postfix_str("compiling")
         start = time.perf_counter()
-        state, totals = _epoch(state, batches, fold_in(key, epoch), options)
-        metrics = totals | evaluate_all(state.model, method.loss, data, key, options.mesh)
-        found = list(zip(runs, _each(state.model, key), _each(metrics, key), strict=True))
+        state, totals = _epoch(many, state, batches, fold_in(many, key, epoch), options)
+        metrics = totals | evaluate_all(many, state.model, method.loss, data, options.mesh)
+        found = list(zip(runs, _each(state.model, len(runs)), _each(metrics, len(runs)), strict=True))
         seconds = (time.perf_counter() - start) / len(runs)
         for i, (run, candidate, values) in enumerate(found):
             if run.stopped:
@@ -149,23 +147,15 @@ def train(
 
 
 def _epoch(
-    state: _State, batches: Batches, key: Key[Array, "*runs"], options: Options
+    many: bool, state: _State, batches: Batches, key: Key[Array, "*runs"], options: Options
 ) -> tuple[_State, dict[str, Array]]:
     """Sleep, if feedback is learned in sleep phases, and a wake epoch."""
     model, feedback_state, learning = state.model, state.feedback_state, options.learning
     if learning is not None and learning.epochs_per_wake_epoch > 0:
-        sleep_key, key = split(key)
-        model, feedback_state = sleep(model, feedback_state, learning, batches, sleep_key)
-    wake = wake_epoch if key.ndim == 0 else wake_epochs
-    model, states, totals = wake(
-        model,
-        (state.weights_state, feedback_state),
-        options.method,
-        options.optimiser,
-        learning,
-        batches,
-        key,
-    )
+        sleep_key, key = split(many, key)
+        model, feedback_state = sleep(many, model, feedback_state, learning, batches, sleep_key)
+    run = model, (state.weights_state, feedback_state), key
+    model, states, totals = wake_epoch(many, run, options.method, options.optimiser, learning, batches)
     return _State(model, *states), totals
 
 
@@ -241,14 +231,14 @@ def _check_agreement(done: int | None) -> None:
         require(np.all(found == found[0]), f"{problem}; it must be a folder that all of them share.")
 
 
-def _each(tree: PyTree, key: Key[Array, "*runs"]) -> list[PyTree]:
+def _each(tree: PyTree, number: int) -> list[PyTree]:
     """The runs of a tree, one by one, each on one device."""
     arrays, rest = eqx.partition(tree, eqx.is_array)
     if any(len(leaf.sharding.device_set) > 1 for leaf in jax.tree.leaves(arrays)):
         arrays = jax.tree.map(lambda leaf: jnp.asarray(np.asarray(leaf)), arrays)
-    if key.ndim == 0:
+    if number == 1:
         return [eqx.combine(arrays, rest)]
-    return [eqx.combine(jax.tree.map(lambda leaf, i=i: leaf[i], arrays), rest) for i in range(len(key))]
+    return [eqx.combine(jax.tree.map(lambda leaf, i=i: leaf[i], arrays), rest) for i in range(number)]
 
 
 def _score(record: Record) -> float:

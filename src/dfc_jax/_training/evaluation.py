@@ -4,13 +4,14 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 from jax.sharding import Mesh
-from jaxtyping import Array, Float, Key
+from jaxtyping import Array, Float
 
 from dfc_jax._checks import check_type
 from dfc_jax._data.dataset import Dataset, Split
 from dfc_jax._dynamics.losses import AbstractLoss
 from dfc_jax._network.network import check_batch, Network
 from dfc_jax._training.devices import divided, everywhere
+from dfc_jax._training.several_runs import for_runs
 
 
 _BLOCK = 1000  # samples; large feature maps of all would not fit
@@ -21,17 +22,18 @@ def evaluate(model: Network, loss: AbstractLoss, split: Split, *, classification
     check_type("split", split, Split)
     x, y = jnp.asarray(split.x), jnp.asarray(split.y)
     check_batch(model, x, y)
-    mean_loss, accuracy = _evaluate(model, loss, x, y)
+    mean_loss, accuracy = _evaluate(False, model, loss, x, y, None)
     return {"loss": float(mean_loss)} | ({"accuracy": float(accuracy)} if classification else {})
 
 
 @eqx.filter_jit
+@for_runs
 def _evaluate(
     model: Network,
     loss: AbstractLoss,
     x: Float[Array, "samples ..."],
     y: Float[Array, "samples out"],
-    mesh: Mesh | None = None,
+    mesh: Mesh | None,
 ) -> tuple[Float[Array, ""], Float[Array, ""]]:
     outputs = _outputs(model, x, mesh)
     right = jnp.argmax(outputs, axis=1) == jnp.argmax(y, axis=1)
@@ -54,18 +56,14 @@ def _outputs(
     return jnp.concatenate(outputs)
 
 
-_evaluate_runs = eqx.filter_jit(eqx.filter_vmap(_evaluate, in_axes=(eqx.if_array(0), None, None, None, None)))
-
-
 def evaluate_all(
-    model: Network, loss: AbstractLoss, data: Dataset, key: Key[Array, "*runs"], mesh: Mesh | None
+    many: bool, model: Network, loss: AbstractLoss, data: Dataset, mesh: Mesh | None
 ) -> dict[str, Float[Array, "*runs"]]:
-    """Loss and, for classification, accuracy on validation and test samples, of one model for each key."""
+    """Loss and, for classification, accuracy on validation and test samples, of one model or of `many`."""
     scores = {}
     for name in ("validation", "test"):
         split = getattr(data, name)
-        measure = _evaluate if key.ndim == 0 else _evaluate_runs
-        mean_loss, accuracy = measure(model, loss, split.x, split.y, mesh)
+        mean_loss, accuracy = _evaluate(many, model, loss, split.x, split.y, mesh)
         scores[f"{name}_loss"] = mean_loss
         if data.classification:
             scores[f"{name}_accuracy"] = accuracy

@@ -1,16 +1,29 @@
 """One training run, or several along the first axis."""
 
-import jax
+from collections.abc import Callable
+from typing import Any
+
+import equinox as eqx
 import jax.random as jr
-from jaxtyping import Array, Key
+from jaxtyping import PyTree
 
 
-def fold_in(key: Key[Array, "*runs"], number: int) -> Key[Array, "*runs"]:
-    """`jax.random.fold_in` for the key of one run, or for those of several."""
-    return jr.fold_in(key, number) if key.ndim == 0 else jax.vmap(jr.fold_in, in_axes=(0, None))(key, number)
+def for_runs(function: Callable[..., PyTree]) -> Callable[..., PyTree]:
+    """`function(run, *shared)` with one argument more, `many`, before them: whether `run` is several runs.
+
+    The arrays of several runs lie along a first axis of `run`, and of what is returned. What the runs share
+    is the same for all.
+    """
+
+    def of_runs(many: bool, run: PyTree, *shared: Any) -> PyTree:
+        if not many:
+            return function(run, *shared)
+        axes = eqx.if_array(0), *[None] * len(shared)
+        return eqx.filter_vmap(function, in_axes=axes)(run, *shared)
+
+    return of_runs
 
 
-def split(key: Key[Array, "*runs"]) -> tuple[Key[Array, "*runs"], Key[Array, "*runs"]]:
-    """The two halves that `jax.random.split` makes of the key of one run, or of those of several."""
-    halves = jr.split(key) if key.ndim == 0 else jax.vmap(jr.split)(key)
-    return halves[..., 0], halves[..., 1]
+fold_in = for_runs(jr.fold_in)  # (many, key, number)
+split = for_runs(lambda key: tuple(jr.split(key)))  # (many, key): two keys
+initial_state = for_runs(lambda weights, optimiser: optimiser.init(weights))  # (many, weights, optimiser)

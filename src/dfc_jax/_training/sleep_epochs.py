@@ -16,7 +16,7 @@ from dfc_jax._methods.sleep import AbstractSleepPhase, SleepPhase
 from dfc_jax._network.network import Network
 from dfc_jax._training.batches import Batches
 from dfc_jax._training.devices import everywhere
-from dfc_jax._training.several_runs import fold_in
+from dfc_jax._training.several_runs import fold_in, for_runs, initial_state
 
 
 class FeedbackLearning(eqx.Module):
@@ -49,18 +49,19 @@ class FeedbackLearning(eqx.Module):
 
 
 def pretrain(
+    many: bool,
     model: Network,
     learning: FeedbackLearning,
     batches: Batches,
     key: Key[Array, "*runs"],
     progress: bool,
 ) -> Network:
-    """The model after feedback pre-training; with several keys, several models along the first axis."""
+    """The model, or `many` along the first axis, after feedback pre-training."""
     if learning.pretraining_optimiser is not None:
         learning = eqx.tree_at(lambda l: l.optimiser, learning, learning.pretraining_optimiser)
-    state = initial_state(learning, model, key)
+    state = initial_state(many, model.feedback, learning.optimiser)
     bar = tqdm(_epochs(learning.pretraining_epochs), "feedback pre-training", disable=not progress)
-    return _sleep_through(_announced(bar), model, state, learning, batches, key)[0]
+    return _sleep_through(_announced(bar), many, model, state, learning, batches, key)[0]
 
 
 def _announced(bar: tqdm) -> Iterator[float]:
@@ -72,13 +73,8 @@ def _announced(bar: tqdm) -> Iterator[float]:
         bar.set_postfix_str("", refresh=False)
 
 
-def initial_state(learning: FeedbackLearning, model: Network, key: Key[Array, "*runs"]) -> PyTree:
-    """The state of the feedback weights' optimiser, one for each key."""
-    init = learning.optimiser.init
-    return init(model.feedback) if key.ndim == 0 else eqx.filter_vmap(init)(model.feedback)
-
-
 def sleep(
+    many: bool,
     model: Network,
     state: PyTree,
     learning: FeedbackLearning,
@@ -87,11 +83,12 @@ def sleep(
 ) -> tuple[Network, PyTree]:
     """The sleep before one wake epoch: the model and the optimiser's state."""
     parts = _epochs(learning.epochs_per_wake_epoch)
-    return _sleep_through(parts, model, state, learning, batches, key)
+    return _sleep_through(parts, many, model, state, learning, batches, key)
 
 
 def _sleep_through(
     parts: Iterable[float],
+    many: bool,
     model: Network,
     state: PyTree,
     learning: FeedbackLearning,
@@ -99,22 +96,21 @@ def _sleep_through(
     key: Key[Array, "*runs"],
 ) -> tuple[Network, PyTree]:
     """One sleep epoch after another, each as long as its part says."""
-    epoch = _sleep_epoch if key.ndim == 0 else _sleep_epochs
     for i, part in enumerate(parts):
-        model, state = epoch(model, state, learning, batches, fold_in(key, i), part)
+        model, state = _sleep_epoch(many, (model, state, fold_in(many, key, i)), learning, batches, part)
     return model, state
 
 
 @eqx.filter_jit
+@for_runs
 def _sleep_epoch(
-    model: Network,
-    state: PyTree,
+    run: tuple[Network, PyTree, PRNGKeyArray],
     learning: FeedbackLearning,
     batches: Batches,
-    key: PRNGKeyArray,
     part: float,
 ) -> tuple[Network, PyTree]:
     """An epoch of feedback learning, or the given part of one: the model and the optimiser's state."""
+    model, state, key = run
 
     def step(carry: PyTree, batch: tuple[Array, PRNGKeyArray]) -> tuple[PyTree, None]:
         model, state = carry
@@ -135,12 +131,6 @@ def learn_feedback(
     if learning.freeze_output:
         change = eqx.tree_at(lambda c: c.weights[-1], change, replace_fn=jnp.zeros_like)
     return Network(model.layers, optax.apply_updates(model.feedback, change)), state
-
-
-_of_runs = eqx.if_array(0)
-_sleep_epochs = eqx.filter_jit(
-    eqx.filter_vmap(_sleep_epoch, in_axes=(_of_runs, _of_runs, None, None, 0, None))
-)
 
 
 def _epochs(number: float | int) -> list[float]:

@@ -10,24 +10,25 @@ from dfc_jax._methods.base import AbstractMethod
 from dfc_jax._network.network import Network
 from dfc_jax._training.batches import Batches
 from dfc_jax._training.devices import everywhere
+from dfc_jax._training.several_runs import for_runs
 from dfc_jax._training.sleep_epochs import FeedbackLearning, learn_feedback
 
 
 @eqx.filter_jit
+@for_runs
 def wake_epoch(
-    model: Network,
-    states: tuple[PyTree, PyTree],
+    run: tuple[Network, tuple[PyTree, PyTree], PRNGKeyArray],
     method: AbstractMethod,
     optimiser: optax.GradientTransformation,
     learning: FeedbackLearning | None,
     batches: Batches,
-    key: PRNGKeyArray,
 ) -> tuple[Network, tuple[PyTree, PyTree], dict[str, Float[Array, ""]]]:
     """One epoch of forward learning: the model, the optimisers' states and mean metrics.
 
-    `states` are those of the forward and of the feedback weights' optimiser. The latter learn in this phase
-    if the method learns them, and `learning` says how.
+    A run is a model, the states of the forward and of the feedback weights' optimiser, and a key. The
+    feedback weights learn in this phase if the method learns them, and `learning` says how.
     """
+    model, states, key = run
 
     def step(carry: PyTree, batch: tuple[Array, PRNGKeyArray]) -> tuple[PyTree, dict[str, Array]]:
         model, state, feedback_state = carry
@@ -48,9 +49,3 @@ def wake_epoch(
 
     (model, *states), metrics = jax.lax.scan(step, (model, *states), batches.shuffled(key))
     return model, tuple(states), everywhere(jax.tree.map(jnp.mean, metrics), batches.mesh)
-
-
-_of_runs = eqx.if_array(0)
-wake_epochs = eqx.filter_jit(
-    eqx.filter_vmap(wake_epoch, in_axes=(_of_runs, _of_runs, None, None, None, None, 0))
-)
