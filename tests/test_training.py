@@ -1,5 +1,8 @@
 """The training loop and feedback learning: what they reach, what they repeat, and how they stop."""
 
+import subprocess
+import sys
+
 import equinox as eqx
 import jax
 import jax.numpy as jnp
@@ -199,6 +202,31 @@ def test_every_epoch_is_announced():
     seen = []
     _, history = fit(small_network(1, (6, 8, 3)), regression(), on_epoch=seen.append)
     assert seen == history.records
+
+
+WARNED = """
+import warnings, jax, numpy as np, optax, dfc_jax as dfc
+split = dfc.Split(np.ones((8, 3), np.float32), np.eye(2, dtype=np.float32)[np.arange(8) % 2])
+data = dfc.Dataset("noise", split, split, split, classification=True)
+model, key = dfc.mlp((3, 2), key=jax.random.key(0)), jax.random.key(1)
+average = dfc.PublishedAverage(dfc.PublishedEuler(0.9, 3))  # too long a step, and too few
+options = dict(epochs=1, batch_size=8, progress=False)
+with warnings.catch_warnings(record=True) as caught:
+    warnings.simplefilter("always")
+    dfc.fit(model, dfc.DFC(average=average), data, optax.sgd(0.1), key=key, **options)  # line 10
+    dfc.fit_many([model], dfc.DFC(average=average), data, optax.sgd(0.1), keys=[key], **options)  # line 11
+for warning in caught:
+    print(warning.filename, warning.lineno, str(warning.message).replace("\\n", " "))
+"""
+
+
+@pytest.mark.slow  # in a process of its own, without the suite's type checks between a user and the package
+def test_warnings_point_at_the_users_line():
+    done = subprocess.run([sys.executable, "-c", WARNED], capture_output=True, text=True, check=True)
+    warned = [line.split(" ", 2) for line in done.stdout.splitlines()]
+    assert [(name, line) for name, line, _ in warned] == [("<string>", n) for n in ("10", "10", "11", "11")]
+    for first, second in (warned[:2], warned[2:]):
+        assert "`scheme.dt` is 0.9" in first[2] and "of the samples converged in epoch 1" in second[2]
 
 
 # Clipping

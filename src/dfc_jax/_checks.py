@@ -1,11 +1,25 @@
 """Early checks of what a user passes in."""
 
+import inspect
+import pathlib
+import warnings
 from collections.abc import Sequence
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import ArrayLike, PRNGKeyArray
+
+
+_PACKAGE = str(pathlib.Path(__file__).parent)
+
+
+def warn(message: str) -> None:
+    """Warn, and point at the user's line: the last one outside this package."""
+    frame, level = inspect.currentframe(), 1
+    while frame is not None and frame.f_code.co_filename.startswith(_PACKAGE):
+        frame, level = frame.f_back, level + 1
+    warnings.warn(message, stacklevel=level)
 
 
 def require(condition: bool, message: str) -> None:

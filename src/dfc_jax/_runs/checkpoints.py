@@ -9,7 +9,6 @@ import hashlib
 import json
 import os
 import pathlib
-import warnings
 from typing import Any
 
 import equinox as eqx
@@ -17,6 +16,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import PyTree
+
+from dfc_jax._checks import warn
 
 
 FORMAT = 1
@@ -98,7 +99,7 @@ def newest(folder: pathlib.Path, like: PyTree = None) -> tuple[PyTree, dict[str,
             damage.append(error)
             continue
         for error in damage:
-            warnings.warn(f"{error} Going on from the one before it, {path.name}.", stacklevel=2)
+            warn(f"{error} Going on from the one before it, {path.name}.")
         return found
     if damage:
         raise DamagedCheckpoint(f"{damage[0]} No earlier one is left: delete {str(folder)!r} to start anew.")

@@ -5,7 +5,6 @@ import math
 import os
 import pathlib
 import time
-import warnings
 from collections.abc import Callable
 from typing import Any
 
@@ -22,7 +21,7 @@ from tqdm import tqdm
 
 from dfc_jax._analysis.diagnostics import Diagnostics
 from dfc_jax._analysis.failures import reasons_for_failure
-from dfc_jax._checks import require
+from dfc_jax._checks import require, warn
 from dfc_jax._data.dataset import Dataset
 from dfc_jax._methods.base import AbstractMethod
 from dfc_jax._network.network import Network
@@ -39,7 +38,7 @@ from dfc_jax._training.wake import wake_epoch
 
 @dataclasses.dataclass(frozen=True)
 class Options:
-    """The arguments of `fit` and `fit_many` that the runs share."""
+    """The arguments of `fit_many` that the runs share."""
 
     method: AbstractMethod
     data: Dataset
@@ -100,7 +99,7 @@ def train(
     handful = jnp.asarray(options.data.train.x[:8]), jnp.asarray(options.data.train.y[:8])
     asleep = [] if learning is None else learning.phase.doubts()
     for doubt in (*method.doubts(initial[0], *handful), *asleep):
-        warnings.warn(doubt, stacklevel=3)
+        warn(doubt)
     data = placed(options.data, options.mesh)
     batches = Batches(data.train, options.batch_size, options.augment, options.mesh)
     pretraining_key, key = split(many, key)
@@ -175,7 +174,7 @@ def _doubt(run: _Run, handful: tuple[Array, Array], options: Options) -> None:
     reasons = reasons_for_failure(options.method, run.model, *handful)
     unknown = "No cause was found in a handful of samples: look at the residuals in the method's report."
     run.doubts += [f"Only {share:.1%} of the samples converged in epoch {epoch}.", *(reasons or [unknown])]
-    warnings.warn(" ".join(run.doubts), stacklevel=5)
+    warn(" ".join(run.doubts))
 
 
 def _note_pretraining(runs: list[_Run], models: list[Network]) -> None:

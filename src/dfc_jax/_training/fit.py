@@ -68,26 +68,26 @@ def fit(
     **Raises:** `ValueError` if sizes of model and data differ, an argument is out of range, or `resume` holds
     damaged checkpoints or those of another run; `OSError` if a checkpoint cannot be written.
     """
-    _check_fit(model, method, data, optimiser, epochs, batch_size, feedback_learning, min_converged)
-    _check_batches(data, batch_size, augment, devices)
-    heard = None if on_epoch is None else lambda _, record: on_epoch(record)
     check_key("key", key)
-    options = Options(
+    heard = None if on_epoch is None else lambda _, record: on_epoch(record)
+    (found,) = fit_many(
+        [model],
         method,
         data,
         optimiser,
-        epochs,
-        batch_size,
-        feedback_learning,
-        augment,
-        mesh_of(devices),
-        diagnostics,
-        heard,
-        progress,
-        resume,
-        min_converged,
+        epochs=epochs,
+        keys=[key],
+        batch_size=batch_size,
+        feedback_learning=feedback_learning,
+        augment=augment,
+        devices=devices,
+        diagnostics=diagnostics,
+        on_epoch=heard,
+        progress=progress,
+        resume=resume,
+        min_converged=min_converged,
     )
-    return train(model, _typed(key), [model], options)[0]
+    return found
 
 
 def fit_many(
@@ -134,19 +134,19 @@ def fit_many(
         "`models` are of several architectures; those of one call must differ in their weights only.",
     )
     options = Options(
-        method,
-        data,
-        optimiser,
-        epochs,
-        batch_size,
-        feedback_learning,
-        augment,
-        mesh_of(devices),
-        diagnostics,
-        on_epoch,
-        progress,
-        resume,
-        min_converged,
+        method=method,
+        data=data,
+        optimiser=optimiser,
+        epochs=epochs,
+        batch_size=batch_size,
+        learning=feedback_learning,
+        augment=augment,
+        mesh=mesh_of(devices),
+        diagnostics=diagnostics,
+        on_epoch=on_epoch,
+        progress=progress,
+        resume=resume,
+        min_converged=min_converged,
     )
     if len(models) == 1:
         return train(models[0], _typed(keys[0]), list(models), options)
