@@ -196,6 +196,8 @@ def test_a_run_that_fails_at_once_returns_the_model_it_was_given():
     assert history.stopped.startswith("epoch 1") and history.records == [] and history.best_epoch == 0
     assert np.array_equal(flat(found), flat(model))
     assert np.array_equal(flat(history.best_model), flat(model))
+    with pytest.raises(ValueError, match="no epoch was finished: epoch 1: the loss or a weight"):
+        _ = history.best
 
 
 def test_every_epoch_is_announced():

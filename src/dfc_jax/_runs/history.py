@@ -4,6 +4,7 @@ from typing import Any
 
 import equinox as eqx
 
+from dfc_jax._checks import require
 from dfc_jax._network.network import Network
 
 
@@ -21,5 +22,9 @@ class History(eqx.Module):
 
     @property
     def best(self) -> Record:
-        """The record of the best epoch."""
+        """The record of the best epoch.
+
+        **Raises:** `ValueError` if training stopped before one was finished.
+        """
+        require(self.best_epoch > 0, f"no epoch was finished: {self.stopped}")
         return next(r for r in self.records if r["epoch"] == self.best_epoch)
