@@ -13,8 +13,6 @@ from jaxtyping import Array
 
 import dfc_jax as dfc
 from dfc_jax._methods.expected_sleep import MAX_TERMS
-from dfc_jax._training.batches import Batches
-from dfc_jax._training.sleep_epochs import sleep
 
 
 FAST, COUPLED = dfc.PIController(0.0, 0.5), dfc.PIController(2.0, 0.5)
@@ -135,9 +133,12 @@ def test_feedback_learns_by_it() -> None:
     """Sleep alone turns random Q towards where condition 2 holds, with either phase."""
     model, x, y = problem(10, batch=64)
     before = float(np.mean(dfc.condition_two(model, x)))
-    learning = dfc.FeedbackLearning(optax.sgd(0.5), dfc.ExpectedSleepPhase(*SETTINGS["white_coupled"]))
-    state = learning.optimiser.init(model.feedback)
-    learned, _ = sleep(False, model, state, learning, Batches(dfc.Split(x, y), 8), jr.key(0))
+    learning = dfc.FeedbackLearning(
+        optax.sgd(0.5), dfc.ExpectedSleepPhase(*SETTINGS["white_coupled"]), pretraining_epochs=1
+    )
+    split = dfc.Split(x, y)
+    data = dfc.Dataset("noise", split, split, split, classification=False)
+    learned = dfc.pretrain_feedback(model, learning, data, key=jr.key(0), batch_size=8, progress=False)
     assert float(np.mean(dfc.condition_two(learned, x))) > before
 
 

@@ -13,8 +13,7 @@ import pytest
 from helpers import adam, cast, flat, relative_error, sgd
 
 import dfc_jax as dfc
-from dfc_jax._training.batches import Batches, shuffled_batches
-from dfc_jax._training.sleep_epochs import pretrain
+from dfc_jax._training.batches import shuffled_batches
 
 
 ADAM = adam(1e-3)
@@ -288,9 +287,8 @@ def learning(rate=3e-3, **options):
 def test_pretraining_aligns_the_feedback_and_leaves_the_weights_alone():
     data = regression(320)
     model = small_network(2, (6, 16, 16, 3), feedback=dfc.RandomFeedback())
-    trained = pretrain(
-        False, model, learning(pretraining_epochs=30), Batches(data.train, 32), jr.key(0), False
-    )
+    options = {"key": jr.key(0), "batch_size": 32, "progress": False}
+    trained = dfc.pretrain_feedback(model, learning(pretraining_epochs=30), data, **options)
     before, after = alignment(model, data.test.x), alignment(trained, data.test.x)
     assert after > before + 0.2 and after > 0.75
     assert np.array_equal(flat(trained.layers), flat(model.layers))
@@ -346,12 +344,31 @@ def test_pretraining_may_have_its_own_optimiser():
     assert np.array_equal(flat(found.feedback), flat(model.feedback))
 
 
+def test_feedback_alone_is_pretrained_as_before_training():
+    model, data = small_network(2, (6, 8, 3), feedback=dfc.RandomFeedback()), regression()
+    asleep = learning(pretraining_epochs=1.5, epochs_per_wake_epoch=0)
+    found, _ = fit(model, data, epochs=1, feedback_learning=asleep, key=5)
+    pretraining_key, _ = jr.split(jr.key(5))
+    options = {"key": pretraining_key, "batch_size": 32, "progress": False}
+    alone = dfc.pretrain_feedback(model, asleep, data, **options)
+    assert np.array_equal(flat(alone.feedback), flat(found.feedback))
+    assert not np.array_equal(flat(alone.feedback), flat(model.feedback))
+    assert np.array_equal(flat(alone.layers), flat(model.layers))
+    with pytest.raises(ValueError, match="`batch_size` is 97; the data have only 96"):
+        dfc.pretrain_feedback(model, asleep, data, **(options | {"batch_size": 97}))
+    with pytest.raises(ValueError, match="only FeedbackWeights can learn"):
+        exact = dfc.Network(model.layers, dfc.ExactFeedback())
+        dfc.pretrain_feedback(exact, asleep, data, **options)
+
+
 def test_diverging_pretraining_is_said():
     model = small_network(2, (6, 8, 3), feedback=dfc.RandomFeedback())
     sleeps = dfc.FeedbackLearning(sgd(jnp.nan), PHASE, pretraining_epochs=1)
     found, history = fit(model, regression(), feedback_learning=sleeps)
     assert history.stopped.startswith("feedback pre-training: a weight is no longer finite; lower")
     assert history.records == [] and np.array_equal(flat(found), flat(model))
+    with pytest.warns(UserWarning, match="feedback pre-training: a weight is no longer finite"):
+        dfc.pretrain_feedback(model, sleeps, regression(), key=jr.key(0), batch_size=32, progress=False)
 
 
 # Several at once

@@ -34,9 +34,6 @@ from sklearn.decomposition import PCA
 from tqdm import tqdm
 
 import dfc_jax as dfc
-from dfc_jax._training.batches import Batches
-from dfc_jax._training.several_runs import initial_state
-from dfc_jax._training.sleep_epochs import pretrain, sleep
 
 
 METHODS = ("dfc", "dfc-ss", "dfc-ssa")
@@ -52,7 +49,8 @@ def control_of_samples(toy: Toy, samples: int) -> Rows:
     data, learning = make_data(toy), make_feedback_learning(toy)
     model = make_model(toy, dfc.RandomFeedback())
     key = jax.random.fold_in(jax.random.key(toy.random_seed), 1)
-    model = pretrain(False, model, learning, Batches(data.train, toy.batch_size), key, progress=False)
+    options = {"batch_size": toy.batch_size, "progress": False}
+    model = dfc.pretrain_feedback(model, learning, data, key=key, **options)
     loop = make_method(toy, "dfc").loop(model)
     scheme = dfc.PublishedEuler(toy.dt_di, toy.tmax_di)
     rows = []
@@ -200,17 +198,13 @@ def _pretraining_curve(toy: Toy, dampings: list[float], sweep: Sweep, samples: i
     model = make_model(toy, dfc.RandomFeedback())
     key = jax.random.fold_in(jax.random.key(toy.random_seed), 1)
     batches = toy.num_train // toy.batch_size
-    learning = dataclasses.replace(
-        learning,
-        optimiser=learning.pretraining_optimiser,
-        epochs_per_wake_epoch=(sweep.log_interval - 0.5) / batches,  # rounded up to whole batches
-    )
-    state, rows = initial_state(False, model.feedback, learning.optimiser), []
+    group = (sweep.log_interval - 0.5) / batches  # rounded up to whole batches
+    learning, rows = dataclasses.replace(learning, pretraining_epochs=group), []
     x = jnp.asarray(data.validation.x[:samples])
     for i in range(toy.epochs_fb * batches // sweep.log_interval + 1):
-        if i > 0:
-            chosen = Batches(data.train, toy.batch_size)
-            model, state = sleep(False, model, state, learning, chosen, jax.random.fold_in(key, i))
+        if i > 0:  # plain SGD has no state that a new call would lose
+            options = {"key": jax.random.fold_in(key, i), "batch_size": toy.batch_size, "progress": False}
+            model = dfc.pretrain_feedback(model, learning, data, **options)
         for damping in dampings:
             found = {"iteration": i * sweep.log_interval, "damping": damping}
             rows.append(found | _feedback_measures(model, x, damping))

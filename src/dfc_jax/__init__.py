@@ -132,7 +132,7 @@ from dfc_jax._training.clipping import (
     clip_by_tensor_norm as clip_by_tensor_norm,
 )
 from dfc_jax._training.evaluation import evaluate as evaluate
-from dfc_jax._training.fit import fit as fit, fit_many as fit_many
+from dfc_jax._training.fit import fit as fit, fit_many as fit_many, pretrain_feedback as pretrain_feedback
 from dfc_jax._training.sleep_epochs import FeedbackLearning as FeedbackLearning
 
 

@@ -32,7 +32,7 @@ from dfc_jax._training.batches import Augmentation, Batches
 from dfc_jax._training.devices import placed
 from dfc_jax._training.evaluation import evaluate_all
 from dfc_jax._training.several_runs import fold_in, initial_state, split
-from dfc_jax._training.sleep_epochs import FeedbackLearning, pretrain, sleep
+from dfc_jax._training.sleep_epochs import DIVERGED, FeedbackLearning, pretrain, sleep
 from dfc_jax._training.wake import wake_epoch
 
 
@@ -182,8 +182,7 @@ def _note_pretraining(runs: list[_Run], models: list[Network]) -> None:
         if all_finite(model):
             run.model = run.best_model = model
         else:
-            run.stopped = "feedback pre-training: a weight is no longer finite; lower its learning rate "
-            run.stopped += "or its step `dt`."
+            run.stopped = DIVERGED
 
 
 def _snapshot(state: _State, runs: list[_Run]) -> PyTree:

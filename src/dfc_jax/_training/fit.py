@@ -1,4 +1,4 @@
-"""Training: an epoch is one compiled scan with the data on the device."""
+"""Training, and feedback pre-training alone: an epoch is one compiled scan with the data on the device."""
 
 import math
 import os
@@ -12,15 +12,16 @@ import optax
 from jaxtyping import Array, Key, PRNGKeyArray
 
 from dfc_jax._analysis.diagnostics import Diagnostics
-from dfc_jax._checks import check_count, check_key, check_number, check_type, require
+from dfc_jax._checks import check_count, check_key, check_number, check_type, require, warn
 from dfc_jax._data.dataset import Dataset
 from dfc_jax._methods.base import AbstractMethod
 from dfc_jax._network.network import Network
+from dfc_jax._numerics.finite import all_finite
 from dfc_jax._runs.history import History, Record
-from dfc_jax._training.batches import Augmentation
-from dfc_jax._training.devices import mesh_of
+from dfc_jax._training.batches import Augmentation, Batches
+from dfc_jax._training.devices import mesh_of, placed
 from dfc_jax._training.epochs import Options, train
-from dfc_jax._training.sleep_epochs import FeedbackLearning
+from dfc_jax._training.sleep_epochs import DIVERGED, FeedbackLearning, pretrain
 
 
 def fit(
@@ -155,6 +156,40 @@ def fit_many(
     return train(together, jnp.stack([_typed(key) for key in keys]), list(models), options)
 
 
+def pretrain_feedback(
+    model: Network,
+    learning: FeedbackLearning,
+    data: Dataset,
+    *,
+    key: PRNGKeyArray,
+    batch_size: int = 128,
+    progress: bool = True,
+) -> Network:
+    """The model after feedback pre-training alone, which `fit` does by itself before its first epoch.
+
+    Its forward weights stay as they are. Warns of what is known to go wrong with the sleep phase, and if a
+    weight is no longer finite.
+
+    **Arguments:**
+
+    - `learning`: how: the `phase`, `pretraining_epochs` and `pretraining_optimiser`.
+    - `progress`: whether to show a progress bar.
+
+    **Raises:** `ValueError` if sizes of model and data differ, an argument is out of range, or the model's
+    feedback cannot learn.
+    """
+    check_type("learning", learning, FeedbackLearning)
+    check_key("key", key)
+    _check_data(model, data, batch_size)
+    for doubt in learning.phase.doubts():
+        warn(doubt)
+    batches = Batches(placed(data.train, None), batch_size)
+    model = pretrain(False, model, learning, batches, _typed(key), progress)
+    if not all_finite(model):
+        warn(DIVERGED)
+    return model
+
+
 def _typed(key: PRNGKeyArray) -> Key[Array, ""]:
     return key if jnp.issubdtype(key.dtype, jax.dtypes.prng_key) else jr.wrap_key_data(key)
 
@@ -169,19 +204,23 @@ def _check_fit(
     learning: FeedbackLearning | None,
     min_converged: float,
 ) -> None:
-    check_type("model", model, Network)
     check_type("method", method, AbstractMethod)
-    check_type("data", data, Dataset)
     check_type("optimiser", optimiser, optax.GradientTransformation)
     check_count("epochs", epochs)
-    check_count("batch_size", batch_size)
     check_number("min_converged", min_converged, minimum=0, maximum=1)
+    _check_data(model, data, batch_size)
+    if learning is not None:
+        model.feedback.learnable("`feedback_learning`")
+
+
+def _check_data(model: Network, data: Dataset, batch_size: int) -> None:
+    check_type("model", model, Network)
+    check_type("data", data, Dataset)
+    check_count("batch_size", batch_size)
     samples = len(data.train)
     require(
         batch_size <= samples, f"`batch_size` is {batch_size}; the data have only {samples} training samples."
     )
-    if learning is not None:
-        model.feedback.learnable("`feedback_learning`")
     try:
         outputs = math.prod(jax.eval_shape(model, jnp.asarray(data.train.x[0])).shape)
     except ValueError as error:

@@ -19,6 +19,9 @@ from dfc_jax._training.devices import everywhere
 from dfc_jax._training.several_runs import fold_in, for_runs, initial_state
 
 
+DIVERGED = "feedback pre-training: a weight is no longer finite; lower its learning rate or its step `dt`."
+
+
 class FeedbackLearning(eqx.Module):
     """How feedback weights are learned beside the forward weights.
 
