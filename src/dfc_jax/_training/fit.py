@@ -181,6 +181,7 @@ def pretrain_feedback(
     check_type("learning", learning, FeedbackLearning)
     check_key("key", key)
     _check_data(model, data, batch_size)
+    model.feedback.learnable("`learning`")
     for doubt in learning.phase.doubts():
         warn(doubt)
     batches = Batches(placed(data.train, None), batch_size)
