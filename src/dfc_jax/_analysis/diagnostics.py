@@ -7,7 +7,7 @@ import equinox as eqx
 import jax.numpy as jnp
 import jax.random as jr
 import numpy as np
-from jaxtyping import Array, Float
+from jaxtyping import Array
 
 from dfc_jax._analysis.measures import (
     condition_one,
@@ -28,15 +28,14 @@ from dfc_jax._methods.baselines import Backprop
 from dfc_jax._methods.dfc import DFCSSA
 from dfc_jax._methods.references import GaussNewton, MinimumNorm
 from dfc_jax._network.network import Network
+from dfc_jax._numerics.arrays import BatchInputs, BatchOutputs, Scalar
 from dfc_jax._steady_state.broyden import Broyden
 from dfc_jax._steady_state.linear import Analytic
 from dfc_jax._steady_state.pseudo_transient import PseudoTransient
 from dfc_jax._steady_state.rescue import rescue
 
 
-Measure = Callable[
-    [Network, AbstractMethod, Float[Array, "batch ..."], Float[Array, "batch out"]], dict[str, Any]
-]
+Measure = Callable[[Network, AbstractMethod, BatchInputs, BatchOutputs], dict[str, Any]]
 
 
 def _measures(also: Any) -> tuple[Measure, ...]:
@@ -68,7 +67,7 @@ class Diagnostics(eqx.Module):
 
     every: int = count("every", 1)
     samples: int = count("samples", 128)
-    damping: Float[Array, ""] = number("damping", 1e-3, minimum=0)
+    damping: Scalar = number("damping", 1e-3, minimum=0)
     also: tuple[Measure, ...] = eqx.field(converter=_measures, default=())
 
     def __call__(self, model: Network, method: AbstractMethod, validation: Split) -> dict[str, Any]:
@@ -95,9 +94,9 @@ class Diagnostics(eqx.Module):
 def _measure(
     method: AbstractMethod,
     model: Network,
-    x: Float[Array, "batch ..."],
-    y: Float[Array, "batch out"],
-    damping: Float[Array, ""],
+    x: BatchInputs,
+    y: BatchOutputs,
+    damping: Scalar,
 ) -> dict[str, Array]:
     found = {}
     key = jr.key(0)  # the same noise in every epoch: what changes between them is the model
@@ -125,9 +124,7 @@ def _measure(
     return found
 
 
-def _references(
-    method: AbstractMethod, model: Network, damping: Float[Array, ""]
-) -> dict[str, AbstractMethod]:
+def _references(method: AbstractMethod, model: Network, damping: Scalar) -> dict[str, AbstractMethod]:
     loss, loop = method.loss, method.loop(model)
     references = {
         "backprop": Backprop(loss),

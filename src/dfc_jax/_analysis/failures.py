@@ -4,21 +4,19 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float
 
 from dfc_jax._dynamics.closed_loop import ClosedLoop
 from dfc_jax._dynamics.stability import has_few_modes, loop_eigenvalues
 from dfc_jax._dynamics.states import Sample
 from dfc_jax._methods.base import AbstractMethod
 from dfc_jax._network.network import check_batch, Network
+from dfc_jax._numerics.arrays import BatchInputs, BatchOutputs
 
 
 _SATURATED, _MANY = 0.01, 0.5  # a slope of so little of the largest possible; so many of a layer's neurons
 
 
-def reasons_for_failure(
-    method: AbstractMethod, model: Network, x: Float[Array, "batch ..."], y: Float[Array, "batch out"]
-) -> list[str]:
+def reasons_for_failure(method: AbstractMethod, model: Network, x: BatchInputs, y: BatchOutputs) -> list[str]:
     """What keeps samples from converging, in a sentence each with what to change; empty if nothing is found.
 
     Looked for are inputs that are not finite, an unstable loop (largest real part of its eigenvalues) and

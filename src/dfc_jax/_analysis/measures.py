@@ -15,28 +15,29 @@ from dfc_jax._dynamics.states import Sample
 from dfc_jax._methods.base import AbstractMethod
 from dfc_jax._methods.references import parameter_gram
 from dfc_jax._network.network import check_batch, check_inputs, Network
+from dfc_jax._numerics.arrays import BatchInputs, BatchOutputs, OutputVector, Scalar
 from dfc_jax._steady_state.base import Equilibrium
 
 
-def condition_one(model: Network, x: Float[Array, "batch ..."]) -> Float[Array, " batch"]:
+def condition_one(model: Network, x: BatchInputs) -> Float[Array, " batch"]:
     """std / mean of |r_0|, ..., |r_{L-1}|: zero under Condition 1 of the NeurIPS paper (Fig. 3C)."""
     norms = _input_norms(model, x)
     return jnp.std(norms, axis=0) / jnp.mean(norms, axis=0)
 
 
-def published_condition_one(model: Network, x: Float[Array, "batch ..."]) -> Float[Array, " batch"]:
+def published_condition_one(model: Network, x: BatchInputs) -> Float[Array, " batch"]:
     """std / sqrt(mean) of the same norms, which is what the published code logs as `dev_r`."""
     norms = _input_norms(model, x)
     return jnp.std(norms, axis=0) / jnp.sqrt(jnp.mean(norms, axis=0))
 
 
-def _input_norms(model: Network, x: Float[Array, "batch ..."]) -> Float[Array, "layers batch"]:
+def _input_norms(model: Network, x: BatchInputs) -> Float[Array, "layers batch"]:
     check_inputs(model, x)
     inputs = jax.vmap(model.feedforward)(x).inputs
     return jnp.stack([jnp.linalg.norm(rate.reshape(len(rate), -1), axis=1) for rate in inputs])
 
 
-def condition_two(model: Network, x: Float[Array, "batch ..."]) -> Float[Array, " batch"]:
+def condition_two(model: Network, x: BatchInputs) -> Float[Array, " batch"]:
     """|P Q|_F / |Q|_F of each sample, P the projection on the row space of its feedforward Jacobian J.
 
     One exactly if Col(Q) lies in Row(J), which is Condition 2 of the NeurIPS paper (Fig. 3A); about
@@ -45,7 +46,7 @@ def condition_two(model: Network, x: Float[Array, "batch ..."]) -> Float[Array, 
 
     check_inputs(model, x)
 
-    def one(sample: Float[Array, "..."]) -> Float[Array, ""]:
+    def one(sample: Float[Array, "..."]) -> Scalar:
         J, Q = _jacobian_and_feedback(model, sample)
         JQ = J @ Q
         return jnp.sqrt(jnp.sum(JQ * jnp.linalg.solve(J @ J.T, JQ))) / jnp.linalg.norm(Q)
@@ -54,7 +55,7 @@ def condition_two(model: Network, x: Float[Array, "batch ..."]) -> Float[Array, 
 
 
 def feedback_angles(
-    model: Network, x: Float[Array, "batch ..."], damping: Float[Array, ""] | float | None = None
+    model: Network, x: BatchInputs, damping: Scalar | float | None = None
 ) -> Float[Array, " batch"]:
     """Degrees between Q and J^T or, given a `damping`, J^T (J J^T + damping I)^-1, where learning drives Q.
 
@@ -64,7 +65,7 @@ def feedback_angles(
     if damping is not None:
         check_number("damping", damping, minimum=0)
 
-    def one(sample: Float[Array, "..."]) -> Float[Array, ""]:
+    def one(sample: Float[Array, "..."]) -> Scalar:
         J, Q = _jacobian_and_feedback(model, sample)
         if damping is None:
             return _degrees(Q, J.T)
@@ -86,8 +87,8 @@ def _jacobian_and_feedback(
 class UpdateAngles(eqx.Module):
     """Degrees between two updates."""
 
-    layers: tuple[Float[Array, ""], ...]  # weights and bias of each layer together
-    network: Float[Array, ""]  # all layers concatenated
+    layers: tuple[Scalar, ...]  # weights and bias of each layer together
+    network: Scalar  # all layers concatenated
 
 
 def update_angles(update: Network, reference: Network) -> UpdateAngles:
@@ -112,8 +113,8 @@ def update_angles(update: Network, reference: Network) -> UpdateAngles:
 def null_space_fraction(
     method: AbstractMethod,
     model: Network,
-    x: Float[Array, "batch ..."],
-    y: Float[Array, "batch out"],
+    x: BatchInputs,
+    y: BatchOutputs,
     *,
     key: PRNGKeyArray | None = None,
 ) -> Float[Array, " batch"]:
@@ -125,7 +126,7 @@ def null_space_fraction(
 
     check_batch(model, x, y)
 
-    def one(sample: Float[Array, "..."], label: Float[Array, " out"]) -> Float[Array, ""]:
+    def one(sample: Float[Array, "..."], label: OutputVector) -> Scalar:
         update, _ = method(model, sample[None], label[None], key=key)
         outputs = lambda layers: Network(layers, model.feedback)(sample)
         _, moved = eqx.filter_jvp(outputs, (model.layers,), (update.layers,))
@@ -147,7 +148,7 @@ def feedback_ratio(
     r_i instead of r_{i-1} beyond the first layer.)
     """
 
-    def one(sample: Sample, control: Float[Array, " out"]) -> tuple[Float[Array, ""], ...]:
+    def one(sample: Sample, control: OutputVector) -> tuple[Scalar, ...]:
         basal = loop.controlled(sample, control).basal
         arriving = zip(loop.apical_input(sample, control), sample.feedforward.voltages, basal, strict=True)
         return tuple(jnp.linalg.norm(a) / jnp.linalg.norm(v + c) for a, v, c in arriving)
@@ -160,7 +161,7 @@ def _flat(tree: PyTree) -> Float[Array, " n"]:
     return jnp.concatenate([leaf.ravel() for leaf in leaves])
 
 
-def _degrees(a: Float[Array, "..."], b: Float[Array, "..."]) -> Float[Array, ""]:
+def _degrees(a: Float[Array, "..."], b: Float[Array, "..."]) -> Scalar:
     """The angle between two arrays, accurate for small ones too (Kahan's formula)."""
     a, b = a / jnp.linalg.norm(a), b / jnp.linalg.norm(b)
     return jnp.degrees(2 * jnp.arctan2(jnp.linalg.norm(a - b), jnp.linalg.norm(a + b)))

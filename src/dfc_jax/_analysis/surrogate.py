@@ -21,13 +21,14 @@ from dfc_jax._dynamics.closed_loop import ClosedLoop
 from dfc_jax._dynamics.states import Sample
 from dfc_jax._methods.base import shaped_like
 from dfc_jax._network.network import Layer, Network
+from dfc_jax._numerics.arrays import BatchInputs, BatchOutputs, OutputVector, Scalar
 from dfc_jax._steady_state.base import Equilibrium
 
 
 def surrogate_loss(loop: ClosedLoop, samples: Sample, found: Equilibrium) -> Float[Array, " batch"]:
     """H of every sample at the steady states `found`. (The published code logs 2 H / neurons.)"""
 
-    def one(sample: Sample, control: Float[Array, " out"]) -> Float[Array, ""]:
+    def one(sample: Sample, control: OutputVector) -> Scalar:
         return sum(jnp.sum(q**2) for q in loop.apical_input(sample, control)) / 2
 
     return jax.vmap(one)(samples, found.control)
@@ -35,8 +36,8 @@ def surrogate_loss(loop: ClosedLoop, samples: Sample, found: Equilibrium) -> Flo
 
 def surrogate_gradient(
     loop: ClosedLoop,
-    x: Float[Array, "batch ..."],
-    y: Float[Array, "batch out"],
+    x: BatchInputs,
+    y: BatchOutputs,
     samples: Sample,
     found: Equilibrium,
 ) -> Network:
@@ -48,10 +49,8 @@ def surrogate_gradient(
     """
     layers, rest = eqx.partition(loop.network.layers, eqx.is_inexact_array)
 
-    def one(
-        x: Float[Array, "..."], y: Float[Array, " out"], sample: Sample, found: Equilibrium
-    ) -> tuple[Layer, ...]:
-        def remaining(weights: tuple[Layer, ...]) -> Float[Array, " out"]:
+    def one(x: Float[Array, "..."], y: OutputVector, sample: Sample, found: Equilibrium) -> tuple[Layer, ...]:
+        def remaining(weights: tuple[Layer, ...]) -> OutputVector:
             network = Network(eqx.combine(weights, rest), loop.network.feedback)
             changed = eqx.tree_at(lambda l: l.network, loop, network)
             state = network.feedforward(x)

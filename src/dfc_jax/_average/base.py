@@ -13,6 +13,7 @@ from dfc_jax._dynamics.teaching import forward_signals
 from dfc_jax._fields import check_parts
 from dfc_jax._network.network import Layer
 from dfc_jax._network.plasticity import forward_rule
+from dfc_jax._numerics.arrays import Scalar
 from dfc_jax._steady_state.base import Equilibrium
 
 
@@ -55,7 +56,7 @@ class Accumulator(eqx.Module):
         later = jax.tree.map(jnp.zeros_like, loop.network.layers[1:])
         return Accumulator(jnp.zeros_like(samples.feedforward.voltages[0]), later)
 
-    def plus(self, weight: Float[Array, ""] | float, other: "Accumulator") -> "Accumulator":
+    def plus(self, weight: Scalar | float, other: "Accumulator") -> "Accumulator":
         return jax.tree.map(lambda total, term: total + weight * term, self, other)
 
     def total(self, loop: ClosedLoop, samples: Sample) -> tuple[Layer, ...]:

@@ -3,7 +3,7 @@
 import equinox as eqx
 import jax
 import numpy as np
-from jaxtyping import Array, Float, PRNGKeyArray
+from jaxtyping import PRNGKeyArray
 
 from dfc_jax._average.base import AbstractAverage
 from dfc_jax._checks import require
@@ -14,6 +14,7 @@ from dfc_jax._dynamics.states import PerLayer, Sample
 from dfc_jax._dynamics.teaching import forward_change
 from dfc_jax._fields import number
 from dfc_jax._network.network import Layer
+from dfc_jax._numerics.arrays import OutputVector, Scalar
 from dfc_jax._steady_state.base import Equilibrium
 from dfc_jax._steady_state.linear import linear_solver
 
@@ -39,7 +40,7 @@ class ClosedFormAverage(AbstractAverage):
     contributes nothing. The state in the report is the linearised steady state.
     """
 
-    duration: Float[Array, ""] = number("duration", 10.0, above=0)
+    duration: Scalar = number("duration", 10.0, above=0)
 
     def doubts(self, loop: ClosedLoop, samples: Sample) -> list[str]:
         distance = distance_from_rest(loop, samples, float(self.duration))
@@ -78,7 +79,7 @@ class ClosedFormAverage(AbstractAverage):
         return update, eqx.tree_at(lambda f: f.converged, found, used)
 
 
-def _passed_on(loop: ClosedLoop, sample: Sample, voltage: PerLayer) -> Float[Array, " out"]:
+def _passed_on(loop: ClosedLoop, sample: Sample, voltage: PerLayer) -> OutputVector:
     """sum_i J_i d_i, in one sweep."""
     slopes = loop.network.slopes(sample.feedforward.voltages)
     passed = slopes[0] * voltage[0]

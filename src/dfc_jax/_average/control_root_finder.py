@@ -6,13 +6,14 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import optimistix as optx
-from jaxtyping import Array, Bool, Float, PyTree
+from jaxtyping import Array, Float, PyTree
 
 from dfc_jax._average.base import Accumulator
 from dfc_jax._average.implicit_steps import implicit_inverse, ImplicitStep
 from dfc_jax._dynamics.closed_loop import ClosedLoop
 from dfc_jax._dynamics.states import LoopState, Sample
 from dfc_jax._fields import count, number
+from dfc_jax._numerics.arrays import Flag, OutputVector, Scalar
 from dfc_jax._numerics.finite import zero_unless_finite
 from dfc_jax._numerics.secant import OwnInverses, Point, solve
 
@@ -29,8 +30,8 @@ class _Averaged(eqx.Module):
 
     states: LoopState
     total: Accumulator
-    clock: Float[Array, ""]
-    probe: Float[Array, ""]
+    clock: Scalar
+    probe: Scalar
 
 
 class ControlRootFinder(optx.AbstractRootFinder):
@@ -61,7 +62,7 @@ class ControlRootFinder(optx.AbstractRootFinder):
         return self.rtol
 
     @property
-    def norm(self) -> Callable[[PyTree], Float[Array, ""]]:
+    def norm(self) -> Callable[[PyTree], Scalar]:
         return optx.max_norm
 
     def of(self, loop: ClosedLoop, samples: Sample) -> "_BatchRootFinder":
@@ -89,7 +90,7 @@ class _BatchRootFinder(optx.AbstractRootFinder):
     atol = property(lambda self: self.options.atol)
     norm = property(lambda self: self.options.norm)
 
-    def init(self, fn, y, args, options, f_struct, aux_struct, tags) -> tuple[Bool[Array, ""], optx.RESULTS]:
+    def init(self, fn, y, args, options, f_struct, aux_struct, tags) -> tuple[Flag, optx.RESULTS]:
         del fn, y, args, options, f_struct, aux_struct, tags
         return jnp.asarray(False), optx.RESULTS.successful
 
@@ -99,7 +100,7 @@ class _BatchRootFinder(optx.AbstractRootFinder):
         equation = lambda unknown: fn(unknown, args)[0]
         s, h, sign, stages = _what_is_asked(equation, y)
 
-        def implicit() -> tuple[LoopState, Bool[Array, ""]]:
+        def implicit() -> tuple[LoopState, Flag]:
             bases = jax.tree.map(lambda stage, z: stage - h / s * z, stages, y.states)
             bases = _of_each(self.scales, bases)
             found, solved = self._solve(bases, h)
@@ -115,12 +116,12 @@ class _BatchRootFinder(optx.AbstractRootFinder):
         result = optx.RESULTS.where(solved, optx.RESULTS.successful, optx.RESULTS.nonlinear_divergence)
         return eqx.tree_at(lambda z: z.states, explicit, states), (jnp.asarray(True), result), None
 
-    def _solve(self, bases: LoopState, h: Float[Array, ""]) -> tuple[LoopState, Bool[Array, ""]]:
+    def _solve(self, bases: LoopState, h: Scalar) -> tuple[LoopState, Flag]:
         """The states, and whether every sample whose input is finite has converged."""
         loop, samples = self.loop, self.samples
         before = jax.vmap(loop.control)(bases, samples)
 
-        def at(sample: Sample, base: LoopState, control: Float[Array, " out"]) -> Point:
+        def at(sample: Sample, base: LoopState, control: OutputVector) -> Point:
             step = ImplicitStep(loop, sample, base, h)
             deviation = step.neurons(control)
             residual = step.unbalanced(control, deviation)
@@ -133,7 +134,7 @@ class _BatchRootFinder(optx.AbstractRootFinder):
         usable = samples.finite
         return found.point.payload, jnp.all((found.point.error <= self.rtol) | ~usable)
 
-    def terminate(self, fn, y, args, options, state, tags) -> tuple[Bool[Array, ""], optx.RESULTS]:
+    def terminate(self, fn, y, args, options, state, tags) -> tuple[Flag, optx.RESULTS]:
         del fn, y, args, options, tags
         return state
 
@@ -144,7 +145,7 @@ class _BatchRootFinder(optx.AbstractRootFinder):
 
 def _what_is_asked(
     equation: Callable[[_Averaged], _Averaged], y: _Averaged
-) -> tuple[Float[Array, ""], Float[Array, ""], Float[Array, ""], LoopState]:
+) -> tuple[Scalar, Scalar, Scalar, LoopState]:
     """(s, h, sign, y_base + (h / s) z) of an equation F(z) = sign (z - s f(y_base + (h / s) z))."""
     y = eqx.tree_at(lambda z: (z.clock, z.probe), y, (jnp.zeros_like(y.clock), jnp.zeros_like(y.probe)))
     probed = lambda probe: equation(eqx.tree_at(lambda z: z.probe, y, probe))

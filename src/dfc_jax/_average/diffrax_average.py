@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optimistix as optx
-from jaxtyping import Array, Float, PRNGKeyArray
+from jaxtyping import PRNGKeyArray
 
 from dfc_jax._average.base import AbstractAverage, Accumulator, instant_change
 from dfc_jax._average.control_root_finder import _Averaged, _of_each, ControlRootFinder
@@ -19,6 +19,7 @@ from dfc_jax._dynamics.stability import euler_step_bound
 from dfc_jax._dynamics.states import Sample
 from dfc_jax._fields import count, number
 from dfc_jax._network.network import Layer
+from dfc_jax._numerics.arrays import Scalar
 from dfc_jax._numerics.finite import zero_unless_finite
 from dfc_jax._steady_state.base import Equilibrium, last_state
 
@@ -62,7 +63,7 @@ class DiffraxAverage(AbstractAverage):
         scales = samples.scale
         dtype = samples.error.dtype
 
-        def vector_field(t: Float[Array, ""], y: _Averaged, args: Sample) -> _Averaged:
+        def vector_field(t: Scalar, y: _Averaged, args: Sample) -> _Averaged:
             states = _of_each(scales, y.states)
             rates = jax.vmap(loop.vector_field, in_axes=(None, 0, 0))(t, states, args)
             rates = jax.vmap(zero_unless_finite)(rates)  # or one sample's NaN would stop all of them
@@ -123,7 +124,7 @@ def _worst_sample(controller: diffrax.AbstractStepSizeController) -> diffrax.Abs
     if not isinstance(controller, diffrax.PIDController):
         return controller
 
-    def norm(y: _Averaged) -> Float[Array, ""]:
+    def norm(y: _Averaged) -> Scalar:
         return jnp.max(jax.vmap(optx.rms_norm)(y.states))
 
     return dataclasses.replace(controller, norm=norm)

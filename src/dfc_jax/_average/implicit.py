@@ -5,7 +5,7 @@ import math
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, PRNGKeyArray
+from jaxtyping import Array, PRNGKeyArray
 
 from dfc_jax._average.base import AbstractAverage, Accumulator, instant_change
 from dfc_jax._average.implicit_steps import OwnSteps, Stepped
@@ -15,6 +15,7 @@ from dfc_jax._dynamics.closed_loop import ClosedLoop
 from dfc_jax._dynamics.states import Sample
 from dfc_jax._fields import number
 from dfc_jax._network.network import Layer
+from dfc_jax._numerics.arrays import Scalar
 from dfc_jax._steady_state.base import Equilibrium, last_state
 from dfc_jax._steady_state.hidden_system import HiddenSystem
 
@@ -38,7 +39,7 @@ class ImplicitAverage(AbstractAverage):
       parts add up to 1. The default spends a quarter of its 24 steps on the first 4 % of the time.
     """
 
-    duration: Float[Array, ""] = number("duration", 10.0, above=0)
+    duration: Scalar = number("duration", 10.0, above=0)
     segments: tuple[tuple[int, float], ...] = eqx.field(
         static=True, default=((6, 0.04), (8, 0.16), (10, 0.8))
     )

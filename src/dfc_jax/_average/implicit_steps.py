@@ -11,12 +11,13 @@ from jaxtyping import Array, Float, Int, PyTree
 from dfc_jax._dynamics.closed_loop import ClosedLoop
 from dfc_jax._dynamics.states import Deviation, LoopState, PerLayer, Sample, sweep
 from dfc_jax._network.network import Layer
+from dfc_jax._numerics.arrays import BatchOutputs, OutputMatrix, OutputVector, Scalar
 from dfc_jax._numerics.secant import broyden_update
 from dfc_jax._numerics.small_matrices import inverse
 
 
 def after_step(
-    layers: Sequence[Layer], voltages: PerLayer, base: PerLayer, apical: PerLayer, q: Float[Array, ""]
+    layers: Sequence[Layer], voltages: PerLayer, base: PerLayer, apical: PerLayer, q: Scalar
 ) -> Deviation:
     """The first layers, as many as `apical` has entries, at the end of a step of length h = q tau_v.
 
@@ -35,7 +36,7 @@ class Stepped(eqx.Module):
     """A batch at the end of a step."""
 
     states: LoopState
-    controls: Float[Array, "batch out"]
+    controls: BatchOutputs
     deviations: Deviation
     memory: PyTree  # what the next step can use of this one
 
@@ -74,29 +75,27 @@ class ImplicitStep(eqx.Module):
     loop: ClosedLoop
     sample: Sample
     base: LoopState
-    h: Float[Array, ""]
+    h: Scalar
 
-    def neurons(self, control: Float[Array, " out"]) -> Deviation:
+    def neurons(self, control: OutputVector) -> Deviation:
         """The network under a control."""
         layers, voltages = self.loop.network.layers, self.sample.feedforward.voltages
         apical = self.loop.apical_input(self.sample, control)
         return after_step(layers, voltages, self.base.voltage, apical, self.h / self.loop.tau_v)
 
-    def unbalanced(self, control: Float[Array, " out"], deviation: Deviation) -> Float[Array, " out"]:
+    def unbalanced(self, control: OutputVector, deviation: Deviation) -> OutputVector:
         """a u_int_base + b e(u) - u, zero for the control that is sought."""
         a, b = self.loop.controller.implicit_gains(self.h)
         return a * self.base.integral + b * self.loop.error(self.sample, deviation.rate[-1]) - control
 
-    def state(self, control: Float[Array, " out"], deviation: Deviation) -> LoopState:
+    def state(self, control: OutputVector, deviation: Deviation) -> LoopState:
         """The state of the dynamics that belongs to a control."""
         error = self.loop.error(self.sample, deviation.rate[-1])
         integral = self.loop.controller.integral(control, error)
         return LoopState(deviation.voltage, integral, None, None)
 
 
-def implicit_inverse(
-    loop: ClosedLoop, layer_gains: tuple[Float[Array, "out out"], ...], h: Float[Array, ""]
-) -> Float[Array, "out out"]:
+def implicit_inverse(loop: ClosedLoop, layer_gains: tuple[OutputMatrix, ...], h: Scalar) -> OutputMatrix:
     """The inverse of I + b sum_i theta^(L-i+1) E J_i Q_i, theta = q / (1 + q): minus the Jacobian of
     `ImplicitStep.unbalanced` where `layer_gains` are those of E J_i Q_i."""
     _, b = loop.controller.implicit_gains(h)
@@ -132,10 +131,10 @@ def _advanced(
     loop: ClosedLoop,
     sample: Sample,
     state: LoopState,
-    before: Float[Array, " out"],
-    inverted: Float[Array, "out out"],
-    h: Float[Array, ""],
-) -> tuple[LoopState, Float[Array, " out"], Deviation, Float[Array, "out out"]]:
+    before: OutputVector,
+    inverted: OutputMatrix,
+    h: Scalar,
+) -> tuple[LoopState, OutputVector, Deviation, OutputMatrix]:
     """One implicit Euler step of one sample from the control `before`.
 
     Returns the new state, control and deviation, and the inverse Jacobian corrected by what the step showed.

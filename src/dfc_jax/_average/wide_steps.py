@@ -19,6 +19,7 @@ from jaxtyping import Array, Float, Int
 from dfc_jax._average.implicit_steps import AbstractSteps, after_step, Stepped
 from dfc_jax._dynamics.closed_loop import ClosedLoop
 from dfc_jax._dynamics.states import Deviation, LoopState, PerLayer, Sample
+from dfc_jax._numerics.arrays import OutputMatrix, OutputVector, Scalar
 from dfc_jax._numerics.secant import Point, SecantSolution, SharedInverse, solve
 from dfc_jax._steady_state.hidden_system import apical_of, output_weight, solve_rows
 
@@ -32,18 +33,16 @@ _MAX_ITERATIONS = 20
 class StepLength(eqx.Module):
     """What all steps of one length have in common, for all samples."""
 
-    h: Float[Array, ""]
-    gains: tuple[Float[Array, ""], Float[Array, ""]]  # (a, b)
-    theta: Float[Array, ""]
-    inverse: Float[Array, "out out"]  # (I + b theta Q_L)^-1, transposed
+    h: Scalar
+    gains: tuple[Scalar, Scalar]  # (a, b)
+    theta: Scalar
+    inverse: OutputMatrix  # (I + b theta Q_L)^-1, transposed
     control_of_rate: Float[Array, "hidden out"]  # ((I + b theta Q_L)^-1 b theta W)^T
     coupling: PerLayer  # Q_i of that, for the hidden layers
     secant: Float[Array, "hidden hidden"]  # the inverse of minus the Jacobian of R for the zero input
 
     @staticmethod
-    def create(
-        loop: ClosedLoop, zero: Sample, weight: Float[Array, "hidden out"], h: Float[Array, ""]
-    ) -> "StepLength":
+    def create(loop: ClosedLoop, zero: Sample, weight: Float[Array, "hidden out"], h: Scalar) -> "StepLength":
         """For steps of length `h`, given W^T as `weight` and the sample of the `zero` input."""
         a, b = loop.controller.implicit_gains(h)
         theta = h / (h + loop.tau_v)
@@ -124,9 +123,7 @@ class WideSteps(AbstractSteps):
         return of_batch(self.loop, self.samples, states, apical, length.h)
 
 
-def _after(
-    loop: ClosedLoop, sample: Sample, base: LoopState, apical: PerLayer, h: Float[Array, ""]
-) -> Deviation:
+def _after(loop: ClosedLoop, sample: Sample, base: LoopState, apical: PerLayer, h: Scalar) -> Deviation:
     voltages = sample.feedforward.voltages
     return after_step(loop.network.layers, voltages, base.voltage, apical, h / loop.tau_v)
 
@@ -135,9 +132,9 @@ def _ended(
     loop: ClosedLoop,
     sample: Sample,
     base: LoopState,
-    control: Float[Array, " out"],
+    control: OutputVector,
     hidden: Deviation,
-    gains: tuple[Float[Array, ""], Float[Array, ""]],
+    gains: tuple[Scalar, Scalar],
 ) -> tuple[LoopState, Deviation]:
     """The whole state of one sample after a step, from its control and its hidden layers."""
     a, b = gains

@@ -27,6 +27,7 @@ from dfc_jax._dynamics.targets import AbstractTarget, Nudge
 from dfc_jax._fields import check_parts, default, number
 from dfc_jax._network.network import check_batch, Network
 from dfc_jax._network.plasticity import AbstractTeachingSignal, RateDifference
+from dfc_jax._numerics.arrays import BatchInputs, BatchOutputs, OutputMatrix, OutputVector, Scalar
 from dfc_jax._numerics.finite import is_finite
 
 
@@ -46,8 +47,8 @@ class ClosedLoop(eqx.Module):
     controller: AbstractController = default(PIController)
     target: AbstractTarget = default(Nudge)
     loss: AbstractLoss = CrossEntropy()
-    tau_v: Float[Array, ""] = number("tau_v", 0.2, above=0)
-    tau_apical: Float[Array, ""] | None = number("tau_apical", None, above=0)
+    tau_v: Scalar = number("tau_v", 0.2, above=0)
+    tau_apical: Scalar | None = number("tau_apical", None, above=0)
     noise: AbstractNoise | None = None
     teaching: AbstractTeachingSignal = RateDifference()
 
@@ -63,7 +64,7 @@ class ClosedLoop(eqx.Module):
         """What of the output the controller compares with its target."""
         return self.target.readout(self.loss)
 
-    def sample(self, x: Float[Array, "*inputs"], y: Float[Array, " out"]) -> Sample:
+    def sample(self, x: Float[Array, "*inputs"], y: OutputVector) -> Sample:
         """The feedforward pass of one input, its target error and, if need be, its own feedback."""
         feedforward = self.network.feedforward(x)
         shape, wanted = jnp.shape(y), feedforward.output.shape
@@ -79,7 +80,7 @@ class ClosedLoop(eqx.Module):
         jacobian = self.network.jacobian(feedforward.voltages)
         return Sample(feedforward, self.network.feedback.matrices(jacobian), error)
 
-    def samples(self, x: Float[Array, "batch ..."], y: Float[Array, "batch out"]) -> Sample:
+    def samples(self, x: BatchInputs, y: BatchOutputs) -> Sample:
         """Those of a batch. **Raises:** `ValueError` unless `x` and `y` are a batch of the network's."""
         check_batch(self.network, x, y)
         return jax.vmap(self.sample)(x, y)
@@ -88,11 +89,11 @@ class ClosedLoop(eqx.Module):
         """Q_i of every layer for this sample."""
         return self.network.feedback.matrices(None) if sample.feedback is None else sample.feedback
 
-    def apical_input(self, sample: Sample, control: Float[Array, " out"]) -> PerLayer:
+    def apical_input(self, sample: Sample, control: OutputVector) -> PerLayer:
         """Q_i u of every layer."""
         return tuple(jnp.tensordot(control, Q, axes=(0, -1)) for Q in self.feedback(sample))
 
-    def error(self, sample: Sample, output_change: Float[Array, " out"]) -> Float[Array, " out"]:
+    def error(self, sample: Sample, output_change: OutputVector) -> OutputVector:
         """The control error e when the output is r_L^- + output_change."""
         return sample.error - self.readout.difference(sample.feedforward.output, output_change)
 
@@ -122,7 +123,7 @@ class ClosedLoop(eqx.Module):
         sigmas = self.noise.sigmas(len(voltage))
         return tuple(a + s * eps for a, s, eps in zip(voltage, sigmas, state.noise, strict=True))
 
-    def vector_field(self, t: Float[Array, ""], state: LoopState, sample: Sample) -> LoopState:
+    def vector_field(self, t: Scalar, state: LoopState, sample: Sample) -> LoopState:
         """d(state)/dt without the noise, with the signature Diffrax expects (`sample` is its `args`)."""
         del t
         rate = self.rate_changes(sample, state.voltage)
@@ -139,7 +140,7 @@ class ClosedLoop(eqx.Module):
             noise = tuple(-eps / self.noise.tau for eps in state.noise)
         return LoopState(voltage, integral, apical, noise)
 
-    def diffusion(self, t: Float[Array, ""], state: LoopState, sample: Sample) -> lx.FunctionLinearOperator:
+    def diffusion(self, t: Scalar, state: LoopState, sample: Sample) -> lx.FunctionLinearOperator:
         """The linear map from Wiener increments (one for each neuron) to increments of the state."""
         del t, sample
         still = jax.tree.map(jnp.zeros_like, state)
@@ -153,7 +154,7 @@ class ClosedLoop(eqx.Module):
 
         return lx.FunctionLinearOperator(push, jax.eval_shape(lambda: state.voltage))
 
-    def control(self, state: LoopState, sample: Sample) -> Float[Array, " out"]:
+    def control(self, state: LoopState, sample: Sample) -> OutputVector:
         """The control u that belongs to a state of the dynamics."""
         rate = self.rate_changes(sample, state.voltage)
         return self.controller.control(state.integral, self.error(sample, rate[-1]))
@@ -167,30 +168,24 @@ class ClosedLoop(eqx.Module):
         """The network at rest under apical input a_i."""
         return at_rest(self.network.layers, sample.feedforward.voltages, apical)
 
-    def controlled(self, sample: Sample, control: Float[Array, " out"]) -> Deviation:
+    def controlled(self, sample: Sample, control: OutputVector) -> Deviation:
         """The network at rest under a constant control."""
         return self.sweep(sample, self.apical_input(sample, control))
 
-    def residual(
-        self, sample: Sample, control: Float[Array, " out"], deviation: Deviation
-    ) -> Float[Array, " out"]:
+    def residual(self, sample: Sample, control: OutputVector, deviation: Deviation) -> OutputVector:
         """F(u) = e - a u for the network at rest under u: zero at a steady state."""
         return self.error(sample, deviation.rate[-1]) - self.controller.steady_state_leak() * control
 
-    def equations(
-        self, sample: Sample, control: Float[Array, " out"], output_change: Float[Array, " out"]
-    ) -> Float[Array, " out"]:
+    def equations(self, sample: Sample, control: OutputVector, output_change: OutputVector) -> OutputVector:
         """The equations of the steady state in the readout's form; their roots are those of F."""
         leak, output = self.controller.steady_state_leak(), sample.feedforward.output
         return self.readout.equations(output, sample.error, output_change, control, leak)
 
-    def relative_residual(
-        self, sample: Sample, control: Float[Array, " out"], deviation: Deviation
-    ) -> Float[Array, ""]:
+    def relative_residual(self, sample: Sample, control: OutputVector, deviation: Deviation) -> Scalar:
         """|F(u)| / |e^-| for the network at rest under u."""
         return jnp.linalg.norm(self.residual(sample, control, deviation)) / sample.scale
 
-    def output_gain(self, sample: Sample, voltage: PerLayer | None = None) -> Float[Array, "out out"]:
+    def output_gain(self, sample: Sample, voltage: PerLayer | None = None) -> OutputMatrix:
         """J Q: how the output moves with the control, to first order, in the feedforward state.
 
         With `voltage`, in the state displaced by those deviations. It is pushed forward through the layers
@@ -207,9 +202,7 @@ class ClosedLoop(eqx.Module):
             tangents = jax.vmap(lambda t, slope=slope: slope * t)(arriving)
         return tangents.T
 
-    def error_gain(
-        self, sample: Sample, gain: Float[Array, "out out"], change: Float[Array, " out"]
-    ) -> Float[Array, "out out"]:
+    def error_gain(self, sample: Sample, gain: OutputMatrix, change: OutputVector) -> OutputMatrix:
         """E G: how the error falls when the output, displaced by `change`, moves as G = `gain` says.
 
         E is the derivative of the readout by the output: the identity for `Nudge`.
@@ -218,7 +211,7 @@ class ClosedLoop(eqx.Module):
         push = lambda tangent: jax.jvp(by_output, (change,), (tangent,))[1]
         return jax.vmap(push, in_axes=1, out_axes=1)(gain)
 
-    def gain(self, sample: Sample, deviation: Deviation | None = None) -> Float[Array, "out out"]:
+    def gain(self, sample: Sample, deviation: Deviation | None = None) -> OutputMatrix:
         """-dF/du = E J Q + a I, in the feedforward state or in a controlled one. Condition 3 asks that its
         eigenvalues have positive real parts (NeurIPS paper, Prop. 5)."""
         if deviation is None:
@@ -228,7 +221,7 @@ class ClosedLoop(eqx.Module):
         gain = self.error_gain(sample, self.output_gain(sample, voltage), change)
         return gain + self.controller.steady_state_leak() * jnp.eye(gain.shape[0], dtype=gain.dtype)
 
-    def layer_gains(self, sample: Sample) -> tuple[Float[Array, "out out"], ...]:
+    def layer_gains(self, sample: Sample) -> tuple[OutputMatrix, ...]:
         """E J_i Q_i of each layer alone, in the feedforward state; their sum is E J Q."""
         jacobian = self.network.jacobian(sample.feedforward.voltages)
         still = jnp.zeros_like(sample.error)

@@ -4,19 +4,19 @@ import abc
 
 import equinox as eqx
 import jax.numpy as jnp
-from jaxtyping import Array, Float
 
 from dfc_jax._fields import number
+from dfc_jax._numerics.arrays import OutputVector, Scalar
 
 
 class AbstractController(eqx.Module):
     """A proportional-integral controller. Time is measured in units of its time constant tau_u = 1."""
 
     @abc.abstractmethod
-    def control(self, integral: Float[Array, " out"], error: Float[Array, " out"]) -> Float[Array, " out"]:
+    def control(self, integral: OutputVector, error: OutputVector) -> OutputVector:
         """The control signal u."""
 
-    def integral(self, control: Float[Array, " out"], error: Float[Array, " out"]) -> Float[Array, " out"]:
+    def integral(self, control: OutputVector, error: OutputVector) -> OutputVector:
         """The u_int of a control and an error: the inverse of `control`.
 
         Each component of `control` must be linear in the same component of u_int.
@@ -26,30 +26,30 @@ class AbstractController(eqx.Module):
 
     @abc.abstractmethod
     def integral_rate(
-        self, integral: Float[Array, " out"], control: Float[Array, " out"], error: Float[Array, " out"]
-    ) -> Float[Array, " out"]:
+        self, integral: OutputVector, control: OutputVector, error: OutputVector
+    ) -> OutputVector:
         """du_int/dt."""
 
     @abc.abstractmethod
-    def steady_state_leak(self) -> Float[Array, ""]:
+    def steady_state_leak(self) -> Scalar:
         """The factor a of the steady state e = a u."""
 
     @abc.abstractmethod
-    def charge(self) -> Float[Array, ""]:
+    def charge(self) -> Scalar:
         """The factor b of the integral of e - a u over time, b u, from rest to the steady state u."""
 
     @abc.abstractmethod
-    def implicit_gains(self, step: Float[Array, ""]) -> tuple[Float[Array, ""], Float[Array, ""]]:
+    def implicit_gains(self, step: Scalar) -> tuple[Scalar, Scalar]:
         """(a, b) such that u = a u_int + b e_new after an implicit Euler step of length `step` from u_int."""
 
 
 class _ProportionalIntegral(AbstractController):
     """u = u_int + k_p e, whatever the leak."""
 
-    k_p: Float[Array, ""] = number("k_p", 2.0, minimum=0)
-    alpha: Float[Array, ""] = number("alpha", 1e-3, minimum=0)
+    k_p: Scalar = number("k_p", 2.0, minimum=0)
+    alpha: Scalar = number("alpha", 1e-3, minimum=0)
 
-    def control(self, integral: Float[Array, " out"], error: Float[Array, " out"]) -> Float[Array, " out"]:
+    def control(self, integral: OutputVector, error: OutputVector) -> OutputVector:
         return integral + self.k_p * error
 
 
@@ -62,17 +62,17 @@ class PIController(_ProportionalIntegral):
     """
 
     def integral_rate(
-        self, integral: Float[Array, " out"], control: Float[Array, " out"], error: Float[Array, " out"]
-    ) -> Float[Array, " out"]:
+        self, integral: OutputVector, control: OutputVector, error: OutputVector
+    ) -> OutputVector:
         return error - self.alpha * control
 
-    def steady_state_leak(self) -> Float[Array, ""]:
+    def steady_state_leak(self) -> Scalar:
         return self.alpha
 
-    def charge(self) -> Float[Array, ""]:
+    def charge(self) -> Scalar:
         return 1 - self.alpha * self.k_p  # u_int at rest
 
-    def implicit_gains(self, step: Float[Array, ""]) -> tuple[Float[Array, ""], Float[Array, ""]]:
+    def implicit_gains(self, step: Scalar) -> tuple[Scalar, Scalar]:
         decay = 1 / (1 + step * self.alpha)
         return decay, (step + self.k_p) * decay
 
@@ -84,16 +84,16 @@ class LeakyIntegratorController(_ProportionalIntegral):
     """
 
     def integral_rate(
-        self, integral: Float[Array, " out"], control: Float[Array, " out"], error: Float[Array, " out"]
-    ) -> Float[Array, " out"]:
+        self, integral: OutputVector, control: OutputVector, error: OutputVector
+    ) -> OutputVector:
         return error - self.alpha * integral
 
-    def steady_state_leak(self) -> Float[Array, ""]:
+    def steady_state_leak(self) -> Scalar:
         return self.alpha / (1 + self.alpha * self.k_p)
 
-    def charge(self) -> Float[Array, ""]:
+    def charge(self) -> Scalar:
         return 1 / (1 + self.alpha * self.k_p) ** 2
 
-    def implicit_gains(self, step: Float[Array, ""]) -> tuple[Float[Array, ""], Float[Array, ""]]:
+    def implicit_gains(self, step: Scalar) -> tuple[Scalar, Scalar]:
         decay = 1 / (1 + step * self.alpha)
         return decay, step * decay + self.k_p

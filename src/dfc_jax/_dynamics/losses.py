@@ -8,20 +8,20 @@ import abc
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float
 
 from dfc_jax._dynamics.readout import AbstractReadout, IdentityReadout, SoftmaxReadout
+from dfc_jax._numerics.arrays import OutputVector, Scalar
 
 
 class AbstractLoss(eqx.Module):
     """The loss of one sample as a function of the network's output r_L (logits for cross-entropy)."""
 
     @abc.abstractmethod
-    def __call__(self, output: Float[Array, " out"], y: Float[Array, " out"]) -> Float[Array, ""]:
+    def __call__(self, output: OutputVector, y: OutputVector) -> Scalar:
         """The loss of one sample."""
 
     @abc.abstractmethod
-    def gradient(self, output: Float[Array, " out"], y: Float[Array, " out"]) -> Float[Array, " out"]:
+    def gradient(self, output: OutputVector, y: OutputVector) -> OutputVector:
         """dl/dr_L, without cancellation as the output nears the target."""
 
     @property
@@ -33,10 +33,10 @@ class AbstractLoss(eqx.Module):
 class MeanSquaredError(AbstractLoss):
     """mean((r_L - y)^2), the mean over the outputs."""
 
-    def __call__(self, output: Float[Array, " out"], y: Float[Array, " out"]) -> Float[Array, ""]:
+    def __call__(self, output: OutputVector, y: OutputVector) -> Scalar:
         return jnp.mean((output - y) ** 2)
 
-    def gradient(self, output: Float[Array, " out"], y: Float[Array, " out"]) -> Float[Array, " out"]:
+    def gradient(self, output: OutputVector, y: OutputVector) -> OutputVector:
         return 2 * (output - y) / y.size
 
     @property
@@ -47,10 +47,10 @@ class MeanSquaredError(AbstractLoss):
 class CrossEntropy(AbstractLoss):
     """-sum_k y_k log softmax(r_L)_k for a target distribution y (one-hot, or softened) that sums to one."""
 
-    def __call__(self, output: Float[Array, " out"], y: Float[Array, " out"]) -> Float[Array, ""]:
+    def __call__(self, output: OutputVector, y: OutputVector) -> Scalar:
         return -jnp.sum(y * jax.nn.log_softmax(output))
 
-    def gradient(self, output: Float[Array, " out"], y: Float[Array, " out"]) -> Float[Array, " out"]:
+    def gradient(self, output: OutputVector, y: OutputVector) -> OutputVector:
         return -self.readout.error(output, y)
 
     @property

@@ -3,18 +3,18 @@
 import abc
 
 import equinox as eqx
-from jaxtyping import Array, Float
 
 from dfc_jax._fields import number
+from dfc_jax._numerics.arrays import Scalar
 
 
 class AbstractNoise(eqx.Module):
     """Independent noise for every neuron. `sigma_output` is that of the output layer (None: as `sigma`)."""
 
-    sigma: eqx.AbstractVar[Float[Array, ""]]
-    sigma_output: eqx.AbstractVar[Float[Array, ""] | None]
+    sigma: eqx.AbstractVar[Scalar]
+    sigma_output: eqx.AbstractVar[Scalar | None]
 
-    def sigmas(self, layers: int) -> tuple[Float[Array, ""], ...]:
+    def sigmas(self, layers: int) -> tuple[Scalar, ...]:
         """sigma of each layer."""
         return (*[self.sigma] * (layers - 1), self.sigma if self.sigma_output is None else self.sigma_output)
 
@@ -31,8 +31,8 @@ class WhiteNoise(AbstractNoise):
     The closed loop needs `tau_apical`.
     """
 
-    sigma: Float[Array, ""] = number("sigma", 0.01, minimum=0)
-    sigma_output: Float[Array, ""] | None = number("sigma_output", None, minimum=0)
+    sigma: Scalar = number("sigma", 0.01, minimum=0)
+    sigma_output: Scalar | None = number("sigma_output", None, minimum=0)
 
     @property
     def filtered(self) -> bool:
@@ -45,9 +45,9 @@ class FilteredNoise(AbstractNoise):
     As in Strong-DFC (ICML 2022); sigma eps has the variance sigma^2 / (2 tau_noise).
     """
 
-    sigma: Float[Array, ""] = number("sigma", 0.01, minimum=0)
-    tau: Float[Array, ""] = number("tau", 0.05, above=0)
-    sigma_output: Float[Array, ""] | None = number("sigma_output", None, minimum=0)
+    sigma: Scalar = number("sigma", 0.01, minimum=0)
+    tau: Scalar = number("tau", 0.05, above=0)
+    sigma_output: Scalar | None = number("sigma_output", None, minimum=0)
 
     @property
     def filtered(self) -> bool:

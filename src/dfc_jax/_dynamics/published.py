@@ -16,12 +16,13 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import jax.random as jr
-from jaxtyping import Array, Float, Int, Key, PRNGKeyArray, PyTree
+from jaxtyping import Array, Int, Key, PRNGKeyArray, PyTree
 
 from dfc_jax._checks import require
 from dfc_jax._dynamics.closed_loop import ClosedLoop
 from dfc_jax._dynamics.states import Deviation, PerLayer, Sample, sweep
 from dfc_jax._fields import count, flag, number
+from dfc_jax._numerics.arrays import OutputVector, Scalar
 
 
 class PublishedState(eqx.Module):
@@ -30,8 +31,8 @@ class PublishedState(eqx.Module):
     deviation: Deviation
     apical: PerLayer  # v_fb_i, its noise included
     compartment: PerLayer  # v_fb_i without filtered noise: what the low-pass holds
-    integral: Float[Array, " out"]
-    control: Float[Array, " out"]
+    integral: OutputVector
+    control: OutputVector
     noise: PerLayer | None
 
 
@@ -47,7 +48,7 @@ class PublishedEuler(eqx.Module):
     - `proactive`: whether the apical compartments see the new control in the same step.
     """
 
-    dt: Float[Array, ""] = number("dt", 0.02, above=0)
+    dt: Scalar = number("dt", 0.02, above=0)
     states: int = count("states", 500, minimum=2)  # the first and one step
     instant_transmission: bool = flag("instant_transmission", True)
     proactive: bool = flag("proactive", True)

@@ -9,8 +9,8 @@ import abc
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float
 
+from dfc_jax._numerics.arrays import Flag, OutputMatrix, OutputVector, Scalar
 from dfc_jax._numerics.small_matrices import eigenvalues_right_of_zero, inverse as inverse_of
 
 
@@ -22,21 +22,21 @@ class AbstractReadout(eqx.Module):
     """
 
     @abc.abstractmethod
-    def error(self, output: Float[Array, " out"], y: Float[Array, " out"]) -> Float[Array, " out"]:
+    def error(self, output: OutputVector, y: OutputVector) -> OutputVector:
         """y - readout(r_L), without cancellation as the readout nears `y`."""
 
     @abc.abstractmethod
-    def difference(self, output: Float[Array, " out"], change: Float[Array, " out"]) -> Float[Array, " out"]:
+    def difference(self, output: OutputVector, change: OutputVector) -> OutputVector:
         """readout(r_L + c) - readout(r_L) for a `change` c, without cancellation for a small one."""
 
     def equations(
         self,
-        output: Float[Array, " out"],
-        error: Float[Array, " out"],
-        change: Float[Array, " out"],
-        control: Float[Array, " out"],
-        leak: Float[Array, ""],
-    ) -> Float[Array, " out"]:
+        output: OutputVector,
+        error: OutputVector,
+        change: OutputVector,
+        control: OutputVector,
+        leak: Scalar,
+    ) -> OutputVector:
         """What vanishes at the steady state: n_L equations in the control u of one sample.
 
         Given are the feedforward `output` and its target error e^-, the output's `change` under the
@@ -46,17 +46,17 @@ class AbstractReadout(eqx.Module):
 
     def room(
         self,
-        output: Float[Array, " out"],
-        error: Float[Array, " out"],
-        control: Float[Array, " out"],
-        step: Float[Array, " out"],
-        leak: Float[Array, ""],
-    ) -> Float[Array, ""]:
+        output: OutputVector,
+        error: OutputVector,
+        control: OutputVector,
+        step: OutputVector,
+        leak: Scalar,
+    ) -> Scalar:
         """The part of a step of the control, at most 1, that stays where the equations are defined."""
         del error, control, step, leak
         return jnp.ones((), output.dtype)
 
-    def stable(self, inverse: Float[Array, "out out"], output: Float[Array, " out"]) -> Bool[Array, ""]:
+    def stable(self, inverse: OutputMatrix, output: OutputVector) -> Flag:
         """Condition 3 for F at a root with output r_L, given the inverse of minus the equations' Jacobian."""
         del output
         return eigenvalues_right_of_zero(inverse)  # a matrix and its inverse share the signs
@@ -65,10 +65,10 @@ class AbstractReadout(eqx.Module):
 class IdentityReadout(AbstractReadout):
     """The output itself: for nudged targets, and for strong feedback with squared errors."""
 
-    def error(self, output: Float[Array, " out"], y: Float[Array, " out"]) -> Float[Array, " out"]:
+    def error(self, output: OutputVector, y: OutputVector) -> OutputVector:
         return y - output
 
-    def difference(self, output: Float[Array, " out"], change: Float[Array, " out"]) -> Float[Array, " out"]:
+    def difference(self, output: OutputVector, change: OutputVector) -> OutputVector:
         del output
         return change
 
@@ -84,13 +84,13 @@ class SoftmaxReadout(AbstractReadout):
     The shift leaves one equation over, and F, whose components add up to that of -a u, demands sum u = 0.
     """
 
-    def error(self, output: Float[Array, " out"], y: Float[Array, " out"]) -> Float[Array, " out"]:
+    def error(self, output: OutputVector, y: OutputVector) -> OutputVector:
         # p_k - y_k = sum over j != k of (p_k y_j - y_k p_j): nothing cancels for a one-hot y.
         p = jax.nn.softmax(output)
         others = 1 - jnp.eye(y.size, dtype=y.dtype)
         return -(p * (others @ y) - y * (others @ p))
 
-    def difference(self, output: Float[Array, " out"], change: Float[Array, " out"]) -> Float[Array, " out"]:
+    def difference(self, output: OutputVector, change: OutputVector) -> OutputVector:
         # softmax(r + c) - softmax(r) = p expm1(c - s) with s = log(sum p exp(c)). Softmax ignores a common
         # shift: with that of the likeliest class, 1 + m below is at least 1 / n and nothing cancels.
         p = jax.nn.softmax(output)
@@ -102,30 +102,30 @@ class SoftmaxReadout(AbstractReadout):
 
     def equations(
         self,
-        output: Float[Array, " out"],
-        error: Float[Array, " out"],
-        change: Float[Array, " out"],
-        control: Float[Array, " out"],
-        leak: Float[Array, ""],
-    ) -> Float[Array, " out"]:
+        output: OutputVector,
+        error: OutputVector,
+        change: OutputVector,
+        control: OutputVector,
+        leak: Scalar,
+    ) -> OutputVector:
         growth = (error - leak * control) / _probabilities(output)
         logarithms = jnp.log1p(growth) - change
         return logarithms - jnp.mean(logarithms) - jnp.mean(control)
 
     def room(
         self,
-        output: Float[Array, " out"],
-        error: Float[Array, " out"],
-        control: Float[Array, " out"],
-        step: Float[Array, " out"],
-        leak: Float[Array, ""],
-    ) -> Float[Array, ""]:
+        output: OutputVector,
+        error: OutputVector,
+        control: OutputVector,
+        step: OutputVector,
+        leak: Scalar,
+    ) -> Scalar:
         # Nine tenths of the way to where y - a u, a probability, would vanish.
         left = error - leak * control + _probabilities(output)
         used = leak * step
         return jnp.minimum(1, 0.9 * jnp.min(jnp.where(used > 0, left / used, jnp.inf)))
 
-    def stable(self, inverse: Float[Array, "out out"], output: Float[Array, " out"]) -> Bool[Array, ""]:
+    def stable(self, inverse: OutputMatrix, output: OutputVector) -> Flag:
         # With E = diag(p) - p p^T and the Jacobian -A of these equations, -dF/du = E A + a p 1^T. Its last
         # term is a mode of its own, of eigenvalue a, which nothing excites; it gets an eigenvalue of the
         # size of the others instead.
@@ -135,5 +135,5 @@ class SoftmaxReadout(AbstractReadout):
         return eigenvalues_right_of_zero(matrix + jnp.linalg.norm(matrix) * p[:, None])
 
 
-def _probabilities(output: Float[Array, " out"]) -> Float[Array, " out"]:
+def _probabilities(output: OutputVector) -> OutputVector:
     return jnp.maximum(jax.nn.softmax(output), jnp.finfo(output.dtype).tiny)

@@ -12,11 +12,12 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import jax.tree_util as jtu
-from jaxtyping import Array, Float, PRNGKeyArray
+from jaxtyping import PRNGKeyArray
 
 from dfc_jax._checks import check_number, require
 from dfc_jax._dynamics.closed_loop import ClosedLoop
 from dfc_jax._dynamics.states import LoopState, Sample
+from dfc_jax._numerics.arrays import Scalar
 
 
 def simulate(
@@ -82,7 +83,7 @@ def simulate(
     )
 
 
-def _times(factor: Float[Array, ""], tree: LoopState) -> LoopState:
+def _times(factor: Scalar, tree: LoopState) -> LoopState:
     return jtu.tree_map(lambda leaf: factor * leaf, tree)
 
 
@@ -100,7 +101,7 @@ def _terms(loop: ClosedLoop, sample: Sample, key: PRNGKeyArray | None) -> diffra
     return diffrax.MultiTerm(drift, kick)
 
 
-def _saved_in_ordinary_units(saveat: diffrax.SaveAt, scale: Float[Array, ""]) -> diffrax.SaveAt:
+def _saved_in_ordinary_units(saveat: diffrax.SaveAt, scale: Scalar) -> diffrax.SaveAt:
     is_sub = lambda node: isinstance(node, diffrax.SubSaveAt)
 
     def convert(sub: diffrax.SubSaveAt) -> diffrax.SubSaveAt:
@@ -109,7 +110,7 @@ def _saved_in_ordinary_units(saveat: diffrax.SaveAt, scale: Float[Array, ""]) ->
     return eqx.tree_at(lambda s: s.subs, saveat, jtu.tree_map(convert, saveat.subs, is_leaf=is_sub))
 
 
-def _seen_in_ordinary_units(event: diffrax.Event | None, scale: Float[Array, ""]) -> diffrax.Event | None:
+def _seen_in_ordinary_units(event: diffrax.Event | None, scale: Scalar) -> diffrax.Event | None:
     if event is None:
         return None
 

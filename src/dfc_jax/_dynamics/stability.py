@@ -20,6 +20,7 @@ from dfc_jax._checks import check_number, require
 from dfc_jax._dynamics.closed_loop import ClosedLoop
 from dfc_jax._dynamics.published import PublishedEuler
 from dfc_jax._dynamics.states import Sample
+from dfc_jax._numerics.arrays import OutputMatrix, OutputVector
 
 
 def loop_eigenvalues(loop: ClosedLoop, samples: Sample) -> Complex[np.ndarray, "batch modes"]:
@@ -49,7 +50,7 @@ def published_growth(
 ) -> Float[np.ndarray, " batch"]:
     """The spectral radius of one step of the published scheme: above 1, it diverges."""
 
-    def growth(gains: tuple[Float[Array, "out out"], ...]) -> Float[Array, "states states"]:
+    def growth(gains: tuple[OutputMatrix, ...]) -> Float[Array, "states states"]:
         still = jnp.zeros(len(gains[0]), gains[0].dtype)
         start, unravel = jax.flatten_util.ravel_pytree(([still] * len(gains), still, still))
 
@@ -115,11 +116,11 @@ def _gains(loop: ClosedLoop, samples: Sample) -> tuple[Float[Array, "batch out o
 def _systems(loop: ClosedLoop, samples: Sample) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
     """A, b, R and c of x' = A x + b and u = R x + c for each sample, x = (z_1, ..., z_L, u_int)."""
 
-    def system(gains: tuple[Float[Array, "out out"], ...], target_error: Float[Array, " out"]) -> tuple:
+    def system(gains: tuple[OutputMatrix, ...], target_error: OutputVector) -> tuple:
         still = jnp.zeros_like(target_error)
         start, unravel = jax.flatten_util.ravel_pytree(([still] * len(gains), still))
 
-        def control(flat: Float[Array, " states"]) -> Float[Array, " out"]:
+        def control(flat: Float[Array, " states"]) -> OutputVector:
             z, integral = unravel(flat)
             return loop.controller.control(integral, target_error - z[-1])
 

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
 from dfc_jax._network.network import Feedforward, Layer
+from dfc_jax._numerics.arrays import OutputVector
 
 
 PerLayer = tuple[Float[Array, "..."], ...]
@@ -21,7 +22,7 @@ class Sample(eqx.Module):
 
     feedforward: Feedforward
     feedback: tuple[Float[Array, "... out"], ...] | None  # Q_i where they depend on the sample
-    error: Float[Array, " out"]  # e^-, the error without control; NaN if input or target is not finite
+    error: OutputVector  # e^-, the error without control; NaN if input or target is not finite
 
     @property
     def scale(self) -> Float[Array, "*batch"]:
@@ -78,6 +79,6 @@ class LoopState(eqx.Module):
     """The state of the dynamics."""
 
     voltage: PerLayer  # d_i
-    integral: Float[Array, " out"]  # u_int
+    integral: OutputVector  # u_int
     apical: PerLayer | None  # a_i, where the loop has an apical compartment
     noise: PerLayer | None  # eps_i, where the noise is filtered

@@ -4,20 +4,18 @@ import abc
 
 import equinox as eqx
 import jax.numpy as jnp
-from jaxtyping import Array, Float
 
 from dfc_jax._dynamics.losses import AbstractLoss
 from dfc_jax._dynamics.readout import AbstractReadout, IdentityReadout
 from dfc_jax._fields import number
+from dfc_jax._numerics.arrays import OutputVector, Scalar
 
 
 class AbstractTarget(eqx.Module):
     """The target of the output, as the control error it leaves. One of your own needs `initial_error`."""
 
     @abc.abstractmethod
-    def initial_error(
-        self, loss: AbstractLoss, output: Float[Array, " out"], y: Float[Array, " out"]
-    ) -> Float[Array, " out"]:
+    def initial_error(self, loss: AbstractLoss, output: OutputVector, y: OutputVector) -> OutputVector:
         """The error e^- of the feedforward output."""
 
     def readout(self, loss: AbstractLoss) -> AbstractReadout:
@@ -25,7 +23,7 @@ class AbstractTarget(eqx.Module):
         del loss
         return IdentityReadout()
 
-    def unit(self) -> Float[Array, ""]:
+    def unit(self) -> Scalar:
         """The number an update is divided by, so that it has the size of a gradient: 1 by default."""
         return jnp.asarray(1.0)
 
@@ -33,14 +31,12 @@ class AbstractTarget(eqx.Module):
 class Nudge(AbstractTarget):
     """r_L* = r_L^- - nudge * dl/dr_L, the target of DFC (NeurIPS paper, eq. 3). `nudge` must exceed 0."""
 
-    nudge: Float[Array, ""] = number("nudge", 0.1, above=0)
+    nudge: Scalar = number("nudge", 0.1, above=0)
 
-    def initial_error(
-        self, loss: AbstractLoss, output: Float[Array, " out"], y: Float[Array, " out"]
-    ) -> Float[Array, " out"]:
+    def initial_error(self, loss: AbstractLoss, output: OutputVector, y: OutputVector) -> OutputVector:
         return -self.nudge * loss.gradient(output, y)
 
-    def unit(self) -> Float[Array, ""]:
+    def unit(self) -> Scalar:
         return self.nudge
 
 
@@ -52,11 +48,9 @@ class Clamp(AbstractTarget):
     for each other one. Labels that are not one-hot are for `class_value` 1, which leaves them as they are.
     """
 
-    class_value: Float[Array, ""] = number("class_value", 1.0, above=0, maximum=1)
+    class_value: Scalar = number("class_value", 1.0, above=0, maximum=1)
 
-    def initial_error(
-        self, loss: AbstractLoss, output: Float[Array, " out"], y: Float[Array, " out"]
-    ) -> Float[Array, " out"]:
+    def initial_error(self, loss: AbstractLoss, output: OutputVector, y: OutputVector) -> OutputVector:
         others = (1 - y) / max(y.size - 1, 1)
         softened = self.class_value * y + (1 - self.class_value) * others
         return loss.readout.error(output, softened)
@@ -68,8 +62,6 @@ class Clamp(AbstractTarget):
 class Rest(AbstractTarget):
     """The feedforward output itself: the controller only works against noise (the sleep phase)."""
 
-    def initial_error(
-        self, loss: AbstractLoss, output: Float[Array, " out"], y: Float[Array, " out"]
-    ) -> Float[Array, " out"]:
+    def initial_error(self, loss: AbstractLoss, output: OutputVector, y: OutputVector) -> OutputVector:
         del loss, y
         return jnp.zeros_like(output)

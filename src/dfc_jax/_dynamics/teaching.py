@@ -7,6 +7,7 @@ from dfc_jax._dynamics.closed_loop import ClosedLoop
 from dfc_jax._dynamics.states import Deviation, PerLayer, Sample
 from dfc_jax._network.network import Layer
 from dfc_jax._network.plasticity import feedback_rule, forward_rule
+from dfc_jax._numerics.arrays import BatchOutputs, Scalar
 from dfc_jax._numerics.finite import zero_unless_finite
 
 
@@ -29,7 +30,7 @@ def forward_signals(
 ) -> tuple[PerLayer, PerLayer]:
     """Presynaptic rates and weighted teaching signals of a batch: all zero for a sample not all finite."""
 
-    def one(sample: Sample, deviation: Deviation, weight: Float[Array, ""]) -> tuple[PerLayer, PerLayer]:
+    def one(sample: Sample, deviation: Deviation, weight: Scalar) -> tuple[PerLayer, PerLayer]:
         teaching = tuple(weight * signal for signal in teaching_signal(loop, sample, deviation))
         return zero_unless_finite((presynaptic_rates(sample, deviation), teaching))
 
@@ -43,6 +44,6 @@ def forward_change(
     return forward_rule(loop.network.layers, *forward_signals(loop, samples, deviations, weights))
 
 
-def feedback_change(apical: PerLayer, control: Float[Array, "batch out"]) -> PerLayer:
+def feedback_change(apical: PerLayer, control: BatchOutputs) -> PerLayer:
     """The sum over a batch of the feedback rule, v_fb_i u^T of every layer."""
     return feedback_rule(*jax.vmap(zero_unless_finite)((apical, control)))

@@ -9,7 +9,7 @@ import abc
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
+from jaxtyping import Array, Float, Int, PRNGKeyArray
 
 from dfc_jax._dynamics.closed_loop import ClosedLoop
 from dfc_jax._dynamics.losses import AbstractLoss
@@ -17,6 +17,7 @@ from dfc_jax._dynamics.states import PerLayer, Sample
 from dfc_jax._fields import check_parts
 from dfc_jax._network.network import Feedforward, Layer, Network
 from dfc_jax._network.plasticity import forward_rule
+from dfc_jax._numerics.arrays import BatchFlags, BatchInputs, BatchOutputs
 from dfc_jax._numerics.finite import is_finite, zero_unless_finite
 from dfc_jax._steady_state.base import Equilibrium
 
@@ -25,13 +26,13 @@ class Report(eqx.Module):
     """What happened to a batch, sample by sample. Without dynamics every sample that is finite converges."""
 
     loss: Float[Array, " batch"]
-    output: Float[Array, "batch out"]
-    converged: Bool[Array, " batch"]
+    output: BatchOutputs
+    converged: BatchFlags
     residual: Float[Array, " batch"]  # of the steady state, relative to the target error
     iterations: Int[Array, " batch"]
-    stable: Bool[Array, " batch"]
-    fallback: Bool[Array, " batch"]  # whether the steady state is that of the fallback scheme
-    control: Float[Array, "batch out"]  # u at the end; zero for methods without dynamics
+    stable: BatchFlags
+    fallback: BatchFlags  # whether the steady state is that of the fallback scheme
+    control: BatchOutputs  # u at the end; zero for methods without dynamics
 
 
 class AbstractMethod(eqx.Module):
@@ -46,8 +47,8 @@ class AbstractMethod(eqx.Module):
     def __call__(
         self,
         model: Network,
-        x: Float[Array, "batch ..."],
-        y: Float[Array, "batch out"],
+        x: BatchInputs,
+        y: BatchOutputs,
         *,
         key: PRNGKeyArray | None = None,
     ) -> tuple[Network, Report]:
@@ -66,7 +67,7 @@ class AbstractMethod(eqx.Module):
         del model
         return None
 
-    def doubts(self, model: Network, x: Float[Array, "batch ..."], y: Float[Array, "batch out"]) -> list[str]:
+    def doubts(self, model: Network, x: BatchInputs, y: BatchOutputs) -> list[str]:
         """What is known to go wrong with this model and these samples (a handful is enough), in a sentence
         each. `fit` warns of it. Not for use under jit."""
         del model, x, y
@@ -81,9 +82,9 @@ def shaped_like(model: Network, layers: tuple[Layer, ...]) -> Network:
 def batch_report(
     loss: AbstractLoss,
     samples: Sample,
-    y: Float[Array, "batch out"],
+    y: BatchOutputs,
     found: Equilibrium,
-    rescued: Bool[Array, " batch"] | None = None,
+    rescued: BatchFlags | None = None,
 ) -> Report:
     output = samples.feedforward.output
     return Report(
@@ -98,9 +99,7 @@ def batch_report(
     )
 
 
-def instant_report(
-    loss: AbstractLoss, output: Float[Array, "batch out"], y: Float[Array, "batch out"]
-) -> Report:
+def instant_report(loss: AbstractLoss, output: BatchOutputs, y: BatchOutputs) -> Report:
     """The report of a method that solves no dynamics: nothing can fail to converge but what is not finite."""
     losses, still = jax.vmap(loss)(output, y), jnp.zeros_like(output)
     finite, none = jnp.isfinite(losses), jnp.zeros(len(y), int)
@@ -108,7 +107,7 @@ def instant_report(
 
 
 def instant_update(
-    loss: AbstractLoss, model: Network, state: Feedforward, teaching: PerLayer, y: Float[Array, "batch out"]
+    loss: AbstractLoss, model: Network, state: Feedforward, teaching: PerLayer, y: BatchOutputs
 ) -> tuple[Network, Report]:
     """The forward rule in the feedforward states of a batch. What is not finite teaches nothing, and its
     output counts as NaN."""

@@ -3,12 +3,13 @@
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, PRNGKeyArray
+from jaxtyping import PRNGKeyArray
 
 from dfc_jax._checks import require
 from dfc_jax._dynamics.losses import AbstractLoss, CrossEntropy
 from dfc_jax._methods.base import AbstractMethod, instant_report, instant_update, Report, shaped_like
 from dfc_jax._network.network import check_batch, Layer, Network
+from dfc_jax._numerics.arrays import BatchInputs, BatchOutputs
 from dfc_jax._numerics.finite import is_finite, zero_unless_finite
 
 
@@ -20,8 +21,8 @@ class Backprop(AbstractMethod):
     def __call__(
         self,
         model: Network,
-        x: Float[Array, "batch ..."],
-        y: Float[Array, "batch out"],
+        x: BatchInputs,
+        y: BatchOutputs,
         *,
         key: PRNGKeyArray | None = None,
     ) -> tuple[Network, Report]:
@@ -30,7 +31,7 @@ class Backprop(AbstractMethod):
         harmless, finite = jax.vmap(zero_unless_finite)(x), jax.vmap(is_finite)(x)
         layers, rest = eqx.partition(model.layers, eqx.is_inexact_array)
 
-        def outputs(weights: tuple[Layer, ...]) -> Float[Array, "batch out"]:
+        def outputs(weights: tuple[Layer, ...]) -> BatchOutputs:
             return jax.vmap(Network(eqx.combine(weights, rest), model.feedback))(harmless)
 
         output, pull = jax.vjp(outputs, layers)
@@ -51,8 +52,8 @@ class DFA(AbstractMethod):
     def __call__(
         self,
         model: Network,
-        x: Float[Array, "batch ..."],
-        y: Float[Array, "batch out"],
+        x: BatchInputs,
+        y: BatchOutputs,
         *,
         key: PRNGKeyArray | None = None,
     ) -> tuple[Network, Report]:

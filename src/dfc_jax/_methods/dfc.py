@@ -5,7 +5,7 @@ import abc
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float, PRNGKeyArray
+from jaxtyping import PRNGKeyArray
 
 from dfc_jax._average.base import AbstractAverage
 from dfc_jax._average.implicit import ImplicitAverage
@@ -20,6 +20,7 @@ from dfc_jax._fields import default, flag, number
 from dfc_jax._methods.base import AbstractMethod, batch_report, Report, shaped_like
 from dfc_jax._network.network import Network
 from dfc_jax._network.plasticity import AbstractTeachingSignal, RateDifference
+from dfc_jax._numerics.arrays import BatchFlags, BatchInputs, BatchOutputs, Scalar
 from dfc_jax._steady_state.base import AbstractEquilibrium, Equilibrium
 from dfc_jax._steady_state.broyden import Broyden
 from dfc_jax._steady_state.linear import Analytic
@@ -38,19 +39,17 @@ class _SteadyStateMethod(AbstractMethod):
         return ClosedLoop(model, self.controller, self.target, self.loss, teaching=self.teaching)
 
     @abc.abstractmethod
-    def _equilibrium(
-        self, loop: ClosedLoop, samples: Sample
-    ) -> tuple[Equilibrium, Bool[Array, " batch"] | None]:
+    def _equilibrium(self, loop: ClosedLoop, samples: Sample) -> tuple[Equilibrium, BatchFlags | None]:
         """The steady states, and which of them a fallback scheme has found, if there is one."""
 
     @abc.abstractmethod
-    def _contributes(self, equilibrium: Equilibrium) -> Bool[Array, " batch"]: ...
+    def _contributes(self, equilibrium: Equilibrium) -> BatchFlags: ...
 
     def __call__(
         self,
         model: Network,
-        x: Float[Array, "batch ..."],
-        y: Float[Array, "batch out"],
+        x: BatchInputs,
+        y: BatchOutputs,
         *,
         key: PRNGKeyArray | None = None,
     ) -> tuple[Network, Report]:
@@ -90,17 +89,15 @@ class DFCSS(_SteadyStateMethod):
     include_unconverged: bool = flag("include_unconverged", False)
     teaching: AbstractTeachingSignal = RateDifference()
 
-    def _equilibrium(
-        self, loop: ClosedLoop, samples: Sample
-    ) -> tuple[Equilibrium, Bool[Array, " batch"] | None]:
+    def _equilibrium(self, loop: ClosedLoop, samples: Sample) -> tuple[Equilibrium, BatchFlags | None]:
         found = self.equilibrium(loop, samples)
         return (found, None) if self.fallback is None else rescue(loop, samples, found, self.fallback)
 
-    def doubts(self, model: Network, x: Float[Array, "batch ..."], y: Float[Array, "batch out"]) -> list[str]:
+    def doubts(self, model: Network, x: BatchInputs, y: BatchOutputs) -> list[str]:
         loop = self.loop(model)
         return self.equilibrium.doubts(loop, loop.samples(x, y))
 
-    def _contributes(self, equilibrium: Equilibrium) -> Bool[Array, " batch"]:
+    def _contributes(self, equilibrium: Equilibrium) -> BatchFlags:
         return jnp.isfinite(equilibrium.residual) if self.include_unconverged else equilibrium.converged
 
 
@@ -115,7 +112,7 @@ class DFCSSA(_SteadyStateMethod):
     def _equilibrium(self, loop: ClosedLoop, samples: Sample) -> tuple[Equilibrium, None]:
         return Analytic()(loop, samples), None
 
-    def _contributes(self, equilibrium: Equilibrium) -> Bool[Array, " batch"]:
+    def _contributes(self, equilibrium: Equilibrium) -> BatchFlags:
         return equilibrium.converged
 
 
@@ -134,7 +131,7 @@ class DFC(AbstractMethod):
     controller: AbstractController = default(PIController)
     target: AbstractTarget = default(Nudge)
     loss: AbstractLoss = CrossEntropy()
-    tau_v: Float[Array, ""] = number("tau_v", 0.2, above=0)
+    tau_v: Scalar = number("tau_v", 0.2, above=0)
     average: AbstractAverage = default(ImplicitAverage)
     noise: FilteredNoise | None = None
     teaching: AbstractTeachingSignal = RateDifference()
@@ -146,8 +143,8 @@ class DFC(AbstractMethod):
     def __call__(
         self,
         model: Network,
-        x: Float[Array, "batch ..."],
-        y: Float[Array, "batch out"],
+        x: BatchInputs,
+        y: BatchOutputs,
         *,
         key: PRNGKeyArray | None = None,
     ) -> tuple[Network, Report]:
@@ -157,6 +154,6 @@ class DFC(AbstractMethod):
         update = jax.tree.map(lambda w: -w / (len(y) * self.target.unit()), change)
         return shaped_like(model, update), batch_report(self.loss, samples, y, final)
 
-    def doubts(self, model: Network, x: Float[Array, "batch ..."], y: Float[Array, "batch out"]) -> list[str]:
+    def doubts(self, model: Network, x: BatchInputs, y: BatchOutputs) -> list[str]:
         loop = self.loop(model)
         return self.average.doubts(loop, loop.samples(x, y))

@@ -12,6 +12,7 @@ from dfc_jax._dynamics.states import PerLayer, Sample
 from dfc_jax._dynamics.targets import Rest
 from dfc_jax._methods.sleep import AbstractNoisePhase
 from dfc_jax._network.network import Network
+from dfc_jax._numerics.arrays import BatchInputs, BatchOutputs, OutputVector, Scalar
 from dfc_jax._numerics.finite import zero_unless_finite
 
 
@@ -40,8 +41,8 @@ class ExpectedSleepPhase(AbstractNoisePhase):
     def __call__(
         self,
         model: Network,
-        x: Float[Array, "batch ..."],
-        y: Float[Array, "batch out"],
+        x: BatchInputs,
+        y: BatchOutputs,
         *,
         key: PRNGKeyArray | None = None,
     ) -> Network:
@@ -79,7 +80,7 @@ class ExpectedSleepPhase(AbstractNoisePhase):
         variances = kappas[:, None, None, None] ** 2
         grams = variances * grams
 
-        def earlier(carry: PyTree, lag: Float[Array, ""]) -> tuple[PyTree, None]:
+        def earlier(carry: PyTree, lag: Scalar) -> tuple[PyTree, None]:
             functional, held, C, D = carry
             before, functional = functional.R, self._earlier(loop.controller, gains, decay, functional)
             R, left = functional.R, self.scheme.states - 1 - lag
@@ -106,7 +107,7 @@ class ExpectedSleepPhase(AbstractNoisePhase):
         grams = jnp.stack([J @ J.T for J in rows])
         return jacobians, gains, grams
 
-    def _noise_steps(self, layers: int) -> tuple[Float[Array, ""], Float[Array, " layers"]]:
+    def _noise_steps(self, layers: int) -> tuple[Scalar, Float[Array, " layers"]]:
         """g and the kappa of each layer."""
         tau, dt = self.noise.tau if self.noise.filtered else self.tau_apical, self.scheme.dt
         return 1 - dt / tau, jnp.stack(self.noise.sigmas(layers)) * jnp.sqrt(dt) / tau
@@ -124,7 +125,7 @@ class ExpectedSleepPhase(AbstractNoisePhase):
         self,
         controller: AbstractController,
         gains: Float[Array, "layers out out batch"],
-        decay: Float[Array, ""],
+        decay: Scalar,
         functional: "_Functional",
     ) -> "_Functional":
         """The same functionals of the state one step of `PublishedEuler` before: the step's transpose."""
@@ -144,7 +145,7 @@ class ExpectedSleepPhase(AbstractNoisePhase):
         """`control` through the transpose of a step of the controller and of what compartments see of it."""
         dt = self.scheme.dt
 
-        def step(state: PyTree, error: Float[Array, " out"]) -> PyTree:
+        def step(state: PyTree, error: OutputVector) -> PyTree:
             integral, control, seen = state
             integral = integral + dt * controller.integral_rate(integral, control, error)
             control, before = controller.control(integral, error), control

@@ -22,21 +22,22 @@ from dfc_jax._fields import number
 from dfc_jax._methods.base import AbstractMethod, instant_update, Report
 from dfc_jax._network.convolution import Chain
 from dfc_jax._network.network import check_batch, Dense, Feedforward, Network
+from dfc_jax._numerics.arrays import BatchInputs, BatchOutputs, OutputMatrix, OutputVector, Scalar
 
 
 class _OutputSpaceMethod(AbstractMethod):
     loss: AbstractLoss = CrossEntropy()
-    damping: Float[Array, ""] = number("damping", 1e-3, minimum=0)
+    damping: Scalar = number("damping", 1e-3, minimum=0)
 
     @abc.abstractmethod
-    def _gram(self, model: Network, state: Feedforward, jacobian: PerLayer) -> Float[Array, "out out"]:
+    def _gram(self, model: Network, state: Feedforward, jacobian: PerLayer) -> OutputMatrix:
         """sum_i G_i G_i^T of one sample."""
 
     def __call__(
         self,
         model: Network,
-        x: Float[Array, "batch ..."],
-        y: Float[Array, "batch out"],
+        x: BatchInputs,
+        y: BatchOutputs,
         *,
         key: PRNGKeyArray | None = None,
     ) -> tuple[Network, Report]:
@@ -47,7 +48,7 @@ class _OutputSpaceMethod(AbstractMethod):
         teaching = jax.tree.map(lambda t: -t / len(y), teaching)
         return instant_update(self.loss, model, state, teaching, y)
 
-    def _teaching(self, model: Network, state: Feedforward, y: Float[Array, " out"]) -> PerLayer:
+    def _teaching(self, model: Network, state: Feedforward, y: OutputVector) -> PerLayer:
         """J_i^T z of every layer."""
         jacobian = model.jacobian(state.voltages)
         gram = self._gram(model, state, jacobian)
@@ -65,7 +66,7 @@ class MinimumNorm(_OutputSpaceMethod):
     that rule's update.
     """
 
-    def _gram(self, model: Network, state: Feedforward, jacobian: PerLayer) -> Float[Array, "out out"]:
+    def _gram(self, model: Network, state: Feedforward, jacobian: PerLayer) -> OutputMatrix:
         return sum(_square(rows) for rows in jacobian)
 
 
@@ -76,11 +77,11 @@ class GaussNewton(_OutputSpaceMethod):
     and biases of all layers.
     """
 
-    def _gram(self, model: Network, state: Feedforward, jacobian: PerLayer) -> Float[Array, "out out"]:
+    def _gram(self, model: Network, state: Feedforward, jacobian: PerLayer) -> OutputMatrix:
         return parameter_gram(model, state, jacobian)
 
 
-def parameter_gram(model: Network, state: Feedforward, jacobian: PerLayer) -> Float[Array, "out out"]:
+def parameter_gram(model: Network, state: Feedforward, jacobian: PerLayer) -> OutputMatrix:
     """G G^T of one sample, G = dr_L/dtheta of all weights and biases."""
     parts = zip(model.layers, state.inputs, jacobian, strict=True)
     return sum(_layer_gram(layer.transform, rate, rows) for layer, rate, rows in parts)
@@ -88,7 +89,7 @@ def parameter_gram(model: Network, state: Feedforward, jacobian: PerLayer) -> Fl
 
 def _layer_gram(
     transform: eqx.Module, rate: Float[Array, "..."], rows: Float[Array, "out ..."]
-) -> Float[Array, "out out"]:
+) -> OutputMatrix:
     """That of one layer's parameters, through J_i = `rows`."""
     if isinstance(transform, Chain) and not jax.tree.leaves(transform.parts[:-1]):
         return _layer_gram(transform.parts[-1], Chain(transform.parts[:-1])(rate), rows)
@@ -100,6 +101,6 @@ def _layer_gram(
     return _square(by_weight)
 
 
-def _square(rows: Float[Array, "out ..."]) -> Float[Array, "out out"]:
+def _square(rows: Float[Array, "out ..."]) -> OutputMatrix:
     flat = rows.reshape(len(rows), -1)
     return flat @ flat.T

@@ -5,7 +5,7 @@ import abc
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, PRNGKeyArray
+from jaxtyping import PRNGKeyArray
 
 from dfc_jax._checks import check_number
 from dfc_jax._dynamics.closed_loop import ClosedLoop
@@ -19,6 +19,7 @@ from dfc_jax._dynamics.teaching import feedback_change
 from dfc_jax._fields import check_parts, default, number
 from dfc_jax._network.feedback import FeedbackWeights
 from dfc_jax._network.network import Network
+from dfc_jax._numerics.arrays import BatchInputs, BatchOutputs, Scalar
 
 
 class AbstractSleepPhase(eqx.Module):
@@ -31,8 +32,8 @@ class AbstractSleepPhase(eqx.Module):
     def __call__(
         self,
         model: Network,
-        x: Float[Array, "batch ..."],
-        y: Float[Array, "batch out"],
+        x: BatchInputs,
+        y: BatchOutputs,
         *,
         key: PRNGKeyArray,
     ) -> Network:
@@ -48,8 +49,8 @@ class AbstractNoisePhase(AbstractSleepPhase):
 
     controller: AbstractController = default(PIController, k_p=0.1, alpha=0.25)
     noise: AbstractNoise = default(WhiteNoise, 0.01)
-    tau_v: Float[Array, ""] = number("tau_v", 0.01, above=0)
-    tau_apical: Float[Array, ""] | None = number("tau_apical", 0.3, above=0, optional=True)
+    tau_v: Scalar = number("tau_v", 0.01, above=0)
+    tau_apical: Scalar | None = number("tau_apical", 0.3, above=0, optional=True)
     scheme: PublishedEuler = default(PublishedEuler, dt=0.002, states=50, proactive=False)
     target: AbstractTarget = Rest()
     loss: AbstractLoss = CrossEntropy()
@@ -94,8 +95,8 @@ class SleepPhase(AbstractNoisePhase):
     def __call__(
         self,
         model: Network,
-        x: Float[Array, "batch ..."],
-        y: Float[Array, "batch out"],
+        x: BatchInputs,
+        y: BatchOutputs,
         *,
         key: PRNGKeyArray,
     ) -> Network:

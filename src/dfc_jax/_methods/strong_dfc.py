@@ -17,7 +17,7 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, PRNGKeyArray, PyTree
+from jaxtyping import PRNGKeyArray, PyTree
 
 from dfc_jax._average.base import Accumulator, instant_change
 from dfc_jax._checks import check_number, require
@@ -36,6 +36,7 @@ from dfc_jax._methods.sleep import AbstractSleepPhase
 from dfc_jax._network.feedback import FeedbackWeights
 from dfc_jax._network.network import Layer, Network
 from dfc_jax._network.plasticity import AbstractTeachingSignal, RateDifference
+from dfc_jax._numerics.arrays import BatchInputs, BatchOutputs, Scalar
 from dfc_jax._steady_state.base import AbstractEquilibrium, Equilibrium, last_state
 from dfc_jax._steady_state.broyden import Broyden
 
@@ -64,8 +65,8 @@ class StrongDFC(AbstractMethod):
     target: AbstractTarget = default(Clamp, 0.99)
     loss: AbstractLoss = CrossEntropy()
     noise: FilteredNoise = default(FilteredNoise, 0.005, tau=0.05, sigma_output=0.03)
-    tau_v: Float[Array, ""] = number("tau_v", 0.02, above=0)
-    tau_filter: Float[Array, ""] = number("tau_filter", 0.25, above=0)
+    tau_v: Scalar = number("tau_v", 0.02, above=0)
+    tau_filter: Scalar = number("tau_filter", 0.25, above=0)
     scheme: PublishedEuler = default(PublishedEuler, dt=0.004, states=128)
     start: AbstractEquilibrium | None = default(Broyden)
     teaching: AbstractTeachingSignal = RateDifference()
@@ -85,8 +86,8 @@ class StrongDFC(AbstractMethod):
     def __call__(
         self,
         model: Network,
-        x: Float[Array, "batch ..."],
-        y: Float[Array, "batch out"],
+        x: BatchInputs,
+        y: BatchOutputs,
         *,
         key: PRNGKeyArray | None = None,
     ) -> tuple[Network, Report]:
@@ -100,7 +101,7 @@ class StrongDFC(AbstractMethod):
         update = Network(change, FeedbackWeights(feedback))
         return update, batch_report(self.loss, samples, y, final)
 
-    def _feedback_factors(self, layers: int, batch: int) -> list[Float[Array, ""]]:
+    def _feedback_factors(self, layers: int, batch: int) -> list[Scalar]:
         """What turns the sum of v_fb u_fast^T over steps and samples into an update; 0 without noise."""
         lag, pairs = 1 + self.tau_v / self.noise.tau, (self.scheme.states - 1) * batch
         sigmas = self.noise.sigmas(layers)
@@ -143,7 +144,7 @@ class StrongDFC(AbstractMethod):
         choose = jax.vmap(lambda c, a, b: jax.tree.map(lambda x, y: jnp.where(c, x, y), a, b))
         return choose(found.converged, settled, first), found
 
-    def doubts(self, model: Network, x: Float[Array, "batch ..."], y: Float[Array, "batch out"]) -> list[str]:
+    def doubts(self, model: Network, x: BatchInputs, y: BatchOutputs) -> list[str]:
         loop = self.loop(model)
         steps = scheme_doubts(loop, loop.samples(x, y), self.scheme)
         return [*self.time_scale_doubts(), *steps]
@@ -187,8 +188,8 @@ class HighPassPhase(AbstractSleepPhase):
     def __call__(
         self,
         model: Network,
-        x: Float[Array, "batch ..."],
-        y: Float[Array, "batch out"],
+        x: BatchInputs,
+        y: BatchOutputs,
         *,
         key: PRNGKeyArray,
     ) -> Network:

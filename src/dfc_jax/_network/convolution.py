@@ -21,6 +21,7 @@ from dfc_jax._fields import count
 from dfc_jax._network.activations import AbstractActivation, Linear, Tanh
 from dfc_jax._network.feedback import AbstractFeedbackInit, ProductOfWeights
 from dfc_jax._network.network import Dense, Layer, Network
+from dfc_jax._numerics.arrays import OutputVector
 from dfc_jax._numerics.cross_correlation import correlate
 
 
@@ -28,7 +29,7 @@ class Convolution(eqx.Module):
     """A convolution (cross-correlation) with one bias a channel."""
 
     weight: Float[Array, "height width in out"]
-    bias: Float[Array, " out"]
+    bias: OutputVector
     stride: int = count("stride", 1)
     padding: int = count("padding", 0, minimum=0)
 

@@ -16,6 +16,7 @@ from dfc_jax._checks import check_key, check_type, require
 from dfc_jax._fields import check_parts
 from dfc_jax._network.activations import AbstractActivation, Linear, Tanh
 from dfc_jax._network.feedback import AbstractFeedback, AbstractFeedbackInit, ProductOfWeights
+from dfc_jax._numerics.arrays import BatchInputs, BatchOutputs, OutputVector
 
 
 class Dense(eqx.Module):
@@ -26,9 +27,9 @@ class Dense(eqx.Module):
     """
 
     weight: Float[Array, "out in"]
-    bias: Float[Array, " out"]
+    bias: OutputVector
 
-    def __call__(self, rate: Float[Array, " in"]) -> Float[Array, " out"]:
+    def __call__(self, rate: Float[Array, " in"]) -> OutputVector:
         return rate @ self.weight.T + self.bias
 
 
@@ -59,7 +60,7 @@ class Feedforward(eqx.Module):
 
     inputs: tuple[Float[Array, "..."], ...]  # r_{i-1}
     voltages: tuple[Float[Array, "..."], ...]  # v_i
-    output: Float[Array, " out"]  # r_L
+    output: OutputVector  # r_L
 
 
 class Network(eqx.Module):
@@ -78,7 +79,7 @@ class Network(eqx.Module):
             check_type("layers", layer, Layer)
         check_parts(self)
 
-    def __call__(self, x: Float[Array, "*inputs"]) -> Float[Array, " out"]:
+    def __call__(self, x: Float[Array, "*inputs"]) -> OutputVector:
         """The network's output r_L (logits, for cross-entropy) without control."""
         return self.feedforward(x).output
 
@@ -111,7 +112,7 @@ class Network(eqx.Module):
         return tuple(reversed(jacobian))
 
 
-def check_batch(model: Network, x: Float[Array, "batch ..."], y: Float[Array, "batch out"]) -> None:
+def check_batch(model: Network, x: BatchInputs, y: BatchOutputs) -> None:
     """Raise `ValueError` unless `x` and `y` are a batch that `model` can learn from. Works under jit."""
     check_floats("y", y)
     fine = x.ndim >= 2 and y.ndim == 2 and len(x) == len(y) > 0
@@ -122,7 +123,7 @@ def check_batch(model: Network, x: Float[Array, "batch ..."], y: Float[Array, "b
     require(output.shape == y.shape[1:], f"{problem}; those of `model` have the shape {output.shape}.")
 
 
-def check_inputs(model: Network, x: Float[Array, "batch ..."]) -> jax.ShapeDtypeStruct:
+def check_inputs(model: Network, x: BatchInputs) -> jax.ShapeDtypeStruct:
     """Raise `ValueError` unless `x` is a batch of inputs of `model`; returns what one output looks like."""
     check_type("model", model, Network)
     check_floats("x", x)

@@ -10,6 +10,7 @@ from jaxtyping import Array, Float
 
 from dfc_jax._network.activations import AbstractActivation
 from dfc_jax._network.network import Layer
+from dfc_jax._numerics.arrays import BatchOutputs
 
 
 def forward_rule(
@@ -34,7 +35,7 @@ def _layer_change(
 
 
 def feedback_rule(
-    apical: Sequence[Float[Array, "batch ..."]], control: Float[Array, "batch out"]
+    apical: Sequence[Float[Array, "batch ..."]], control: BatchOutputs
 ) -> tuple[Float[Array, "... out"], ...]:
     """sum_b v_fb_i u^T of every layer: minus the change of Q_i without its decay (NeurIPS paper, eq. 12)."""
     return tuple(jnp.tensordot(a, control, axes=(0, 0)) for a in apical)

@@ -3,7 +3,9 @@
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, PyTree
+from jaxtyping import PyTree
+
+from dfc_jax._numerics.arrays import Flag
 
 
 def all_finite(tree: PyTree) -> bool:
@@ -12,7 +14,7 @@ def all_finite(tree: PyTree) -> bool:
     return all(bool(jnp.all(jnp.isfinite(leaf))) for leaf in leaves)
 
 
-def is_finite(tree: PyTree) -> Bool[Array, ""]:
+def is_finite(tree: PyTree) -> Flag:
     """Whether all numbers in the arrays of one sample are finite. Works under jit."""
     return jnp.isfinite(sum(jnp.sum(leaf) for leaf in jax.tree.leaves(tree)))
 

@@ -13,6 +13,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int, PyTree
 
+from dfc_jax._numerics.arrays import BatchFlags, Flag, Scalar
+
 
 def broyden_update(
     inverse: Float[Array, "n n"], step: Float[Array, " n"], fallen: Float[Array, " n"]
@@ -43,10 +45,10 @@ class AbstractInverse(eqx.Module):
     @abc.abstractmethod
     def judged(
         self,
-        judge: Callable[[Float[Array, "n n"], Float[Array, " n"]], Bool[Array, ""]],
+        judge: Callable[[Float[Array, "n n"], Float[Array, " n"]], Flag],
         of_each: Float[Array, "batch n"],
-        otherwise: Bool[Array, " batch"],
-    ) -> Bool[Array, " batch"]:
+        otherwise: BatchFlags,
+    ) -> BatchFlags:
         """`judge(H, v)` of every sample with its own v; `otherwise` where samples have no matrices."""
 
 
@@ -68,10 +70,10 @@ class OwnInverses(AbstractInverse):
 
     def judged(
         self,
-        judge: Callable[[Float[Array, "n n"], Float[Array, " n"]], Bool[Array, ""]],
+        judge: Callable[[Float[Array, "n n"], Float[Array, " n"]], Flag],
         of_each: Float[Array, "batch n"],
-        otherwise: Bool[Array, " batch"],
-    ) -> Bool[Array, " batch"]:
+        otherwise: BatchFlags,
+    ) -> BatchFlags:
         del otherwise
         return jax.vmap(judge)(self.matrices, of_each)
 
@@ -102,10 +104,10 @@ class SharedInverse(AbstractInverse):
 
     def judged(
         self,
-        judge: Callable[[Float[Array, "n n"], Float[Array, " n"]], Bool[Array, ""]],
+        judge: Callable[[Float[Array, "n n"], Float[Array, " n"]], Flag],
         of_each: Float[Array, "batch n"],
-        otherwise: Bool[Array, " batch"],
-    ) -> Bool[Array, " batch"]:
+        otherwise: BatchFlags,
+    ) -> BatchFlags:
         del judge, of_each
         return otherwise
 
@@ -125,11 +127,11 @@ class SecantSolution(eqx.Module):
     point: Point
     iterations: Int[Array, " batch"]
     inverse: AbstractInverse
-    positive: Bool[Array, " batch"]  # whether -dR/du was positive along every step taken
+    positive: BatchFlags  # whether -dR/du was positive along every step taken
 
 
 @jax.custom_batching.custom_vmap
-def in_any_run(flag: Bool[Array, ""]) -> Bool[Array, ""]:
+def in_any_run(flag: Flag) -> Flag:
     """The flag of a loop's condition; under `vmap` (several training runs, say) whether any of them has it.
 
     With a condition for each run, `vmap` would copy everything that the loop carries in every turn. Use it
@@ -139,7 +141,7 @@ def in_any_run(flag: Bool[Array, ""]) -> Bool[Array, ""]:
 
 
 @in_any_run.def_vmap
-def _(size: int, batched: list[bool], flags: Bool[Array, " runs"]) -> tuple[Bool[Array, ""], bool]:
+def _(size: int, batched: list[bool], flags: Bool[Array, " runs"]) -> tuple[Flag, bool]:
     del size, batched
     return jnp.any(flags), False
 
@@ -152,14 +154,14 @@ class _State(eqx.Module):
     inverse: AbstractInverse
     turn: Int[Array, ""]
     iterations: Int[Array, " batch"]
-    positive: Bool[Array, " batch"]
+    positive: BatchFlags
 
 
 def solve(
     evaluate: Callable[[Float[Array, "batch n"]], Point],
     start: Point,
     inverse: AbstractInverse,
-    rtol: Float[Array, ""] | float,
+    rtol: Scalar | float,
     max_iterations: int,
     room: Callable[[Float[Array, "batch n"], Float[Array, "batch n"]], Float[Array, " batch"]] | None = None,
 ) -> SecantSolution:
@@ -174,7 +176,7 @@ def solve(
         taken = direction if room is None else room(root, direction)[:, None] * direction
         return jnp.where(active[:, None], taken, 0)
 
-    def unfinished(state: _State) -> Bool[Array, ""]:
+    def unfinished(state: _State) -> Flag:
         return in_any_run(jnp.any(state.point.error > rtol)) & (state.turn < max_iterations)
 
     def turn(state: _State) -> _State:

@@ -9,7 +9,9 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 from jax.custom_batching import custom_vmap
-from jaxtyping import Array, Bool, Float, Int
+from jaxtyping import Array, Float, Int
+
+from dfc_jax._numerics.arrays import Flag
 
 
 def inverse(matrix: Float[Array, "n n"]) -> Float[Array, "n n"]:
@@ -35,7 +37,7 @@ def inverse_by_qr(matrix: Float[Array, "n n"]) -> Float[Array, "n n"]:
 
 def eigenvalues_right_of_zero(
     matrix: Float[Array, "n n"], inverse: Callable[[Array], Array] = inverse
-) -> Bool[Array, ""]:
+) -> Flag:
     """Whether every eigenvalue of a real matrix has a positive real part.
 
     The Cayley transform (A - c)(A + c)^-1 maps the right half-plane into the unit disc, so its powers
@@ -46,7 +48,7 @@ def eigenvalues_right_of_zero(
     shift = jnp.linalg.norm(matrix) / jnp.sqrt(jnp.asarray(len(matrix), matrix.dtype))
     cayley = identity - 2 * shift * inverse(matrix + shift * identity)
 
-    def undecided(state: tuple[Array, Array]) -> Bool[Array, ""]:
+    def undecided(state: tuple[Array, Array]) -> Flag:
         power, squarings = state
         return (jnp.linalg.norm(power) >= 1) & (squarings < 16)
 

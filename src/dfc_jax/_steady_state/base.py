@@ -17,6 +17,7 @@ from jaxtyping import Array, Bool, Float, Int
 from dfc_jax._dynamics.closed_loop import ClosedLoop
 from dfc_jax._dynamics.states import Deviation, Sample
 from dfc_jax._fields import check_parts
+from dfc_jax._numerics.arrays import BatchOutputs, OutputVector
 
 
 class Equilibrium(eqx.Module):
@@ -49,11 +50,11 @@ class AbstractEquilibrium(eqx.Module):
 def last_state(
     loop: ClosedLoop,
     samples: Sample,
-    control: Float[Array, "batch out"],
+    control: BatchOutputs,
     deviation: Deviation,
     steps: Int[Array, ""] | int,
 ) -> Equilibrium:
-    def one(sample: Sample, control: Float[Array, " out"], deviation: Deviation) -> Equilibrium:
+    def one(sample: Sample, control: OutputVector, deviation: Deviation) -> Equilibrium:
         error = jnp.linalg.norm(loop.error(sample, deviation.rate[-1])) / sample.scale
         remaining = loop.relative_residual(sample, control, loop.controlled(sample, control))
         fallen = (error < 0.5) & jnp.isfinite(remaining)

@@ -2,11 +2,12 @@
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float
+from jaxtyping import Array
 
 from dfc_jax._dynamics.closed_loop import ClosedLoop
 from dfc_jax._dynamics.states import Deviation, Sample
 from dfc_jax._fields import count, number
+from dfc_jax._numerics.arrays import OutputMatrix, OutputVector, Scalar
 from dfc_jax._numerics.secant import AbstractInverse, OwnInverses, Point, solve
 from dfc_jax._numerics.small_matrices import inverse
 from dfc_jax._steady_state.base import AbstractEquilibrium, Equilibrium
@@ -32,7 +33,7 @@ class Broyden(AbstractEquilibrium):
     evaluates the true one). With many outputs it says only that the Jacobian was positive along every step.
     """
 
-    rtol: Float[Array, ""] = number("rtol", 3e-5, above=0)
+    rtol: Scalar = number("rtol", 3e-5, above=0)
     max_iterations: int = count("max_iterations", 30)
 
     def __call__(self, loop: ClosedLoop, samples: Sample) -> Equilibrium:
@@ -40,12 +41,12 @@ class Broyden(AbstractEquilibrium):
             return self._in_hidden(loop, samples)
         readout, leak = loop.readout, loop.controller.steady_state_leak()
 
-        def at(sample: Sample, control: Float[Array, " out"]) -> Point:
+        def at(sample: Sample, control: OutputVector) -> Point:
             deviation = loop.controlled(sample, control)
             remaining = loop.equations(sample, control, deviation.rate[-1])
             return Point(remaining, loop.relative_residual(sample, control, deviation), deviation)
 
-        def room(sample: Sample, control: Float[Array, " out"], step: Float[Array, " out"]) -> Array:
+        def room(sample: Sample, control: OutputVector, step: OutputVector) -> Array:
             return readout.room(sample.feedforward.output, sample.error, control, step, leak)
 
         found = solve(
@@ -79,7 +80,7 @@ def _start(loop: ClosedLoop, sample: Sample) -> Point:
     return Point(remaining, jnp.ones_like(sample.scale), Deviation.none(sample.feedforward.voltages))
 
 
-def _equations_gain(loop: ClosedLoop, sample: Sample) -> Float[Array, "out out"]:
+def _equations_gain(loop: ClosedLoop, sample: Sample) -> OutputMatrix:
     """Minus the equations' derivative by u in the feedforward state."""
     still = jnp.zeros_like(sample.error)
     at = lambda control, change: loop.equations(sample, control, change)

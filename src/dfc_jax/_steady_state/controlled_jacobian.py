@@ -3,12 +3,13 @@
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float, Int
+from jaxtyping import Array, Float, Int
 
 from dfc_jax._checks import require
 from dfc_jax._dynamics.closed_loop import ClosedLoop
 from dfc_jax._dynamics.states import PerLayer, Sample
 from dfc_jax._fields import count, default, number
+from dfc_jax._numerics.arrays import Flag, Scalar
 from dfc_jax._numerics.secant import in_any_run
 from dfc_jax._steady_state.base import AbstractEquilibrium, Equilibrium
 from dfc_jax._steady_state.broyden import Broyden
@@ -31,7 +32,7 @@ class ControlledJacobian(AbstractEquilibrium):
     """
 
     equilibrium: AbstractEquilibrium = default(Broyden)
-    rtol: Float[Array, ""] = number("rtol", 1e-4, above=0)
+    rtol: Scalar = number("rtol", 1e-4, above=0)
     max_iterations: int = count("max_iterations", 100)
 
     def __call__(self, loop: ClosedLoop, samples: Sample) -> Equilibrium:
@@ -47,7 +48,7 @@ class ControlledJacobian(AbstractEquilibrium):
         )
         drives = jax.vmap(ClosedLoop.apical_input, in_axes=(None, 0, 0))
 
-        def unfinished(state: _Turn) -> Bool[Array, ""]:
+        def unfinished(state: _Turn) -> Flag:
             return in_any_run(jnp.any(state.change > self.rtol)) & (state.turn < self.max_iterations)
 
         def turn(state: _Turn) -> _Turn:
@@ -80,7 +81,7 @@ def _with_jacobian_of(loop: ClosedLoop, sample: Sample, found: Equilibrium) -> S
     return eqx.tree_at(lambda s: s.feedback, sample, halfway)
 
 
-def _relative_change(before: PerLayer, after: PerLayer) -> Float[Array, ""]:
+def _relative_change(before: PerLayer, after: PerLayer) -> Scalar:
     norm = lambda arrays: jnp.sqrt(sum(jnp.sum(a**2) for a in arrays))
     size = norm(after)
     moved = norm(tuple(a - b for a, b in zip(after, before, strict=True)))

@@ -21,6 +21,7 @@ from dfc_jax._dynamics.readout import IdentityReadout
 from dfc_jax._dynamics.states import at_rest, PerLayer, Sample
 from dfc_jax._network.activations import Linear
 from dfc_jax._network.feedback import FeedbackWeights
+from dfc_jax._numerics.arrays import BatchOutputs, Scalar
 from dfc_jax._numerics.secant import Point, SecantSolution, SharedInverse, solve
 
 
@@ -31,7 +32,7 @@ class HiddenSystem(eqx.Module):
     samples: Sample
     weight: Float[Array, "hidden out"]  # W^T
     control_of_rate: Float[Array, "hidden out"]  # ((Q_L + a I)^-1 W)^T
-    control_at_rest: Float[Array, "batch out"]  # u(0)
+    control_at_rest: BatchOutputs  # u(0)
     scales: Float[Array, " batch"]  # |e^-|
 
     @staticmethod
@@ -46,7 +47,7 @@ class HiddenSystem(eqx.Module):
         )
 
     @staticmethod
-    def create(loop: ClosedLoop, samples: Sample, right: Float[Array, "batch out"]) -> "HiddenSystem":
+    def create(loop: ClosedLoop, samples: Sample, right: BatchOutputs) -> "HiddenSystem":
         """The system with `right` in place of e^-."""
         weight = output_weight(loop, samples)
         own = loop.network.feedback.weights[-1]
@@ -56,14 +57,14 @@ class HiddenSystem(eqx.Module):
         scales = jnp.where(norms > 0, norms, 1)
         return HiddenSystem(loop, samples, weight, solved[: len(weight)], solved[len(weight) :], scales)
 
-    def control(self, z: Float[Array, "batch hidden"]) -> Float[Array, "batch out"]:
+    def control(self, z: Float[Array, "batch hidden"]) -> BatchOutputs:
         """u(z)."""
         return self.control_at_rest - z @ self.control_of_rate
 
     def solve(
         self,
         respond: Callable[[PerLayer], Float[Array, "batch ..."]],
-        rtol: Float[Array, ""] | float,
+        rtol: Scalar | float,
         max_iterations: int,
     ) -> SecantSolution:
         """z by Broyden's method, from the Jacobian of the zero input.

@@ -5,10 +5,11 @@ from collections.abc import Callable
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float, Int
+from jaxtyping import Array, Float, Int
 
 from dfc_jax._dynamics.closed_loop import ClosedLoop
 from dfc_jax._dynamics.states import Deviation, Sample
+from dfc_jax._numerics.arrays import BatchFlags, BatchOutputs, OutputMatrix
 from dfc_jax._numerics.secant import Point, SharedInverse, solve
 from dfc_jax._numerics.small_matrices import eigenvalues_right_of_zero, inverse
 from dfc_jax._steady_state.base import AbstractEquilibrium, Equilibrium
@@ -42,10 +43,10 @@ class Analytic(AbstractEquilibrium):
 class LinearSolution(eqx.Module):
     """Solutions u of (E J Q + a I) u = b for a batch, linearised at the feedforward states."""
 
-    control: Float[Array, "batch out"]
-    solved: Bool[Array, " batch"]
+    control: BatchOutputs
+    solved: BatchFlags
     iterations: Int[Array, " batch"]
-    stable: Bool[Array, " batch"]
+    stable: BatchFlags
 
     def as_equilibrium(self, loop: ClosedLoop, samples: Sample, deviation: Deviation) -> Equilibrium:
         """These controls as steady states, whose residual is that of the nonlinear equation."""
@@ -54,7 +55,7 @@ class LinearSolution(eqx.Module):
         return Equilibrium(self.control, deviation, solved, error, self.iterations, self.stable)
 
 
-def linear_solver(loop: ClosedLoop, samples: Sample) -> Callable[[Float[Array, "batch out"]], LinearSolution]:
+def linear_solver(loop: ClosedLoop, samples: Sample) -> Callable[[BatchOutputs], LinearSolution]:
     """Solves (E J Q + a I) u = b for every sample and any b.
 
     By each sample's own inverse; with more than 16 outputs or feature maps by Broyden's method from the
@@ -67,7 +68,7 @@ def linear_solver(loop: ClosedLoop, samples: Sample) -> Callable[[Float[Array, "
     gains = jax.vmap(loop.gain)(samples)
     inverses = jax.vmap(inverse)(gains)
 
-    def solve(right: Float[Array, "batch out"]) -> LinearSolution:
+    def solve(right: BatchOutputs) -> LinearSolution:
         control = jax.vmap(linear_solution)(gains, inverses, right)
         stable = jax.vmap(eigenvalues_right_of_zero)(gains)
         return LinearSolution(control, jnp.ones_like(stable), jnp.ones(len(stable), int), stable)
@@ -78,22 +79,20 @@ def linear_solver(loop: ClosedLoop, samples: Sample) -> Callable[[Float[Array, "
 _LINEAR_ITERATIONS = 30
 
 
-def _linear_rtol(right: Float[Array, "batch out"]) -> float:
+def _linear_rtol(right: BatchOutputs) -> float:
     """Of the iterated linear systems."""
     return 1e-5 if right.dtype == jnp.float32 else 1e-10
 
 
-def _iterated_in_hidden(
-    loop: ClosedLoop, samples: Sample, right: Float[Array, "batch out"]
-) -> LinearSolution:
+def _iterated_in_hidden(loop: ClosedLoop, samples: Sample, right: BatchOutputs) -> LinearSolution:
     system = HiddenSystem.create(loop, samples, right)
     found = system.solve(system.linearised(), _linear_rtol(right), _LINEAR_ITERATIONS)
     solved = found.point.error <= _linear_rtol(right)
     return LinearSolution(system.control(found.root), solved, found.iterations, found.positive)
 
 
-def _iterated(loop: ClosedLoop, samples: Sample, right: Float[Array, "batch out"]) -> LinearSolution:
-    def full(control: Float[Array, "batch out"]) -> Float[Array, "batch out"]:
+def _iterated(loop: ClosedLoop, samples: Sample, right: BatchOutputs) -> LinearSolution:
+    def full(control: BatchOutputs) -> BatchOutputs:
         deviation = jax.vmap(loop.controlled)(samples, control)
         return jax.vmap(loop.residual)(samples, control, deviation)
 
@@ -101,7 +100,7 @@ def _iterated(loop: ClosedLoop, samples: Sample, right: Float[Array, "batch out"
     norms = jnp.linalg.norm(right, axis=1)
     scales = jnp.where(norms > 0, norms, 1)
 
-    def evaluate(control: Float[Array, "batch out"]) -> Point:
+    def evaluate(control: BatchOutputs) -> Point:
         remaining = right + linear(control)
         return Point(remaining, jnp.linalg.norm(remaining, axis=1) / scales, None)
 
@@ -123,7 +122,7 @@ def linear_solution(
 def _zero_input_inverse(
     loop: ClosedLoop,
     samples: Sample,
-    gain: Callable[[Sample], Float[Array, "out out"]],
+    gain: Callable[[Sample], OutputMatrix],
     max_iterations: int,
 ) -> SharedInverse:
     """From the Jacobian of the zero input, computed once for the whole batch."""

@@ -3,11 +3,12 @@
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float, Int
+from jaxtyping import Array, Int
 
 from dfc_jax._dynamics.closed_loop import ClosedLoop
 from dfc_jax._dynamics.states import Deviation, Sample
 from dfc_jax._fields import count, number
+from dfc_jax._numerics.arrays import Flag, OutputMatrix, OutputVector, Scalar
 from dfc_jax._numerics.small_matrices import eigenvalues_right_of_zero, inverse_by_qr
 from dfc_jax._steady_state.base import AbstractEquilibrium, Equilibrium
 
@@ -25,14 +26,14 @@ class PseudoTransient(AbstractEquilibrium):
     - `max_iterations`: steps, refused ones included, after which the sample counts as not converged.
     """
 
-    rtol: Float[Array, ""] = number("rtol", 3e-5, above=0)
+    rtol: Scalar = number("rtol", 3e-5, above=0)
     max_iterations: int = count("max_iterations", 60)
 
     def __call__(self, loop: ClosedLoop, samples: Sample) -> Equilibrium:
         return jax.vmap(self._one, in_axes=(None, 0))(loop, samples)
 
     def _one(self, loop: ClosedLoop, sample: Sample) -> Equilibrium:
-        def unfinished(state: _State) -> Bool[Array, ""]:
+        def unfinished(state: _State) -> Flag:
             return (state.error > self.rtol) & (state.iterations < self.max_iterations)
 
         def step(state: _State) -> _State:
@@ -66,10 +67,10 @@ class PseudoTransient(AbstractEquilibrium):
 
 
 class _State(eqx.Module):
-    control: Float[Array, " out"]
+    control: OutputVector
     deviation: Deviation
-    remaining: Float[Array, " out"]  # F
-    error: Float[Array, ""]  # |F| / |e^-|
-    gain: Float[Array, "out out"]  # -dF/du
-    length: Float[Array, ""]  # h
+    remaining: OutputVector  # F
+    error: Scalar  # |F| / |e^-|
+    gain: OutputMatrix  # -dF/du
+    length: Scalar  # h
     iterations: Int[Array, ""]

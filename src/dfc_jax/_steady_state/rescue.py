@@ -2,17 +2,18 @@
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Int
+from jaxtyping import Array, Int
 
 from dfc_jax._dynamics.closed_loop import ClosedLoop
 from dfc_jax._dynamics.states import Sample
+from dfc_jax._numerics.arrays import BatchFlags
 from dfc_jax._numerics.secant import in_any_run
 from dfc_jax._steady_state.base import AbstractEquilibrium, Equilibrium
 
 
 def rescue(
     loop: ClosedLoop, samples: Sample, found: Equilibrium, fallback: AbstractEquilibrium
-) -> tuple[Equilibrium, Bool[Array, " batch"]]:
+) -> tuple[Equilibrium, BatchFlags]:
     """Try `fallback` on what did not converge: the steady states, and whose are the fallback's.
 
     It works on blocks of failed samples, so that it costs nothing where there are none and little where there
@@ -24,7 +25,7 @@ def rescue(
     order, count = jnp.argsort(~failed), jnp.sum(failed)
     place = jnp.cumsum(failed) - 1  # among the failed ones
 
-    def solve_block(state: tuple[Int[Array, ""], Equilibrium, Bool[Array, " batch"]]) -> tuple:
+    def solve_block(state: tuple[Int[Array, ""], Equilibrium, BatchFlags]) -> tuple:
         start, found, rescued = state
         # The barrier ties the samples to the turn: with one block for all, XLA would take the solve for
         # the same in every turn and do it before the loop, needed or not.

@@ -3,11 +3,11 @@
 import jax
 import jax.numpy as jnp
 import optimistix as optx
-from jaxtyping import Array, Float
 
 from dfc_jax._dynamics.closed_loop import ClosedLoop
 from dfc_jax._dynamics.states import Sample
 from dfc_jax._fields import count
+from dfc_jax._numerics.arrays import OutputVector
 from dfc_jax._numerics.small_matrices import eigenvalues_right_of_zero
 from dfc_jax._steady_state.base import AbstractEquilibrium, Equilibrium
 
@@ -29,7 +29,7 @@ class RootFind(AbstractEquilibrium):
     def _one(self, loop: ClosedLoop, sample: Sample) -> Equilibrium:
         scale = sample.scale
 
-        def scaled_residual(unknown: Float[Array, " out"], args: None) -> Float[Array, " out"]:
+        def scaled_residual(unknown: OutputVector, args: None) -> OutputVector:
             del args
             control = scale * unknown
             return loop.residual(sample, control, loop.controlled(sample, control)) / scale

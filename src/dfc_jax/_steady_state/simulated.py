@@ -5,7 +5,6 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Bool, Float
 
 from dfc_jax._dynamics.closed_loop import ClosedLoop
 from dfc_jax._dynamics.published import PublishedEuler
@@ -13,6 +12,7 @@ from dfc_jax._dynamics.simulate import simulate
 from dfc_jax._dynamics.stability import distance_from_rest, scheme_doubts
 from dfc_jax._dynamics.states import LoopState, Sample
 from dfc_jax._fields import count, default, number
+from dfc_jax._numerics.arrays import Flag, Scalar
 from dfc_jax._steady_state.base import AbstractEquilibrium, Equilibrium, last_state
 
 
@@ -33,10 +33,10 @@ class Simulated(AbstractEquilibrium):
     """
 
     solver: diffrax.AbstractSolver = diffrax.Tsit5()
-    rtol: Float[Array, ""] = number("rtol", 1e-4, above=0)
+    rtol: Scalar = number("rtol", 1e-4, above=0)
     t1: float = number("t1", 200.0, above=0, static=True)
     dt0: float = number("dt0", 0.02, above=0, static=True)
-    dtmax: Float[Array, ""] = number("dtmax", 0.2, above=0)
+    dtmax: Scalar = number("dtmax", 0.2, above=0)
     max_steps: int = count("max_steps", 20_000)
 
     def __call__(self, loop: ClosedLoop, samples: Sample) -> Equilibrium:
@@ -54,7 +54,7 @@ class Simulated(AbstractEquilibrium):
         ]
 
     def _one(self, loop: ClosedLoop, sample: Sample) -> Equilibrium:
-        def at_rest(t: Float[Array, ""], state: LoopState, args: Sample, **_: object) -> Bool[Array, ""]:
+        def at_rest(t: Scalar, state: LoopState, args: Sample, **_: object) -> Flag:
             rates = loop.vector_field(t, state, args)
             fastest = jnp.max(jnp.abs(rates.integral))
             for rate in (*rates.voltage, *(rates.apical or ())):
@@ -97,7 +97,7 @@ class StateAtTime(AbstractEquilibrium):
     """
 
     scheme: PublishedEuler = default(PublishedEuler)
-    tau_v: Float[Array, ""] = number("tau_v", 0.2, above=0)
+    tau_v: Scalar = number("tau_v", 0.2, above=0)
 
     def __call__(self, loop: ClosedLoop, samples: Sample) -> Equilibrium:
         loop = eqx.tree_at(lambda l: l.tau_v, loop, self.tau_v)

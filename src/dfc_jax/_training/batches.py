@@ -6,9 +6,10 @@ import equinox as eqx
 import jax
 import jax.random as jr
 from jax.sharding import Mesh
-from jaxtyping import Array, Float, Int, Key, PRNGKeyArray
+from jaxtyping import Array, Int, Key, PRNGKeyArray
 
 from dfc_jax._data.dataset import Split
+from dfc_jax._numerics.arrays import BatchInputs, BatchOutputs
 from dfc_jax._training.devices import divided
 
 
@@ -29,7 +30,7 @@ class Batches(eqx.Module):
 
     def take(
         self, indices: Int[Array, " batch"], key: PRNGKeyArray
-    ) -> tuple[Float[Array, "batch ..."], Float[Array, "batch out"], PRNGKeyArray]:
+    ) -> tuple[BatchInputs, BatchOutputs, PRNGKeyArray]:
         """A batch, divided among the devices, and what its augmentation leaves of the step's key."""
         x, y = divided((self.train.x[indices], self.train.y[indices]), self.mesh)
         if self.augment is not None:

@@ -3,10 +3,11 @@
 import jax
 import jax.numpy as jnp
 import optax
-from jaxtyping import Array, Float
+from jaxtyping import Array
 
 from dfc_jax._checks import check_number
 from dfc_jax._network.network import Layer
+from dfc_jax._numerics.arrays import Scalar
 
 
 def clip_by_tensor_norm(max_norm: float) -> optax.GradientTransformation:
@@ -31,5 +32,5 @@ def clip_by_layer_norm(max_norm: float) -> optax.GradientTransformation:
     return optax.stateless(lambda updates, params: jax.tree.map(clip, updates, is_leaf=is_layer))
 
 
-def _shrinkage(norm: Float[Array, ""], max_norm: float) -> Float[Array, ""]:
+def _shrinkage(norm: Scalar, max_norm: float) -> Scalar:
     return jnp.where(norm > max_norm, max_norm / norm, 1)

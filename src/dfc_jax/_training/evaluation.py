@@ -10,6 +10,7 @@ from dfc_jax._checks import check_type
 from dfc_jax._data.dataset import Dataset, Split
 from dfc_jax._dynamics.losses import AbstractLoss
 from dfc_jax._network.network import check_batch, Network
+from dfc_jax._numerics.arrays import Scalar
 from dfc_jax._training.devices import divided, everywhere
 from dfc_jax._training.several_runs import for_runs
 
@@ -34,7 +35,7 @@ def _evaluate(
     x: Float[Array, "samples ..."],
     y: Float[Array, "samples out"],
     mesh: Mesh | None,
-) -> tuple[Float[Array, ""], Float[Array, ""]]:
+) -> tuple[Scalar, Scalar]:
     outputs = _outputs(model, x, mesh)
     right = jnp.argmax(outputs, axis=1) == jnp.argmax(y, axis=1)
     scores = jnp.mean(jax.vmap(loss)(outputs, y)), jnp.mean(right.astype(outputs.dtype))

@@ -4,10 +4,11 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import optax
-from jaxtyping import Array, Float, PRNGKeyArray, PyTree
+from jaxtyping import Array, PRNGKeyArray, PyTree
 
 from dfc_jax._methods.base import AbstractMethod
 from dfc_jax._network.network import Network
+from dfc_jax._numerics.arrays import Scalar
 from dfc_jax._training.batches import Batches
 from dfc_jax._training.devices import everywhere
 from dfc_jax._training.several_runs import for_runs
@@ -22,7 +23,7 @@ def wake_epoch(
     optimiser: optax.GradientTransformation,
     learning: FeedbackLearning | None,
     batches: Batches,
-) -> tuple[Network, tuple[PyTree, PyTree], dict[str, Float[Array, ""]]]:
+) -> tuple[Network, tuple[PyTree, PyTree], dict[str, Scalar]]:
     """One epoch of forward learning: the model, the optimisers' states and mean metrics.
 
     A run is a model, the states of the forward and of the feedback weights' optimiser, and a key. The
