@@ -1,7 +1,7 @@
 """The methods, each with its solvers, that the benchmarks measure."""
 
 import dataclasses
-import functools
+from collections.abc import Callable
 
 import diffrax
 
@@ -12,6 +12,11 @@ def implicit_by_diffrax(solver: type[diffrax.AbstractImplicitSolver]) -> dfc.Dif
     """An implicit solver of Diffrax with adaptive steps; a coarse tolerance is enough for an average."""
     controller = diffrax.PIDController(rtol=0.1, atol=0.1)
     return dfc.DiffraxAverage(solver(root_finder=dfc.ControlRootFinder()), controller)
+
+
+def averaging(average: dfc.AbstractAverage) -> Callable[[dfc.AbstractTarget], dfc.DFC]:
+    """DFC with this average, for any target."""
+    return lambda target: dfc.DFC(target=target, average=average)
 
 
 AVERAGES = {
@@ -90,7 +95,7 @@ STEADY = {
     "SS, Bosh3 to rest": lambda target: dfc.DFCSS(target=target, equilibrium=TO_REST, fallback=None),
 }
 TO_REST = dfc.Simulated(diffrax.Bosh3(), dtmax=0.15)
-AVERAGE = {name: functools.partial(dfc.DFC, average=average) for name, average in AVERAGES.items()}
+AVERAGE = {name: averaging(average) for name, average in AVERAGES.items()}
 # The closed form is for nudges; a clamped softmax takes hundreds of time constants to rest.
 NUDGED_ONLY = ("DFC, closed form", "SS, Bosh3 to rest")
 SMALL = ("SSA", "SS, Broyden", "DFC, closed form", "DFC, implicit, 10 steps")
