@@ -89,6 +89,29 @@ def take_samples(
     return jax.vmap(loop.sample)(x, y)
 
 
+@eqx.filter_jit
+def learn(
+    method: dfc.AbstractMethod,
+    model: dfc.Network,
+    x: Float[Array, "batch ..."],
+    y: Float[Array, "batch out"],
+    key: PRNGKeyArray | None = None,
+) -> tuple[dfc.Network, dfc.Report]:
+    """A method's update and report: one program for all hyperparameters of a kind of method."""
+    return method(model, x, y, key=key)
+
+
+@eqx.filter_jit
+def find(
+    equilibrium: dfc.AbstractEquilibrium,
+    loop: dfc.ClosedLoop,
+    x: Float[Array, "batch ..."],
+    y: Float[Array, "batch out"],
+) -> dfc.Equilibrium:
+    """The steady state of every sample of a batch: one program for all tolerances of a kind of solver."""
+    return equilibrium(loop, take_samples(loop, x, y))
+
+
 def softmax(z: np.ndarray) -> np.ndarray:
     return np.exp(z - np.max(z)) / np.sum(np.exp(z - np.max(z)))
 

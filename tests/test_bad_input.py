@@ -5,13 +5,12 @@ import pathlib
 import subprocess
 import sys
 
-import equinox as eqx
 import jax
 import jax.numpy as jnp
 import jax.random as jr
 import numpy as np
 import pytest
-from helpers import flat, Plain, relative_error
+from helpers import flat, learn, Plain, relative_error
 from hypothesis import given, settings, strategies as st
 
 import dfc_jax as dfc
@@ -91,7 +90,6 @@ def test_every_wrong_argument_is_named(outcomes: dict[str, str], record_property
 
 SIZES = [(1, 1, 1), (2, 1, 3), (3, 4, 1, 2)]
 ACTIVATIONS = [dfc.Tanh(), dfc.ReLU()]
-learn = eqx.filter_jit(lambda method, model, x, y, key=None: method(model, x, y, key=key))
 
 
 @pytest.mark.script

@@ -1,23 +1,14 @@
 """The closed-form time average against trajectories."""
 
 import diffrax
-import equinox as eqx
 import jax
 import jax.numpy as jnp
 import jax.random as jr
 import numpy as np
 import pytest
-from helpers import angle, flat, make_batch, make_network, relative_error
-from jaxtyping import Array
+from helpers import angle, flat, learn, make_batch, make_network, relative_error
 
 import dfc_jax as dfc
-
-
-@eqx.filter_jit
-def learn(
-    method: dfc.AbstractMethod, model: dfc.Network, x: Array, y: Array
-) -> tuple[dfc.Network, dfc.Report]:
-    return method(model, x, y)
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,7 @@ import numpy as np
 import optax
 import pytest
 import scipy.signal
-from helpers import cast, relative_error
+from helpers import cast, learn, relative_error, take_samples
 from jaxtyping import Array, PyTree
 
 import dfc_jax as dfc
@@ -41,6 +41,7 @@ def matrix_and_bias(transform: eqx.Module, shape: tuple[int, ...]) -> tuple[Arra
     return jax.jacobian(flat)(nothing), flat(nothing)
 
 
+@eqx.filter_jit
 def as_dense(model: dfc.Network) -> dfc.Network:
     """The same network of dense layers, every feature map a vector."""
     layers = tuple(
@@ -53,6 +54,7 @@ def as_dense(model: dfc.Network) -> dfc.Network:
     return dfc.Network(layers, dfc.FeedbackWeights(flat))
 
 
+@eqx.filter_jit
 def shared(model: dfc.Network, dense_update: dfc.Network) -> PyTree:
     """A dense update summed over all places that share a weight: pulled back through the matrices."""
     found = []
@@ -100,9 +102,8 @@ def test_updates_are_those_of_the_dense_matrices(name: str) -> None:
     feedback = dfc.ExactFeedback() if name == "exact feedback" else dfc.ProductOfWeights()
     model, (x, y) = small(jr.key(1), feedback), batch(3)
     method = METHODS["ssa" if name == "exact feedback" else name]
-    run = eqx.filter_jit(lambda model: method(model, x, y, key=jr.key(2)))
-    update, report = run(model)
-    wanted, plain = run(as_dense(model))
+    update, report = learn(method, model, x, y, jr.key(2))
+    wanted, plain = learn(method, as_dense(model), x, y, jr.key(2))
     assert np.all(report.converged == plain.converged) and np.all(np.isfinite(report.residual))
     assert relative_error([layer.transform for layer in update.layers], shared(model, wanted)) < 1e-6
     assert relative_error(report.output, plain.output) < 1e-12
@@ -147,10 +148,10 @@ def test_measures_are_those_of_the_dense_network() -> None:
     model, (x, _) = small(jr.key(1)), batch()
     plain = as_dense(model)
     for measure in (dfc.condition_one, dfc.condition_two, dfc.feedback_angles):
-        assert relative_error(measure(model, x), measure(plain, x)) < 1e-9
+        assert relative_error(*(eqx.filter_jit(measure)(m, x) for m in (model, plain))) < 1e-9
     loops = [dfc.ClosedLoop(m) for m in (model, plain)]
     y = batch()[1]
-    values = [np.sort_complex(dfc.loop_eigenvalues(l, jax.vmap(l.sample)(x, y))) for l in loops]
+    values = [np.sort_complex(dfc.loop_eigenvalues(l, take_samples(l, x, y))) for l in loops]
     assert np.max(np.abs(values[0] - values[1])) < 1e-8 * np.max(np.abs(values[1]))
 
 

@@ -36,20 +36,25 @@ def test_it_is_a_convolution_with_its_derivatives_and_batches(case, getkey):
         strides, spreads = (stride, stride), (spread, spread)
         return jax.lax.conv_general_dilated(maps, kernel, strides, edges, spreads, dimension_numbers=order)
 
-    close = lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-9, atol=1e-12)
     maps, kernel = jr.normal(getkey(), (2, *size, 3)), jr.normal(getkey(), (3, 3, 3, 4))
-    close(ours(maps, kernel), theirs(maps, kernel))
-    cotangent = jr.normal(getkey(), ours(maps, kernel).shape)
-    for a, b in zip(*(jax.vjp(f, maps, kernel)[1](cotangent) for f in (ours, theirs)), strict=True):
-        close(a, b)
+    cotangent = jr.normal(getkey(), jax.eval_shape(theirs, maps, kernel).shape)
     change = jr.normal(getkey(), maps.shape), jr.normal(getkey(), kernel.shape)
-    close(jax.jvp(ours, (maps, kernel), change)[1], jax.jvp(theirs, (maps, kernel), change)[1])
-    for a, b in zip(*(_second_derivatives(f, maps, kernel) for f in (ours, theirs)), strict=True):
-        close(a, b)
-
     several = jr.normal(getkey(), (5, *maps.shape)), jr.normal(getkey(), (5, *kernel.shape))
-    for axes in ((0, None), (None, 0), (0, 0)):
-        given = [b if axis == 0 else a for a, b, axis in zip((maps, kernel), several, axes, strict=True)]
-        close(jax.vmap(ours, axes)(*given), jax.vmap(theirs, axes)(*given))
-    last = jnp.moveaxis(several[0], 0, -1)
-    close(jax.vmap(ours, (4, None), 4)(last, kernel), jax.vmap(theirs, (4, None), 4)(last, kernel))
+
+    def of(f):
+        found = {
+            "value": f(maps, kernel),
+            "pulled back": jax.vjp(f, maps, kernel)[1](cotangent),
+            "pushed forward": jax.jvp(f, (maps, kernel), change)[1],
+            "second derivatives": _second_derivatives(f, maps, kernel),
+        }
+        for axes in ((0, None), (None, 0), (0, 0)):
+            given = [b if axis == 0 else a for a, b, axis in zip((maps, kernel), several, axes, strict=True)]
+            found[f"batched along {axes}"] = jax.vmap(f, axes)(*given)
+        last = jnp.moveaxis(several[0], 0, -1)
+        return found | {"batched along the last axis": jax.vmap(f, (4, None), 4)(last, kernel)}
+
+    found, wanted = (jax.jit(of, static_argnums=0)(f) for f in (ours, theirs))
+    for name, arrays in wanted.items():
+        for a, b in zip(jax.tree.leaves(found[name]), jax.tree.leaves(arrays), strict=True):
+            np.testing.assert_allclose(a, b, rtol=1e-9, atol=1e-12, err_msg=name)

@@ -132,14 +132,14 @@ def test_the_size_of_small_noise_does_not_matter() -> None:
 def test_feedback_learns_by_it() -> None:
     """Sleep alone turns random Q towards where condition 2 holds, with either phase."""
     model, x, y = problem(10, batch=64)
-    before = float(np.mean(dfc.condition_two(model, x)))
+    before = float(np.mean(eqx.filter_jit(dfc.condition_two)(model, x)))
     learning = dfc.FeedbackLearning(
         optax.sgd(0.5), dfc.ExpectedSleepPhase(*SETTINGS["white_coupled"]), pretraining_epochs=1
     )
     split = dfc.Split(x, y)
     data = dfc.Dataset("noise", split, split, split, classification=False)
     learned = dfc.pretrain_feedback(model, learning, data, key=jr.key(0), batch_size=8, progress=False)
-    assert float(np.mean(dfc.condition_two(learned, x))) > before
+    assert float(np.mean(eqx.filter_jit(dfc.condition_two)(learned, x))) > before
 
 
 def test_what_it_cannot_do_is_said() -> None:

@@ -6,7 +6,7 @@ import jax.numpy as jnp
 import jax.random as jr
 import numpy as np
 import pytest
-from helpers import cast, make_batch, make_network, Plain, relative_error, softmax, take_samples
+from helpers import cast, find, make_batch, make_network, Plain, relative_error, softmax, take_samples
 from jaxtyping import Array
 
 import dfc_jax as dfc
@@ -28,11 +28,6 @@ def strong(key: Array, gain: float = 1.0) -> tuple[dfc.ClosedLoop, Array, Array]
     labels = jnp.where(jnp.arange(24) % 3 == 0, (said + 1) % 5, said)
     y = jnp.where(jax.nn.one_hot(labels, 5) > 0, 0.99, 0.0025)
     return dfc.ClosedLoop(dfc.Network(model.layers, feedback), CONTROLLER, dfc.Clamp()), x, y
-
-
-@eqx.filter_jit
-def find(equilibrium: dfc.AbstractEquilibrium, loop: dfc.ClosedLoop, x: Array, y: Array) -> dfc.Equilibrium:
-    return equilibrium(loop, take_samples(loop, x, y))
 
 
 def residuals(loop: dfc.ClosedLoop, x: Array, y: Array, controls: Array) -> np.ndarray:
@@ -184,7 +179,7 @@ def test_samples_are_tried_again_one_by_one_where_a_block_holds_one(monkeypatch)
 
     loop, x, y = strong(jr.key(0))
     samples = take_samples(loop, x[:3], y[:3])
-    hopeless = dfc.Broyden(rtol=1e-12, max_iterations=1)(loop, samples)
+    hopeless = find(dfc.Broyden(rtol=1e-12, max_iterations=1), loop, x[:3], y[:3])
     found, rescued = eqx.filter_jit(rescue)(loop, samples, hopeless, Counted(rtol=1e-9))
     assert set(tried) == {1}
     assert not np.any(hopeless.converged) and np.all(rescued) and np.all(found.converged)

@@ -1,5 +1,6 @@
 """Broyden's method by itself, on systems whose roots and slopes are known."""
 
+import equinox as eqx
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -14,6 +15,7 @@ INVERSES = {
 }
 
 
+@eqx.filter_jit
 def solved(matrices: np.ndarray, right: np.ndarray, inverse: AbstractInverse):
     """Roots of R(u) = b - A u, one system a sample, from inverse Jacobians of I."""
     A, b = jnp.asarray(matrices), jnp.asarray(right)

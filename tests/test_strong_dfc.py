@@ -14,6 +14,7 @@ from helpers import (
     adam,
     flat,
     Gained,
+    learn,
     make_batch,
     make_network,
     Plain,
@@ -287,7 +288,7 @@ def test_a_layer_without_noise_learns_no_feedback() -> None:
     noise = dfc.FilteredNoise(0.1, TAU_NOISE, sigma_output=0.0)
     method = dataclasses.replace(SMALL, noise=noise, scheme=dfc.PublishedEuler(0.004, 5))
     model = make_network(jr.key(0), (4, 5, 3), feedback=dfc.RandomFeedback())
-    update, _ = method(model, *make_batch(jr.key(1), 2), key=jr.key(2))
+    update, _ = learn(method, model, *make_batch(jr.key(1), 2), jr.key(2))
     *hidden, output = update.feedback.weights
     assert np.all(np.asarray(output) == 0)
     assert all(np.any(np.asarray(Q) != 0) for Q in hidden)
@@ -302,5 +303,5 @@ def test_from_the_steady_state_it_stays_there_without_noise() -> None:
         SMALL, controller=Gained(3.0, 0.5, 0.1), noise=quiet, start=dfc.Broyden(1e-10)
     )
     method = dataclasses.replace(method, scheme=dfc.PublishedEuler(0.004, 20))
-    _, report = method(model, *make_batch(jr.key(1), 4), key=jr.key(2))
+    _, report = learn(method, model, *make_batch(jr.key(1), 4), jr.key(2))
     assert np.max(np.asarray(report.residual)) < 1e-8

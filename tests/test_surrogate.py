@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import jax.random as jr
 import numpy as np
 import pytest
-from helpers import angle, flat, make_batch, make_network, Plain, relative_error, softmax, take_samples
+from helpers import angle, find, flat, make_batch, make_network, Plain, relative_error, softmax, take_samples
 from scipy.optimize import root
 
 import dfc_jax as dfc
@@ -41,7 +41,7 @@ def update_of(loop: dfc.ClosedLoop, x, y, **options: object) -> dfc.Network:
 def test_gradient_is_that_of_finite_differences(name: str) -> None:
     """H once more in NumPy, its steady states by SciPy; with a leak and feedback that make a difference."""
     loop, x, y, samples = setting(name, 0.3, dfc.RandomFeedback())
-    found = dfc.Broyden(rtol=1e-11)(loop, samples)
+    found = find(dfc.Broyden(rtol=1e-11), loop, x, y)
     gradient = eqx.filter_jit(dfc.surrogate_gradient)(loop, x, y, samples, found)
     plain = Plain(loop.network)
 
@@ -58,7 +58,7 @@ def test_gradient_is_that_of_finite_differences(name: str) -> None:
             total += sum(np.sum((Q @ u) ** 2) for Q in plain.Q) / 2
         return total / len(x)
 
-    H = dfc.surrogate_loss(loop, samples, found)
+    H = eqx.filter_jit(dfc.surrogate_loss)(loop, samples, found)
     assert float(jnp.mean(H)) == pytest.approx(mean_loss(), rel=1e-9)
     for layer, i, j in ((0, 2, 3), (1, 4, 1), (2, 0, 6), (2, 1, None)):
         array, position = (plain.b, i) if j is None else (plain.W, (i, j))
