@@ -18,6 +18,7 @@ sys.path.insert(0, str(DOCS / "extensions"))
 
 PAGES = (
     "README.md",
+    "CONTRIBUTING.md",
     "benchmarks/*.md",
     "benchmarks/results/*.md",
     "experiments/results/**/*.md",
@@ -46,6 +47,12 @@ def with_title_and_picture(page: pathlib.Path) -> str:
     return text
 
 
+def seen_from_docs(page: pathlib.Path) -> str:
+    """The text of a page. One at the top is included by a page of `docs`, which has the others beside it."""
+    text = page.read_text()
+    return text.replace("](docs/", "](") if page.parent == DOCS.parent else text
+
+
 def copy_repository() -> None:
     root, target = DOCS.parent, DOCS / "repository"
     shutil.rmtree(target, ignore_errors=True)
@@ -54,8 +61,9 @@ def copy_repository() -> None:
             copy = target / path.relative_to(root)
             copy.parent.mkdir(parents=True, exist_ok=True)
             shutil.copy2(path, copy)
-            if path.suffix == ".md" and "results" in path.parts:
-                copy.write_text(with_title_and_picture(path))
+            if path.suffix == ".md":
+                results = "results" in path.parts
+                copy.write_text(with_title_and_picture(path) if results else seen_from_docs(path))
                 shutil.copystat(path, copy)  # so that a second build reads only what has changed
 
 
@@ -77,6 +85,7 @@ extensions = [
 exclude_patterns = [
     "_build",
     "repository/README.md",  # index.md, guide.md, symbols.md and reproduction.md include its sections
+    "repository/CONTRIBUTING.md",  # docs/CONTRIBUTING.md includes it
     "repository/experiments/results/*/dfc/table.md",  # one method's rows of the table above it
 ]
 html_theme = "furo"

@@ -5,8 +5,10 @@ Autodoc alone would read docstrings as reStructuredText, and show a module's arg
 """
 
 import ast
+import copy
 import dataclasses
 import inspect
+import pathlib
 import re
 import textwrap
 from typing import Any
@@ -107,11 +109,21 @@ def readable(node: ast.AST) -> str:
     return ast.unparse(_Readable().visit(node))
 
 
+def aliases() -> dict[str, ast.expr]:
+    """The names of array types that the source defines for its own use, as `Name = Float[Array, "..."]`."""
+    package = pathlib.Path(dfc_jax.__file__).parent
+    sources = [package / part for part in ("_numerics/arrays.py", "_dynamics/closed_loop.py")]
+    written = [node for path in sources if path.exists() for node in ast.parse(path.read_text()).body]
+    assigned = [node for node in written if isinstance(node, ast.Assign)]
+    return {node.targets[0].id: node.value for node in assigned if isinstance(node.value, ast.Subscript)}
+
+
+ALIASES = aliases()
+
+
 class _Readable(ast.NodeTransformer):
     def visit_Name(self, node: ast.Name) -> ast.AST:
-        return (
-            ast.parse("tuple[Float[Array, '...'], ...]", mode="eval").body if node.id == "PerLayer" else node
-        )
+        return self.visit(copy.deepcopy(ALIASES[node.id])) if node.id in ALIASES else node
 
     def visit_Constant(self, node: ast.Constant) -> ast.AST:
         if not isinstance(node.value, str):

@@ -18,7 +18,11 @@ from dfc_jax._analysis.surrogate import (
     surrogate_gradient as surrogate_gradient,
     surrogate_loss as surrogate_loss,
 )
-from dfc_jax._average.base import AbstractAverage as AbstractAverage
+from dfc_jax._average.base import (
+    AbstractAverage as AbstractAverage,
+    Accumulator as Accumulator,
+    instant_change as instant_change,
+)
 from dfc_jax._average.closed_form import ClosedFormAverage as ClosedFormAverage
 from dfc_jax._average.control_root_finder import ControlRootFinder as ControlRootFinder
 from dfc_jax._average.diffrax_average import DiffraxAverage as DiffraxAverage
@@ -120,7 +124,11 @@ from dfc_jax._network.plasticity import (
 from dfc_jax._runs.environment import environment as environment
 from dfc_jax._runs.folder import load_run as load_run, LoadedRun as LoadedRun, RunFolder as RunFolder
 from dfc_jax._runs.history import History as History, Record as Record
-from dfc_jax._steady_state.base import AbstractEquilibrium as AbstractEquilibrium, Equilibrium as Equilibrium
+from dfc_jax._steady_state.base import (
+    AbstractEquilibrium as AbstractEquilibrium,
+    Equilibrium as Equilibrium,
+    last_state as last_state,
+)
 from dfc_jax._steady_state.broyden import Broyden as Broyden
 from dfc_jax._steady_state.controlled_jacobian import ControlledJacobian as ControlledJacobian
 from dfc_jax._steady_state.linear import Analytic as Analytic

@@ -42,10 +42,15 @@ class AbstractAverage(eqx.Module):
 
 
 class Accumulator(eqx.Module):
-    """A running time integral of the forward rule.
+    """A running time integral of the forward rule (eq. 4), summed over a batch: for averages of one's own.
 
     The first layer's presynaptic rate is the input, which is constant, so its teaching signal is
     integrated and the largest matrix product of all is done once, at the end.
+
+    **Arguments:**
+
+    - `first_teaching`: the integral of the first layer's teaching signals, one row a sample.
+    - `later_layers`: the integral of the change of every later layer, shaped like those layers.
     """
 
     first_teaching: Float[Array, "batch ..."]
@@ -53,20 +58,27 @@ class Accumulator(eqx.Module):
 
     @staticmethod
     def zero(loop: ClosedLoop, samples: Sample) -> "Accumulator":
+        """Nothing yet, for a batch of samples."""
         later = jax.tree.map(jnp.zeros_like, loop.network.layers[1:])
         return Accumulator(jnp.zeros_like(samples.feedforward.voltages[0]), later)
 
     def plus(self, weight: Scalar | float, other: "Accumulator") -> "Accumulator":
+        """`self + weight * other`; for a mean over time, weights that add up to one."""
         return jax.tree.map(lambda total, term: total + weight * term, self, other)
 
     def total(self, loop: ClosedLoop, samples: Sample) -> tuple[Layer, ...]:
+        """The change of all layers, shaped like `loop.network.layers`; a method divides and negates it."""
         inputs = samples.feedforward.inputs[0]
         finite = jnp.where(jnp.isfinite(inputs), inputs, 0)  # a zero teaching signal times NaN is NaN
         return forward_rule(loop.network.layers[:1], [finite], [self.first_teaching]) + self.later_layers
 
 
 def instant_change(loop: ClosedLoop, samples: Sample, deviations: Deviation) -> Accumulator:
-    """The forward rule in one instant, summed over the batch."""
+    """The forward rule (eq. 4) in one instant, summed over the batch: what an average adds up.
+
+    `samples` and `deviations` have the batch along the first axis of every array. A sample whose state is
+    not finite contributes nothing.
+    """
     everyone = jnp.ones(len(samples.error), samples.error.dtype)
     presynaptic, teaching = forward_signals(loop, samples, deviations, everyone)
     later = forward_rule(loop.network.layers[1:], presynaptic[1:], teaching[1:])

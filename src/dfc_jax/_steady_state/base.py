@@ -54,6 +54,17 @@ def last_state(
     deviation: Deviation,
     steps: Int[Array, ""] | int,
 ) -> Equilibrium:
+    """What an average reports: the states of a batch in which its trajectories have ended.
+
+    Converged, and stable, means that the control error has fallen below half of what it was without control,
+    the published criterion (`epsilon_di`). The residual is that of a network at rest under `control`.
+
+    **Arguments:**
+
+    - `control`, `deviation`: the last u and the last state of every sample.
+    - `steps`: how many steps were taken.
+    """
+
     def one(sample: Sample, control: OutputVector, deviation: Deviation) -> Equilibrium:
         error = jnp.linalg.norm(loop.error(sample, deviation.rate[-1])) / sample.scale
         remaining = loop.relative_residual(sample, control, loop.controlled(sample, control))
