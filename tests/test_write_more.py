@@ -45,20 +45,17 @@ def asked(output: np.ndarray, y: np.ndarray, radius: float = RADIUS) -> np.ndarr
 
 
 def test_the_bounded_nudge_is_its_formula(own: dict) -> None:
-    target, loss = own["BoundedNudge"](NUDGE, RADIUS), own["Huber"](DELTA)
-    y = jnp.asarray([0.0, 1.0, 0.0])
-    found = {}
-    for name, output in {
-        "near": [0.01, 0.9, -0.02],
-        "far": [3.0, -1.0, 0.1],
-        "there": [0.0, 1.0, 0.0],
-    }.items():
+    radius, y = 0.03, jnp.asarray([0.0, 1.0, 0.0])
+    target, loss, found = own["BoundedNudge"](NUDGE, radius), own["Huber"](DELTA), {}
+    outputs = {"near": [0.01, 0.9, -0.02], "far": [3.0, -1.0, 0.1], "there": [0.0, 1.0, 0.0]}
+    for name, output in outputs.items():
         found[name] = target.initial_error(loss, jnp.asarray(output), y)
         expected = -NUDGE * np.clip(np.asarray(output) - y, -DELTA, DELTA)
         size = np.linalg.norm(expected)
-        np.testing.assert_allclose(found[name], expected / max(1, size / RADIUS), rtol=1e-14)
-    assert np.linalg.norm(found["near"]) < 0.5 * RADIUS and np.all(found["there"] == 0)
-    assert abs(np.linalg.norm(found["far"]) - RADIUS) < 1e-15
+        np.testing.assert_allclose(found[name], expected / max(1, size / radius), rtol=1e-14)
+    assert np.linalg.norm(found["near"]) < 0.5 * radius and np.all(found["there"] == 0)
+    assert abs(np.linalg.norm(found["far"]) - radius) < 1e-15
+    assert target.unit() == NUDGE
 
 
 def test_hubers_loss_is_scipys_and_asks_for_the_label_itself(own: dict) -> None:

@@ -112,8 +112,8 @@ def readable(node: ast.AST) -> str:
 def aliases() -> dict[str, ast.expr]:
     """The names of array types that the source defines for its own use, as `Name = Float[Array, "..."]`."""
     package = pathlib.Path(dfc_jax.__file__).parent
-    sources = [package / part for part in ("_numerics/arrays.py", "_dynamics/closed_loop.py")]
-    written = [node for path in sources if path.exists() for node in ast.parse(path.read_text()).body]
+    sources = [package / part for part in ("_numerics/arrays.py", "_dynamics/states.py")]
+    written = [node for path in sources for node in ast.parse(path.read_text()).body]
     assigned = [node for node in written if isinstance(node, ast.Assign)]
     return {node.targets[0].id: node.value for node in assigned if isinstance(node.value, ast.Subscript)}
 
