@@ -120,6 +120,33 @@ def test_runs_load_without_their_script(tmp_path) -> None:
         dfc.load_run(tmp_path)
 
 
+@pytest.fixture
+def old_run(tmp_path: pathlib.Path) -> pathlib.Path:
+    """Two epochs of a 64-6-10 network with learned feedback, as revision 9df9ecf left them."""
+    return shutil.copytree(pathlib.Path(__file__).parent / "old_run", tmp_path / "run")
+
+
+@pytest.mark.usefixtures("as_users_run")
+def test_a_run_of_an_earlier_version_loads(old_run: pathlib.Path) -> None:
+    """The numbers that were recorded are those of the model that is read."""
+    run = dfc.load_run(old_run)
+    assert run.config["feedback"] == "learned" and [r["epoch"] for r in run.records[0]] == [1, 2]
+    test = dfc.load("digits").test
+    found = dfc.evaluate(run.models[0], dfc.CrossEntropy(), test, classification=True)
+    assert found["accuracy"] == pytest.approx(run.records[0][-1]["test_accuracy"], abs=1e-6)
+    assert found["loss"] == pytest.approx(run.records[0][-1]["test_loss"], rel=1e-5)
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("as_users_run")
+def test_a_run_of_an_earlier_version_goes_on(old_run: pathlib.Path) -> None:
+    before, config = (old_run / "metrics.jsonl").read_text(), from_dict(Config, dfc.load_run(old_run).config)
+    assert cli(config, old_run, epochs=3, resume=True) == 0
+    *kept, third = (old_run / "metrics.jsonl").read_text().splitlines()
+    assert kept == before.splitlines()
+    assert json.loads(third)["epoch"] == 3 and np.isfinite(json.loads(third)["train_loss"])
+
+
 @pytest.mark.slow
 @pytest.mark.usefixtures("as_users_run")
 def test_too_few_converged_samples_are_no_quiet_success(tmp_path, capsys) -> None:
