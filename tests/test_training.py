@@ -356,7 +356,7 @@ def test_feedback_alone_is_pretrained_as_before_training():
     assert np.array_equal(flat(alone.layers), flat(model.layers))
     with pytest.raises(ValueError, match="`batch_size` is 97; the data have only 96"):
         dfc.pretrain_feedback(model, asleep, data, **(options | {"batch_size": 97}))
-    with pytest.raises(ValueError, match="only FeedbackWeights can learn"):
+    with pytest.raises(ValueError, match="`learning` needs FeedbackWeights"):
         exact = dfc.Network(model.layers, dfc.ExactFeedback())
         dfc.pretrain_feedback(exact, asleep, data, **options)
 
