@@ -9,6 +9,7 @@ from jaxtyping import PRNGKeyArray
 
 from dfc_jax._average.base import AbstractAverage
 from dfc_jax._average.implicit import ImplicitAverage
+from dfc_jax._checks import check_type
 from dfc_jax._dynamics.closed_loop import ClosedLoop
 from dfc_jax._dynamics.controller import AbstractController, PIController
 from dfc_jax._dynamics.losses import AbstractLoss, CrossEntropy
@@ -36,6 +37,7 @@ class _SteadyStateMethod(AbstractMethod):
     teaching: eqx.AbstractVar[AbstractTeachingSignal]
 
     def loop(self, model: Network) -> ClosedLoop:
+        check_type("model", model, Network)
         return ClosedLoop(model, self.controller, self.target, self.loss, teaching=self.teaching)
 
     @abc.abstractmethod
@@ -137,6 +139,7 @@ class DFC(AbstractMethod):
     teaching: AbstractTeachingSignal = RateDifference()
 
     def loop(self, model: Network) -> ClosedLoop:
+        check_type("model", model, Network)
         parts = self.controller, self.target, self.loss, self.tau_v
         return ClosedLoop(model, *parts, noise=self.noise, teaching=self.teaching)
 

@@ -5,7 +5,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, PRNGKeyArray, PyTree
 
-from dfc_jax._checks import require
+from dfc_jax._checks import check_type, require
 from dfc_jax._dynamics.closed_loop import ClosedLoop
 from dfc_jax._dynamics.controller import AbstractController
 from dfc_jax._dynamics.states import PerLayer, Sample
@@ -55,6 +55,7 @@ class ExpectedSleepPhase(AbstractNoisePhase):
             isinstance(self.target, Rest),
             f"`target` is {type(self.target).__name__}; ExpectedSleepPhase needs Rest, use SleepPhase.",
         )
+        check_type("model", model, Network)
         weights = model.feedback.learnable("ExpectedSleepPhase")
         loop = self._loop(model)
         samples = loop.samples(x, y)

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import PRNGKeyArray
 
-from dfc_jax._checks import check_number
+from dfc_jax._checks import check_number, check_type
 from dfc_jax._dynamics.closed_loop import ClosedLoop
 from dfc_jax._dynamics.controller import AbstractController, PIController
 from dfc_jax._dynamics.losses import AbstractLoss, CrossEntropy
@@ -104,6 +104,7 @@ class SleepPhase(AbstractNoisePhase):
 
         A sample whose state is not finite contributes nothing.
         """
+        check_type("model", model, Network)
         weights = model.feedback.learnable("SleepPhase")
         loop = self._loop(model)
         samples = loop.samples(x, y)

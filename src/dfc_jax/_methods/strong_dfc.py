@@ -20,7 +20,7 @@ import numpy as np
 from jaxtyping import PRNGKeyArray, PyTree
 
 from dfc_jax._average.base import Accumulator, instant_change
-from dfc_jax._checks import check_number, require
+from dfc_jax._checks import check_number, check_type, require
 from dfc_jax._dynamics.closed_loop import ClosedLoop
 from dfc_jax._dynamics.controller import AbstractController, PIController
 from dfc_jax._dynamics.losses import AbstractLoss, CrossEntropy
@@ -80,6 +80,7 @@ class StrongDFC(AbstractMethod):
         return True
 
     def loop(self, model: Network) -> ClosedLoop:
+        check_type("model", model, Network)
         parts = self.controller, self.target, self.loss, self.tau_v
         return ClosedLoop(model, *parts, noise=self.noise, teaching=self.teaching)
 
