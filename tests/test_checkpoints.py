@@ -15,7 +15,7 @@ import pytest
 from helpers import adam, cast, few_digits, flat, sgd
 
 import dfc_jax as dfc
-from dfc_jax._runs import checkpoints
+from dfc_jax._runs import checkpoints, model_description
 
 
 ROOT = pathlib.Path(__file__).parent.parent
@@ -152,6 +152,11 @@ def test_a_full_disk_leaves_the_checkpoint_before(tmp_path, monkeypatch, call: s
 
 class Cubic(dfc.Tanh):
     """An activation of the user's own."""
+
+
+def test_a_part_that_the_library_does_not_know_is_named() -> None:
+    with pytest.raises(ValueError, match="the description holds a 'Cubic', which"):
+        model_description.build([{"kind": "Cubic"}])
 
 
 def test_networks_with_parts_of_the_users_own_need_a_model(as_users_run, tmp_path, data) -> None:

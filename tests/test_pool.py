@@ -36,6 +36,7 @@ def test_the_first_option_with_two_values_is_named() -> None:
     now = there | {"optimiser": {"lr": 0.1, "clip": 1.0, "epochs": 5}}
     assert first_difference(there, now, ("epochs",)) == ("optimiser.clip", None, 1.0)
     assert first_difference(there, there | {"new": 1}) == ("new", None, 1)
+    assert first_difference(there, there | {"optimiser": {"lr": 0.1}}) is None  # None is what is not there
 
 
 @pytest.mark.slow

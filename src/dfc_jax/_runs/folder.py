@@ -142,13 +142,16 @@ def load_run(path: str | os.PathLike, like: Network | None = None) -> LoadedRun:
     folder = RunFolder(pathlib.Path(path))
     config = _read_config(folder.path)["config"]
     found = checkpoints.newest(folder.checkpoints)
-    require(found is not None, f"{str(folder.path)!r} holds no checkpoint yet.")
+    if found is None:
+        raise ValueError(f"{str(folder.path)!r} holds no checkpoint yet.")
     runs, description = found[1]["runs"], found[1]["model"]
     problem = "`like` is None, but the run's network has layers or activations of the user's own"
     fine = like is not None or description is not None
     require(fine, f"{problem}: give a model of its architecture.")
     model = model_description.build(description) if like is None else like
-    (best, last), _ = checkpoints.newest(folder.checkpoints, ([model] * len(runs), [model] * len(runs)))
+    filled = checkpoints.newest(folder.checkpoints, ([model] * len(runs), [model] * len(runs)))
+    assert filled is not None  # it was there a moment ago
+    (best, last), _ = filled
     seeds = config["seeds"]
     return LoadedRun(
         config,
@@ -184,8 +187,10 @@ def first_difference(
             continue
         if not (isinstance(one, dict) and isinstance(other, dict)):
             return key, one, other
-        name, one, other = first_difference(one, other)
-        return f"{key}.{name}", one, other
+        inner = first_difference(one, other)
+        if inner is not None:  # None and no entry at all are the same
+            name, one, other = inner
+            return f"{key}.{name}", one, other
     return None
 
 

@@ -45,7 +45,12 @@ def build(description: _Description) -> Any:
     kind, fields = description["kind"], {n: build(d) for n, d in description.items() if n != "kind"}
     if kind == "array":
         return jnp.zeros(fields["shape"], fields["dtype"])
-    return _known(kind)(**fields)
+    known = _known(kind)
+    if known is None:
+        raise ValueError(
+            f"the description holds a {kind!r}, which this version of the library does not know."
+        )
+    return known(**fields)
 
 
 def _known(name: str) -> type | None:
