@@ -121,5 +121,5 @@ nitpick_ignore_regex = [
     (r"py:.*", r"(diffrax|eqx|jax|lx|np|optax|optx|os|pathlib)\..*"),
     (r"py:.*", r"Any|Array|Bool|Callable|Complex|Float|Int|PRNGKeyArray|PyTree|Sequence"),
     # Aliases that this library does not export.
-    (r"py:.*", r"Augmentation|Measure"),
+    (r"py:.*", r"Augmentation|Measure|Transform"),
 ]

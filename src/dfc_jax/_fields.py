@@ -74,7 +74,7 @@ def check_parts(module: eqx.Module) -> None:
     """Raise `ValueError` if a field that is to hold a module holds anything else. For `__check_init__`."""
     for field in dataclasses.fields(module):
         union = isinstance(field.type, types.UnionType)
-        value, kinds = getattr(module, field.name), typing.get_args(field.type) if union else (field.type,)
+        kinds: tuple[Any, ...] = typing.get_args(field.type) if union else (field.type,)
         parts = [kind for kind in kinds if isinstance(kind, type) and issubclass(kind, eqx.Module)]
         if parts:
-            check_type(field.name, value, *kinds)
+            check_type(field.name, getattr(module, field.name), *kinds)

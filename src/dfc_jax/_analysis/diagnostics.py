@@ -132,5 +132,5 @@ def _references(method: AbstractMethod, model: Network, damping: Scalar) -> dict
         "gauss_newton": GaussNewton(loss, damping),
     }
     if loop is not None:
-        references["dfc_ssa"] = DFCSSA(loop.controller, loop.target, loss)
+        references["dfc_ssa"] = DFCSSA(controller=loop.controller, target=loop.target, loss=loss)
     return references

@@ -12,6 +12,9 @@ If Col(Q) = Row(J) in the controlled state and the leak vanishes, Q (J Q)^-1 J i
 and -dH/dtheta is (v_i - v_ff_i) r_(i-1)^T: the update that `VoltageDifference` teaches, exactly.
 """
 
+from functools import reduce
+from operator import add
+
 import equinox as eqx
 import jax
 import jax.numpy as jnp
@@ -29,7 +32,7 @@ def surrogate_loss(loop: ClosedLoop, samples: Sample, found: Equilibrium) -> Flo
     """H of every sample at the steady states `found`. (The published code logs 2 H / neurons.)"""
 
     def one(sample: Sample, control: OutputVector) -> Scalar:
-        return sum(jnp.sum(q**2) for q in loop.apical_input(sample, control)) / 2
+        return reduce(add, (jnp.sum(q**2) for q in loop.apical_input(sample, control))) / 2
 
     return jax.vmap(one)(samples, found.control)
 

@@ -68,7 +68,10 @@ class ControlRootFinder(optx.AbstractRootFinder):
     def of(self, loop: ClosedLoop, samples: Sample) -> "_BatchRootFinder":
         """The same for the dynamics of one batch."""
         scales = samples.scale
-        return _BatchRootFinder(self, loop, samples, scales, jax.vmap(loop.layer_gains)(samples))
+        layer_gains = jax.vmap(loop.layer_gains)(samples)
+        return _BatchRootFinder(  # ty: ignore[missing-argument]  # the properties below
+            options=self, loop=loop, samples=samples, scales=scales, layer_gains=layer_gains
+        )
 
     def init(self, *args: object) -> None:
         raise ValueError(

@@ -44,7 +44,7 @@ class DiffraxAverage(AbstractAverage):
     def __check_init__(self) -> None:
         fixed = isinstance(self.stepsize_controller, diffrax.ConstantStepSize)
         require(not fixed or self.dt0 is not None, "`dt0` is None; ConstantStepSize needs a step.")
-        needed = math.ceil(self.t1 / self.dt0) + 1 if fixed else 1
+        needed = math.ceil(self.t1 / self.dt0) + 1 if fixed and self.dt0 is not None else 1
         require(
             self.max_steps >= needed, f"`max_steps` is {self.max_steps}; t1 / dt0 needs at least {needed}."
         )
@@ -76,7 +76,7 @@ class DiffraxAverage(AbstractAverage):
         # Times in the samples' precision: Diffrax's own would be the process's and promote everything.
         time = lambda value: None if value is None else jnp.asarray(value, dtype)
         solution = diffrax.diffeqsolve(
-            diffrax.ODETerm(vector_field),
+            diffrax.ODETerm(vector_field),  # ty: ignore[invalid-argument-type]  # times are arrays, as given
             self._solver(loop, samples),
             t0=time(0.0),
             t1=time(self.t1),

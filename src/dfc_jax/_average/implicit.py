@@ -67,7 +67,7 @@ class ImplicitAverage(AbstractAverage):
         lengths = duration * jnp.asarray([part / n for n, part in self.segments], dtype)
         segment = jnp.asarray([i for i, (n, _) in enumerate(self.segments) for _ in range(n)])
         create = WideSteps.create if HiddenSystem.fits(loop, samples) else OwnSteps
-        steps = create(loop, samples, lengths)
+        steps = create(loop=loop, samples=samples, lengths=lengths)
 
         def step(carry: _Carry, index: Array) -> tuple[_Carry, None]:
             before, total = carry

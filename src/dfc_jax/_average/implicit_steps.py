@@ -2,6 +2,8 @@
 
 import abc
 from collections.abc import Sequence
+from functools import reduce
+from operator import add
 
 import equinox as eqx
 import jax
@@ -100,7 +102,8 @@ def implicit_inverse(loop: ClosedLoop, layer_gains: tuple[OutputMatrix, ...], h:
     `ImplicitStep.unbalanced` where `layer_gains` are those of E J_i Q_i."""
     _, b = loop.controller.implicit_gains(h)
     theta = h / (h + loop.tau_v)
-    damped = sum(theta ** (len(layer_gains) - i) * gain for i, gain in enumerate(layer_gains))
+    layers = len(layer_gains)
+    damped = reduce(add, (theta ** (layers - i) * gain for i, gain in enumerate(layer_gains)))
     return inverse(jnp.eye(len(damped), dtype=damped.dtype) + b * damped)
 
 
@@ -121,10 +124,10 @@ class OwnSteps(AbstractSteps):
     def advance(self, before: Stepped, segment: Int[Array, ""]) -> Stepped:
         of_batch = jax.vmap(_advanced, in_axes=(None, 0, 0, 0, 0, None))
         inverses, h = before.memory, self.lengths[segment]
-        *after, corrected = of_batch(
+        states, controls, deviations, corrected = of_batch(
             self.loop, self.samples, before.states, before.controls, inverses[segment], h
         )
-        return Stepped(*after, inverses.at[segment].set(corrected))
+        return Stepped(states, controls, deviations, inverses.at[segment].set(corrected))
 
 
 def _advanced(

@@ -47,7 +47,7 @@ class StepLength(eqx.Module):
         a, b = loop.controller.implicit_gains(h)
         theta = h / (h + loop.tau_v)
         identity = jnp.eye(weight.shape[1], dtype=weight.dtype)
-        matrix = identity + b * theta * loop.network.feedback.weights[-1]
+        matrix = identity + b * theta * loop.feedback(zero)[-1]
         solved = solve_rows(matrix, jnp.concatenate([b * theta * weight, identity]))
         control_of_rate, inverse = solved[: len(weight)], solved[len(weight) :]
         coupling = apical_of(loop, control_of_rate)
@@ -82,7 +82,14 @@ class WideSteps(AbstractSteps):
         zero = loop.sample(jnp.zeros_like(samples.feedforward.inputs[0][0]), jnp.zeros_like(samples.error[0]))
         by_length = jax.vmap(StepLength.create, in_axes=(None, None, None, 0))(loop, zero, weight, lengths)
         scales = samples.scale
-        return WideSteps(loop, samples, lengths, scales, weight @ weight.T, by_length)
+        return WideSteps(
+            loop=loop,
+            samples=samples,
+            lengths=lengths,
+            scales=scales,
+            gram=weight @ weight.T,
+            by_length=by_length,
+        )
 
     def rest(self) -> Stepped:
         still = jnp.zeros((len(self.scales), len(self.gram)), self.gram.dtype)

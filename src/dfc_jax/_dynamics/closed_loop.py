@@ -118,7 +118,7 @@ class ClosedLoop(eqx.Module):
     def apical(self, state: LoopState, drive: PerLayer) -> PerLayer:
         """v_fb_i: the apical voltages, given `drive` = Q_i u."""
         voltage = drive if state.apical is None else state.apical
-        if state.noise is None:
+        if self.noise is None or state.noise is None:
             return voltage
         sigmas = self.noise.sigmas(len(voltage))
         return tuple(a + s * eps for a, s, eps in zip(voltage, sigmas, state.noise, strict=True))
@@ -134,22 +134,27 @@ class ClosedLoop(eqx.Module):
         voltage = tuple((c + a - d) / self.tau_v for c, a, d in arriving)
         integral = self.controller.integral_rate(state.integral, control, error)
         apical = noise = None
-        if state.apical is not None:
+        if state.apical is not None and self.tau_apical is not None:
             apical = tuple((q - a) / self.tau_apical for q, a in zip(drive, state.apical, strict=True))
         if state.noise is not None:
-            noise = tuple(-eps / self.noise.tau for eps in state.noise)
+            tau = self.noise.tau  # ty: ignore[missing-attribute]  # filtered noise has one
+            noise = tuple(-eps / tau for eps in state.noise)
         return LoopState(voltage, integral, apical, noise)
 
     def diffusion(self, t: Scalar, state: LoopState, sample: Sample) -> lx.FunctionLinearOperator:
         """The linear map from Wiener increments (one for each neuron) to increments of the state."""
         del t, sample
+        loop_noise, tau = self.noise, self.tau_apical
+        assert loop_noise is not None  # or there is nothing to diffuse
         still = jax.tree.map(jnp.zeros_like, state)
 
         def push(increments: PerLayer) -> LoopState:
-            if self.noise.filtered:
-                return eqx.tree_at(lambda s: s.noise, still, tuple(w / self.noise.tau for w in increments))
-            sigmas = self.noise.sigmas(len(increments))
-            apical = tuple(s * w / self.tau_apical for s, w in zip(sigmas, increments, strict=True))
+            if loop_noise.filtered:
+                tau_noise = loop_noise.tau  # ty: ignore[missing-attribute]  # filtered noise has one
+                return eqx.tree_at(lambda s: s.noise, still, tuple(w / tau_noise for w in increments))
+            assert tau is not None  # as checked at construction
+            sigmas = loop_noise.sigmas(len(increments))
+            apical = tuple(s * w / tau for s, w in zip(sigmas, increments, strict=True))
             return eqx.tree_at(lambda s: s.apical, still, apical)
 
         return lx.FunctionLinearOperator(push, jax.eval_shape(lambda: state.voltage))
@@ -200,6 +205,7 @@ class ClosedLoop(eqx.Module):
             if tangents is not None:
                 arriving = arriving + jax.vmap(layer.linear)(tangents)
             tangents = jax.vmap(lambda t, slope=slope: slope * t)(arriving)
+        assert tangents is not None  # a network has a layer
         return tangents.T
 
     def error_gain(self, sample: Sample, gain: OutputMatrix, change: OutputVector) -> OutputMatrix:

@@ -101,7 +101,7 @@ class PublishedEuler(eqx.Module):
         require(
             loop.noise is None or key is not None, "`key` is None; a loop with noise draws it from a key."
         )
-        keys = None if loop.noise is None else sample_keys(key, len(samples.error))
+        keys = None if loop.noise is None or key is None else sample_keys(key, len(samples.error))
         of_all = lambda function, *more: jax.vmap(function, in_axes=(None, 0, *more))
 
         def step(carry: PyTree, t: Int[Array, ""]) -> tuple[PyTree, None]:
@@ -125,11 +125,15 @@ class PublishedEuler(eqx.Module):
             held = tuple(a + follow * (q - a) for a, q in zip(state.compartment, drive, strict=True))
         if loop.noise is None:
             return held, held, None
+        assert draws is not None
         sigmas = loop.noise.sigmas(len(drive))
         if loop.noise.filtered:
-            decay, kick = 1 - self.dt / loop.noise.tau, jnp.sqrt(self.dt) / loop.noise.tau
+            assert state.noise is not None  # as `initial` sees to it
+            tau = loop.noise.tau  # ty: ignore[missing-attribute]  # filtered noise has one
+            decay, kick = 1 - self.dt / tau, jnp.sqrt(self.dt) / tau
             noise = tuple(decay * eps + kick * n for eps, n in zip(state.noise, draws, strict=True))
             return tuple(a + s * eps for a, s, eps in zip(held, sigmas, noise, strict=True)), held, noise
+        assert loop.tau_apical is not None  # as checked at construction, under white noise
         kick = jnp.sqrt(self.dt) / loop.tau_apical
         held = tuple(a + s * kick * n for a, s, n in zip(held, sigmas, draws, strict=True))
         return held, held, None

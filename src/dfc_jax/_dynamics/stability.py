@@ -135,4 +135,5 @@ def _systems(loop: ClosedLoop, samples: Sample) -> tuple[np.ndarray, np.ndarray,
         return jax.jacfwd(rates)(start), rates(start), jax.jacfwd(control)(start), control(start)
 
     found = jax.vmap(system)(_gains(loop, samples), samples.error)
-    return tuple(np.asarray(array, np.float64) for array in found)
+    A, b, R, c = (np.asarray(array, np.float64) for array in found)
+    return A, b, R, c

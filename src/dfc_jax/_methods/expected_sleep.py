@@ -1,5 +1,8 @@
 """The expected update of the sleep phase, in closed form."""
 
+from functools import reduce
+from operator import add
+
 import equinox as eqx
 import jax
 import jax.numpy as jnp
@@ -110,7 +113,10 @@ class ExpectedSleepPhase(AbstractNoisePhase):
 
     def _noise_steps(self, layers: int) -> tuple[Scalar, Float[Array, " layers"]]:
         """g and the kappa of each layer."""
-        tau, dt = self.noise.tau if self.noise.filtered else self.tau_apical, self.scheme.dt
+        tau, dt = self.tau_apical, self.scheme.dt
+        if self.noise.filtered:
+            tau = self.noise.tau  # ty: ignore[missing-attribute]  # filtered noise has one
+        assert tau is not None  # the loop asks for `tau_apical` under white noise
         return 1 - dt / tau, jnp.stack(self.noise.sigmas(layers)) * jnp.sqrt(dt) / tau
 
     def _seen(
@@ -177,4 +183,4 @@ def _product(
     if left.shape[2] > MAX_TERMS:
         by_sample = jnp.moveaxis(left, -1, 0) @ jnp.moveaxis(right, -1, 0)
         return jnp.moveaxis(by_sample, 0, -1)
-    return sum(left[:, :, j, None] * right[:, None, j] for j in range(left.shape[2]))
+    return reduce(add, (left[:, :, j, None] * right[:, None, j] for j in range(left.shape[2])))

@@ -9,6 +9,8 @@ weights and biases (Gauss-Newton).
 """
 
 import abc
+from functools import reduce
+from operator import add
 
 import equinox as eqx
 import jax
@@ -21,7 +23,7 @@ from dfc_jax._dynamics.states import PerLayer
 from dfc_jax._fields import number
 from dfc_jax._methods.base import AbstractMethod, instant_update, Report
 from dfc_jax._network.convolution import Chain
-from dfc_jax._network.network import check_batch, Dense, Feedforward, Network
+from dfc_jax._network.network import check_batch, Dense, Feedforward, Network, Transform
 from dfc_jax._numerics.arrays import BatchInputs, BatchOutputs, OutputMatrix, OutputVector, Scalar
 
 
@@ -67,7 +69,7 @@ class MinimumNorm(_OutputSpaceMethod):
     """
 
     def _gram(self, model: Network, state: Feedforward, jacobian: PerLayer) -> OutputMatrix:
-        return sum(_square(rows) for rows in jacobian)
+        return reduce(add, (_square(rows) for rows in jacobian))
 
 
 class GaussNewton(_OutputSpaceMethod):
@@ -84,11 +86,11 @@ class GaussNewton(_OutputSpaceMethod):
 def parameter_gram(model: Network, state: Feedforward, jacobian: PerLayer) -> OutputMatrix:
     """G G^T of one sample, G = dr_L/dtheta of all weights and biases."""
     parts = zip(model.layers, state.inputs, jacobian, strict=True)
-    return sum(_layer_gram(layer.transform, rate, rows) for layer, rate, rows in parts)
+    return reduce(add, (_layer_gram(layer.transform, rate, rows) for layer, rate, rows in parts))
 
 
 def _layer_gram(
-    transform: eqx.Module, rate: Float[Array, "..."], rows: Float[Array, "out ..."]
+    transform: Transform, rate: Float[Array, "..."], rows: Float[Array, "out ..."]
 ) -> OutputMatrix:
     """That of one layer's parameters, through J_i = `rows`."""
     if isinstance(transform, Chain) and not jax.tree.leaves(transform.parts[:-1]):

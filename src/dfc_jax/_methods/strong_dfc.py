@@ -20,7 +20,7 @@ import numpy as np
 from jaxtyping import PRNGKeyArray, PyTree
 
 from dfc_jax._average.base import Accumulator, instant_change
-from dfc_jax._checks import check_number, check_type, require
+from dfc_jax._checks import check_number, check_type
 from dfc_jax._dynamics.closed_loop import ClosedLoop
 from dfc_jax._dynamics.controller import AbstractController, PIController
 from dfc_jax._dynamics.losses import AbstractLoss, CrossEntropy
@@ -92,7 +92,8 @@ class StrongDFC(AbstractMethod):
         *,
         key: PRNGKeyArray | None = None,
     ) -> tuple[Network, Report]:
-        require(key is not None, "`key` is None; StrongDFC draws its noise from a key.")
+        if key is None:
+            raise ValueError("`key` is None; StrongDFC draws its noise from a key.")
         loop = self.loop(model)
         samples = loop.samples(x, y)
         layers, feedback, final = self._trajectory(loop, samples, key)
@@ -173,8 +174,10 @@ class StrongDFC(AbstractMethod):
 
 def _at_rest() -> StrongDFC:
     """The dynamics of `SleepPhase()`, with the noise and the filter of `StrongDFC()`."""
-    controller, scheme = PIController(k_p=0.1, alpha=0.25), PublishedEuler(dt=0.002, states=50)
-    return StrongDFC(controller, Rest(), tau_v=0.01, scheme=scheme, start=None)
+    # The fields make arrays of numbers.
+    controller = PIController(k_p=0.1, alpha=0.25)  # ty: ignore[invalid-argument-type]
+    scheme = PublishedEuler(dt=0.002, states=50)  # ty: ignore[invalid-argument-type]
+    return StrongDFC(controller=controller, target=Rest(), tau_v=0.01, scheme=scheme, start=None)  # ty: ignore[invalid-argument-type]
 
 
 class HighPassPhase(AbstractSleepPhase):

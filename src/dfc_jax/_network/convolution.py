@@ -20,7 +20,7 @@ from dfc_jax._checks import check_count, check_image, check_key, check_type, req
 from dfc_jax._fields import count
 from dfc_jax._network.activations import AbstractActivation, Linear, Tanh
 from dfc_jax._network.feedback import AbstractFeedbackInit, ProductOfWeights
-from dfc_jax._network.network import Dense, Layer, Network
+from dfc_jax._network.network import Dense, Layer, Network, Transform
 from dfc_jax._numerics.arrays import OutputVector
 from dfc_jax._numerics.cross_correlation import correlate
 
@@ -35,9 +35,9 @@ class Convolution(eqx.Module):
 
     def __call__(self, rate: Float[Array, "rows columns in"]) -> Float[Array, "newrows newcolumns out"]:
         dtype = jnp.result_type(rate, self.weight)
-        edges = ((self.padding, self.padding),) * 2
+        edge = (self.padding, self.padding)
         given = rate[None].astype(dtype), self.weight.astype(dtype)
-        return correlate(*given, stride=self.stride, edges=edges)[0] + self.bias[None, None]
+        return correlate(*given, stride=self.stride, edges=(edge, edge))[0] + self.bias[None, None]
 
 
 class AveragePool(eqx.Module):
@@ -70,7 +70,7 @@ class Flatten(eqx.Module):
 class Chain(eqx.Module):
     """Affine transforms one after another, which are one affine transform."""
 
-    parts: tuple[eqx.Module, ...]
+    parts: tuple[Transform, ...]
 
     def __call__(self, rate: Float[Array, "*n"]) -> Float[Array, "*m"]:
         for part in self.parts:
@@ -119,15 +119,16 @@ def convnet(
     check_type("feedback", feedback, AbstractFeedbackInit)
     weights_key, feedback_key = jr.split(key)
     keys = iter(jr.split(weights_key, len(channels) + len(sizes)))
-    layers, shapes = [], [tuple(image)]
+    layers: list[Layer] = []
+    shapes: list[tuple[int, ...]] = [tuple(image)]
 
-    def arriving(before: eqx.Module) -> tuple[int, ...]:
+    def arriving(before: Transform) -> tuple[int, ...]:
         shape = _shape_after(before, shapes[-1])
         problem = f"`image` is {tuple(image)}, too small for {len(channels)} convolutions with pooling"
         require(min(shape) > 0, f"{problem}; layer {len(shapes)} would see the shape {shape}.")
         return shape
 
-    def add(before: eqx.Module, transform: eqx.Module) -> None:
+    def add(before: Transform, transform: Transform) -> None:
         layers.append(Layer(Chain((before, transform)), activation))
         shapes.append(_shape_after(layers[-1].transform, shapes[-1]))
 
@@ -144,7 +145,7 @@ def convnet(
     return Network(tuple(layers), feedback.init(layers, shapes[1:], feedback_key))
 
 
-def _shape_after(transform: eqx.Module, shape: tuple[int, ...]) -> tuple[int, ...]:
+def _shape_after(transform: Transform, shape: tuple[int, ...]) -> tuple[int, ...]:
     return jax.eval_shape(transform, jax.ShapeDtypeStruct(shape, jnp.result_type(float))).shape
 
 

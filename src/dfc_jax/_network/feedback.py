@@ -76,7 +76,9 @@ class ProductOfWeights(AbstractFeedbackInit):
         rows = jnp.eye(*shapes[-1], dtype=jax.tree.leaves(layers[-1])[0].dtype)
         feedback = [rows]
         for layer, shape in zip(layers[:0:-1], shapes[-2::-1], strict=True):
-            _, pull = jax.vjp(layer.linear, jnp.zeros(shape, rows.dtype))
+            # Layers, whose module imports this one.
+            linear = layer.linear  # ty: ignore[missing-attribute]
+            _, pull = jax.vjp(linear, jnp.zeros(shape, rows.dtype))
             rows = jax.vmap(lambda row, pull=pull: pull(row)[0])(rows)
             feedback.append(jnp.moveaxis(rows, 0, -1))
         return FeedbackWeights(tuple(reversed(feedback)))
@@ -117,6 +119,7 @@ class ExactFeedback(AbstractFeedback, AbstractFeedbackInit):
     def matrices(
         self, jacobian: tuple[Float[Array, "out ..."], ...] | None
     ) -> tuple[Float[Array, "... out"], ...]:
+        assert jacobian is not None  # as `needs_jacobian` says
         return tuple(jnp.moveaxis(rows, 0, -1) for rows in jacobian)
 
     @property

@@ -4,7 +4,7 @@ Everything here is written for one sample; a batch is a `jax.vmap`.
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import equinox as eqx
 import jax
@@ -17,6 +17,9 @@ from dfc_jax._fields import check_parts
 from dfc_jax._network.activations import AbstractActivation, Linear, Tanh
 from dfc_jax._network.feedback import AbstractFeedback, AbstractFeedbackInit, ProductOfWeights
 from dfc_jax._numerics.arrays import BatchInputs, BatchOutputs, OutputVector
+
+
+Transform = Callable[[Float[Array, "..."]], Float[Array, "..."]]  # an Equinox module, affine in its input
 
 
 class Dense(eqx.Module):
@@ -39,10 +42,11 @@ class Layer(eqx.Module):
     `transform` is any Equinox module that is affine in its input; the local update is its own VJP.
     """
 
-    transform: eqx.Module
+    transform: Transform
     activation: AbstractActivation
 
     def __check_init__(self) -> None:
+        check_type("transform", self.transform, eqx.Module)
         check_parts(self)
         for array in jax.tree.leaves(eqx.filter(self.transform, eqx.is_array)):
             problem = f"`transform` holds an array of {array.dtype}, which cannot be learned"

@@ -9,6 +9,7 @@ one in the kernel a product of matrices.
 from typing import Any
 
 import jax
+import jax.core
 import jax.numpy as jnp
 from jax.extend.core import Primitive
 from jax.interpreters import ad, batching, mlir
@@ -53,7 +54,7 @@ def _transposed_in_maps(
     for before, after, width, (first, _) in sizes:
         first = width - 1 - first
         around.append((first, (before - 1) * spread - (after - 1) * stride + width - 1 - first))
-    return correlate(cotangent, turned, stride=spread, edges=tuple(around), spread=stride)
+    return correlate(cotangent, turned, stride=spread, edges=(around[0], around[1]), spread=stride)
 
 
 def _transposed_in_kernel(

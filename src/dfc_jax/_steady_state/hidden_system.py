@@ -50,7 +50,7 @@ class HiddenSystem(eqx.Module):
     def create(loop: ClosedLoop, samples: Sample, right: BatchOutputs) -> "HiddenSystem":
         """The system with `right` in place of e^-."""
         weight = output_weight(loop, samples)
-        own = loop.network.feedback.weights[-1]
+        own = loop.feedback(samples)[-1]
         matrix = own + loop.controller.steady_state_leak() * jnp.eye(len(own), dtype=own.dtype)
         solved = solve_rows(matrix, jnp.concatenate([weight, right]))
         norms = jnp.linalg.norm(right, axis=1)
@@ -118,7 +118,7 @@ def output_weight(loop: ClosedLoop, samples: Sample) -> Float[Array, "hidden out
 
 def apical_of(loop: ClosedLoop, controls: Float[Array, "n out"]) -> PerLayer:
     """Q_i u of the hidden layers for several controls."""
-    hidden = loop.network.feedback.weights[:-1]
+    hidden = loop.network.feedback.matrices(None)[:-1]
     return tuple(jnp.tensordot(controls, Q, axes=(1, -1)) for Q in hidden)
 
 

@@ -33,9 +33,10 @@ class Batches(eqx.Module):
     ) -> tuple[BatchInputs, BatchOutputs, PRNGKeyArray]:
         """A batch, divided among the devices, and what its augmentation leaves of the step's key."""
         x, y = divided((self.train.x[indices], self.train.y[indices]), self.mesh)
-        if self.augment is not None:
+        augment = self.augment
+        if augment is not None:
             augment_key, key = jr.split(key)
-            x = jax.vmap(lambda sample, key: self.augment(sample, key=key))(x, jr.split(augment_key, len(x)))
+            x = jax.vmap(lambda sample, key: augment(sample, key=key))(x, jr.split(augment_key, len(x)))
         return x, y, key
 
 

@@ -226,7 +226,7 @@ def _check_agreement(done: int | None) -> None:
     if jax.process_count() > 1:
         found = process_allgather(np.asarray(-1 if done is None else done))
         problem = f"`resume` holds checkpoints up to the epochs {found.tolist()} for the processes (-1: none)"
-        require(np.all(found == found[0]), f"{problem}; it must be a folder that all of them share.")
+        require(bool(np.all(found == found[0])), f"{problem}; it must be a folder that all of them share.")
 
 
 def _each(tree: PyTree, number: int) -> list[PyTree]:

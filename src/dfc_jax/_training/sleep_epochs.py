@@ -130,10 +130,12 @@ def learn_feedback(
     model: Network, state: PyTree, learning: FeedbackLearning, update: Network
 ) -> tuple[Network, PyTree]:
     """One step of the feedback weights' optimiser: the model and the optimiser's state."""
-    change, state = learning.optimiser.update(update.feedback, state, model.feedback)
+    # Optax's types know no modules, which are trees of arrays like any other.
+    change, state = learning.optimiser.update(update.feedback, state, model.feedback)  # ty: ignore[invalid-argument-type]
     if learning.freeze_output:
         change = eqx.tree_at(lambda c: c.weights[-1], change, replace_fn=jnp.zeros_like)
-    return Network(model.layers, optax.apply_updates(model.feedback, change)), state
+    feedback = optax.apply_updates(model.feedback, change)  # ty: ignore[invalid-argument-type]
+    return Network(model.layers, feedback), state  # ty: ignore[invalid-argument-type]
 
 
 def _epochs(number: float | int) -> list[float]:

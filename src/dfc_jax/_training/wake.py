@@ -35,10 +35,12 @@ def wake_epoch(
         model, state, feedback_state = carry
         x, y, step_key = batches.take(*batch)
         update, report = method(model, x, y, key=step_key)
-        change, state = optimiser.update(update.layers, state, model.layers)
+        # Optax's types know no modules, which are trees of arrays like any other.
+        change, state = optimiser.update(update.layers, state, model.layers)  # ty: ignore[invalid-argument-type]
         if learning is not None and method.learns_feedback:
             model, feedback_state = learn_feedback(model, feedback_state, learning, update)
-        model = Network(optax.apply_updates(model.layers, change), model.feedback)
+        layers = optax.apply_updates(model.layers, change)  # ty: ignore[invalid-argument-type]
+        model = Network(layers, model.feedback)  # ty: ignore[invalid-argument-type]
         metrics = {
             "train_loss": jnp.mean(report.loss),
             "converged": jnp.mean(report.converged.astype(report.loss.dtype)),
