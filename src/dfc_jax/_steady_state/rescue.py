@@ -23,19 +23,18 @@ def rescue(
     failed = ~found.converged & samples.finite
     size = min(batch, max(1, _BLOCK_UNKNOWNS // outputs))
     order, count = jnp.argsort(~failed), jnp.sum(failed)
-    place = jnp.cumsum(failed) - 1  # among the failed ones
 
     def solve_block(state: tuple[Int[Array, ""], Equilibrium, BatchFlags]) -> tuple:
         start, found, rescued = state
         # The barrier ties the samples to the turn: with one block for all, XLA would take the solve for
         # the same in every turn and do it before the loop, needed or not.
         start, everyone = jax.lax.optimization_barrier((start, samples))
-        first = jnp.minimum(start, batch - size)
-        index = jax.lax.dynamic_slice(order, (first,), (size,))
+        index = jax.lax.dynamic_slice(order, (start,), (size,))  # the last ones where fewer are left
         again = fallback(loop, jax.tree.map(lambda leaf: leaf[index], everyone))
         # Read by those concerned: written by their index, every leaf would be a loop to compile.
-        own = jnp.clip(place - first, 0, size - 1)
-        better = failed & (own == place - first) & again.converged[own]
+        place = jnp.arange(batch)[:, None] == index[None]
+        own = jnp.argmax(place, axis=1)
+        better = failed & jnp.any(place, axis=1) & again.converged[own]
 
         def merged(old: Array, new: Array) -> Array:
             return jnp.where(better.reshape(-1, *[1] * (new.ndim - 1)), new[own], old)
