@@ -21,7 +21,8 @@ ROOT = pathlib.Path(__file__).parent.parent
 FILES = {
     "test_checkpoints.py": "damage, full disks, resuming from Python",
     "test_resuming.py": "resuming from the command line, kills",
-    "test_public_arguments.py": "arguments of every public constructor and function, by Hypothesis",
+    "test_public_arguments.py": "arguments of every public constructor, by Hypothesis",
+    "test_public_functions.py": "arguments of every public function",
     "test_properties.py": "right answers whatever the numbers, by Hypothesis",
     "test_bad_input.py": "wrong batches, edges, bad numbers in one sample",
     "test_run.py": "the command line: options, folders, data sets, the same bytes twice",

@@ -6,12 +6,14 @@ import pathlib
 from collections.abc import Sequence
 from typing import Any
 
+import diffrax
 import equinox as eqx
 import jax
 import jax.numpy as jnp
 import jax.random as jr
 import numpy as np
 import optax
+import pytest
 from jaxtyping import Array, Float, PRNGKeyArray, PyTree
 
 import dfc_jax as dfc
@@ -50,7 +52,6 @@ def records(folder: pathlib.Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
 
 
-@eqx.filter_jit
 def make_network(
     key: PRNGKeyArray,
     sizes: Sequence[int] = (4, 6, 5, 3),
@@ -58,7 +59,10 @@ def make_network(
     feedback: eqx.Module = dfc.ProductOfWeights(),
     output_activation: dfc.AbstractActivation = dfc.Linear(),
 ) -> dfc.Network:
-    """A multilayer perceptron whose biases are not zero."""
+    """A multilayer perceptron whose biases are not zero.
+
+    Array by array: the programs that draw them serve all networks with layers of these sizes.
+    """
     weights_key, bias_key = jr.split(key)
     model = dfc.mlp(
         sizes,
@@ -250,3 +254,31 @@ class Gained(dfc.AbstractController):
     def implicit_gains(self, step: Array) -> tuple[Array, Array]:
         decay = 1 / (1 + step * self.k_i * self.alpha)
         return self.k_i * decay, (step * self.k_i + self.k_p) * decay
+
+
+STEADY = {  # to a steady state
+    "ssa": dfc.DFCSSA(),
+    "broyden": dfc.DFCSS(),
+    "newton": dfc.DFCSS(equilibrium=dfc.RootFind()),
+    "simulated": dfc.DFCSS(equilibrium=dfc.Simulated(t1=400.0)),
+}
+AVERAGED = {  # all to T = 2
+    "implicit": dfc.DFC(average=dfc.ImplicitAverage(2.0)),
+    "published": dfc.DFC(average=dfc.PublishedAverage(dfc.PublishedEuler(dt=0.01, states=201))),
+    "heun": dfc.DFC(average=dfc.DiffraxAverage(diffrax.Heun(), diffrax.ConstantStepSize(), t1=2.0)),
+    "tsit5": dfc.DFC(average=dfc.DiffraxAverage(t1=2.0)),
+}
+CONTROLLED = STEADY | AVERAGED
+# To compile; .ci/run runs the slow ones beside the fast suite.
+MARKS = {
+    "newton": pytest.mark.slow,
+    "simulated": pytest.mark.slow,
+    "tsit5": pytest.mark.slow,
+    "heun": pytest.mark.script,
+}
+
+
+def every(methods: dict[str, dfc.AbstractMethod]) -> pytest.MarkDecorator:
+    """Parameters of which some are slow to compile."""
+    cases = [pytest.param(method, id=name, marks=MARKS.get(name, ())) for name, method in methods.items()]
+    return pytest.mark.parametrize("method", cases)

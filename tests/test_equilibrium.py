@@ -3,17 +3,15 @@
 import diffrax
 import equinox as eqx
 import jax
-import jax.numpy as jnp
 import jax.random as jr
 import numpy as np
 import optimistix as optx
 import pytest
-from helpers import angle, cast, flat, make_batch, make_network, Plain, relative_error, softmax, take_samples
+from helpers import find, make_batch, make_network, Plain, relative_error, softmax, take_samples
 from jaxtyping import Array
 from scipy.integrate import solve_ivp
 
 import dfc_jax as dfc
-from dfc_jax._numerics.small_matrices import eigenvalues_right_of_zero
 
 
 NUDGE = 0.3
@@ -22,12 +20,6 @@ PRECISE = dict(
     newton=dfc.RootFind(optx.Newton(rtol=1e-10, atol=1e-10)),
     simulated=dfc.Simulated(rtol=1e-8, t1=1500.0),
 )
-
-
-@eqx.filter_jit
-def find(equilibrium: dfc.AbstractEquilibrium, loop: dfc.ClosedLoop, x: Array, y: Array) -> dfc.Equilibrium:
-    """The steady state of every sample of a batch."""
-    return equilibrium(loop, take_samples(loop, x, y))
 
 
 def cross_entropy_error(loop: dfc.ClosedLoop, x: Array, y: Array) -> np.ndarray:
@@ -231,162 +223,6 @@ def test_broyden_admits_that_it_ran_out(tanh) -> None:
     assert np.all(many.converged) and np.all(np.asarray(many.residual) <= 1e-11)
     # Without its secants, by the Jacobian of the feedforward state alone, it takes up to 13.
     assert np.all(np.asarray(many.iterations) > 2) and np.all(np.asarray(many.iterations) <= 9)
-
-
-METHODS = {
-    "dfcss": dfc.DFCSS(CONTROLLER, TARGET),
-    "dfcss_simulated": dfc.DFCSS(CONTROLLER, TARGET, equilibrium=dfc.Simulated(t1=400.0)),
-    "dfcssa": dfc.DFCSSA(CONTROLLER, TARGET),
-    "dfc_implicit": dfc.DFC(CONTROLLER, TARGET),
-    "dfc_published": dfc.DFC(CONTROLLER, TARGET, average=dfc.PublishedAverage(dfc.PublishedEuler(0.02, 100))),
-    "dfc_diffrax": dfc.DFC(
-        CONTROLLER,
-        TARGET,
-        average=dfc.DiffraxAverage(diffrax.Heun(), diffrax.ConstantStepSize(), t1=2.0, dt0=0.05),
-    ),
-}
-slow_to_compile = {"dfc_diffrax": pytest.mark.script, "dfcss_simulated": pytest.mark.slow}
-every_method = pytest.mark.parametrize(
-    "name", [pytest.param(n, marks=slow_to_compile.get(n, ())) for n in METHODS]
-)
-
-
-@eqx.filter_jit
-def learn(
-    method: dfc.AbstractMethod, model: dfc.Network, x: Array, y: Array
-) -> tuple[dfc.Network, dfc.Report]:
-    return method(model, x, y)
-
-
-def learn_alone(method: dfc.AbstractMethod, model: dfc.Network, x: Array, y: Array) -> list:
-    """Update and report of every sample on its own."""
-    return [learn(method, model, x[b : b + 1], y[b : b + 1]) for b in range(len(x))]
-
-
-def mean_of(alone: list, contributing: np.ndarray) -> np.ndarray:
-    """The batch's update if only these samples contribute; the others count in the mean nevertheless."""
-    updates = [flat(update.layers) for update, _ in alone]
-    return np.sum([u for u, yes in zip(updates, contributing, strict=True) if yes], axis=0) / len(updates)
-
-
-@every_method
-def test_a_sample_does_not_depend_on_its_batch(tanh, name: str) -> None:
-    """The update of a batch is the mean of its samples' own updates, each taken alone."""
-    loop, x, y = tanh
-    alone = learn_alone(METHODS[name], loop.network, x, y)
-    for size in (3, 8) if name in ("dfcss", "dfc_diffrax") else (3,):
-        update, report = learn(METHODS[name], loop.network, x[:size], y[:size])
-        assert relative_error(update.layers, mean_of(alone[:size], np.ones(size))) < 1e-12
-        for b in range(size):
-            ours = jax.tree.map(lambda leaf, b=b: leaf[b : b + 1], report)
-            assert np.array_equal(ours.converged, alone[b][1].converged)
-            assert np.array_equal(ours.iterations, alone[b][1].iterations)
-            assert abs(float(ours.residual[0]) - float(alone[b][1].residual[0])) < 1e-12
-
-
-@every_method
-@pytest.mark.parametrize("poison", [float("nan"), float("inf")])
-def test_a_broken_sample_harms_no_other(tanh, name: str, poison: float) -> None:
-    loop, x, y = tanh[0], tanh[1][:3], tanh[2][:3]
-    healthy = mean_of(learn_alone(METHODS[name], loop.network, x, y), np.array([1, 0, 1]))
-    update, report = learn(METHODS[name], loop.network, x.at[1, 2].set(poison), y)
-    assert np.all(np.isfinite(flat(update))), "the broken sample has spread"
-    assert relative_error(update.layers, healthy) < 1e-12
-    assert np.all(report.converged[jnp.array([0, 2])])
-
-
-def test_what_did_not_converge_contributes_nothing(tanh) -> None:
-    """With a single sweep DFC-SS is DFC-SSA, whose residuals tell which samples a tolerance admits.
-
-    The errors are a tenth of those elsewhere: the tolerance is relative to each sample's own.
-    """
-    loop, x, y = tanh[0], tanh[1][:3], tanh[2][:3]
-    nudge = dfc.Nudge(0.1)
-    single = eqx.tree_at(lambda m: m.target, METHODS["dfcssa"], nudge)
-    linearised, report = learn(single, loop.network, x, y)
-    alone = learn_alone(single, loop.network, x, y)
-    residuals = np.sort(np.asarray(report.residual))
-    threshold = (residuals[1] + residuals[2]) / 2
-    once = dfc.Broyden(float(threshold), 1)
-    admitted = np.asarray(report.residual) < threshold
-    for include, contributing in ((False, admitted), (True, np.ones(3))):
-        method = dfc.DFCSS(CONTROLLER, nudge, equilibrium=once, fallback=None, include_unconverged=include)
-        update, report = learn(method, loop.network, x, y)
-        assert np.array_equal(report.converged, admitted) and np.sum(admitted) == 2
-        assert relative_error(update.layers, mean_of(alone, contributing)) < 1e-12
-    assert relative_error(linearised.layers, mean_of(alone, admitted)) > 1e-2
-
-
-def late_in_training() -> tuple[dfc.Network, Array, Array]:
-    """Logits so far apart that every error is about 1e-5, in numbers that float32 holds exactly."""
-    model = make_network(jr.key(9), (4, 6, 5, 3))
-    model = eqx.tree_at(lambda m: m.layers[-1].transform.weight, model, replace_fn=lambda w: 0.3 * w)
-    model = eqx.tree_at(lambda m: m.layers[-1].transform.bias, model, jnp.array([12.0, 0.3, -0.2]))
-    x, y = make_batch(jr.key(10), 3)[0], jax.nn.one_hot(jnp.zeros(3, int), 3)
-    return cast(cast((model, x, y), jnp.float32), jnp.float64)
-
-
-@pytest.mark.parametrize("name", ["dfcss", "dfcssa", "dfc_implicit"])
-def test_single_precision_late_in_training(name: str) -> None:
-    """In float32, with control errors of 1e-5 of the activations, updates keep direction and length."""
-    model, x, y = late_in_training()
-    wanted, exact = learn(METHODS[name], model, x, y)
-    assert 3e-6 < np.mean(np.asarray(exact.loss)) < 3e-5
-    found, report = learn(METHODS[name], *cast((model, x, y), jnp.float32))
-    assert all(leaf.dtype == jnp.float32 for leaf in jax.tree.leaves(found))
-    assert np.all(exact.converged) and np.all(report.converged)
-    for ours, theirs in zip(found.layers, wanted.layers, strict=True):
-        assert np.radians(angle(ours, theirs)) < 1e-3
-        assert abs(np.linalg.norm(flat(ours)) / np.linalg.norm(flat(theirs)) - 1) < 1e-3
-
-
-@pytest.mark.slow
-def test_stability_agrees_with_the_eigenvalues() -> None:
-    """Condition 3 at the root, on networks whose random feedback often violates it."""
-    leak, band = 0.1, 0.02
-    x, y = make_batch(jr.key(11), 4)
-    base = make_network(jr.key(12), (4, 6, 5, 3), feedback=dfc.RandomFeedback())
-    verdicts = {(name, stable): 0 for name in ("newton", "broyden", "analytic") for stable in (True, False)}
-    for seed in range(12):
-        keys = jr.split(jr.key(seed), 3)
-        Q = [0.5 * jr.normal(k, (n, 3)) for k, n in zip(keys, (6, 5, 3), strict=True)]
-        Q[-1] = Q[-1] + 0.7 * jnp.eye(3)
-        model = eqx.tree_at(lambda m: list(m.feedback.weights), base, Q)
-        loop = dfc.ClosedLoop(model, dfc.PIController(0.0, leak), dfc.Nudge(0.02))
-        plain = Plain(model)
-        for name in ("newton", "broyden", "analytic"):
-            found = find(PRECISE.get(name, dfc.Analytic()), loop, x, y)
-            for b in np.flatnonzero(np.asarray(found.converged)):
-                u = 0.0 if name == "analytic" else np.asarray(found.control[b])
-                gain = plain.gain(plain.settle(np.asarray(x[b]), u)[0]) + leak * np.eye(3)
-                slowest = np.min(np.linalg.eigvals(gain).real)
-                if abs(slowest) > band * np.linalg.norm(gain):
-                    assert bool(found.stable[b]) == (slowest > 0), (name, seed, slowest)
-                    verdicts[name, bool(slowest > 0)] += 1
-    assert min(verdicts.values()) >= 6, verdicts
-
-
-@pytest.mark.parametrize("n", [2, 10])
-def test_eigenvalues_right_of_zero(n: int, getkey) -> None:
-    """Against a nonsymmetric eigenvalue solver, on shifted random matrices of widely different sizes."""
-    matrices = np.asarray(jr.normal(getkey(), (400, n, n)))
-    shifts = np.linspace(-1, 3, 400)[:, None, None] * np.sqrt(n) * np.eye(n)
-    scales = 10.0 ** np.linspace(-12, 12, 400)[:, None, None]
-    slowest = np.min(np.linalg.eigvals(matrices + shifts).real, axis=1)
-    clear = np.abs(slowest) > 1e-3 * np.linalg.norm(matrices + shifts, axis=(1, 2))
-    assert np.sum(clear) > 350 and 20 < np.sum(slowest > 0) < 380
-    found = jax.jit(jax.vmap(eigenvalues_right_of_zero))(jnp.asarray(scales * (matrices + shifts)))
-    assert np.array_equal(np.asarray(found)[clear], slowest[clear] > 0)
-
-
-def test_eigenvalues_of_awkward_matrices() -> None:
-    test = jax.jit(eigenvalues_right_of_zero)
-    assert not test(jnp.zeros((3, 3)))
-    assert not test(jnp.full((3, 3), jnp.nan))
-    assert not test(jnp.array([[0.0, 1.0, 0], [-1.0, 0.0, 0], [0, 0, 1.0]]))  # on the axis
-    assert not test(jnp.diag(jnp.array([1.0, -1.0, 2.0])))
-    assert test(jnp.array([[1.0, 10.0, 0], [0.0, 1.0, 10.0], [0, 0, 1.0]]))  # far from normal
-    assert test(jnp.eye(3))
 
 
 @pytest.mark.slow
