@@ -180,8 +180,9 @@ def pretrain_feedback(
     """
     check_type("learning", learning, FeedbackLearning)
     check_key("key", key)
-    _check_data(model, data, batch_size)
+    check_type("model", model, Network)
     model.feedback.learnable("`learning`")
+    _check_data(model, data, batch_size)
     for doubt in learning.phase.doubts():
         warn(doubt)
     batches = Batches(placed(data.train, None), batch_size)
@@ -209,13 +210,13 @@ def _check_fit(
     check_type("optimiser", optimiser, optax.GradientTransformation)
     check_count("epochs", epochs)
     check_number("min_converged", min_converged, minimum=0, maximum=1)
-    _check_data(model, data, batch_size)
+    check_type("model", model, Network)
     if learning is not None:
         model.feedback.learnable("`feedback_learning`")
+    _check_data(model, data, batch_size)
 
 
 def _check_data(model: Network, data: Dataset, batch_size: int) -> None:
-    check_type("model", model, Network)
     check_type("data", data, Dataset)
     check_count("batch_size", batch_size)
     samples = len(data.train)
