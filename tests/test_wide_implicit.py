@@ -162,7 +162,7 @@ def test_who_is_eliminated(monkeypatch: pytest.MonkeyPatch) -> None:
     """Linear outputs, more than the layer before them has neurons, with feedback weights; no other."""
     asked = []
     create = WideSteps.create
-    monkeypatch.setattr(WideSteps, "create", staticmethod(lambda *given: asked.append(1) or create(*given)))
+    monkeypatch.setattr(WideSteps, "create", staticmethod(lambda **parts: asked.append(1) or create(**parts)))
     networks = [
         (make_network(jr.key(0), (4, 5, 6)), True),
         (make_network(jr.key(0), (4, 6, 6)), False),
