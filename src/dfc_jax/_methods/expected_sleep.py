@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, PRNGKeyArray, PyTree
 
-from dfc_jax._checks import check_type, require
+from dfc_jax._checks import require
 from dfc_jax._dynamics.closed_loop import ClosedLoop
 from dfc_jax._dynamics.controller import AbstractController
 from dfc_jax._dynamics.states import PerLayer, Sample
@@ -58,14 +58,12 @@ class ExpectedSleepPhase(AbstractNoisePhase):
             isinstance(self.target, Rest),
             f"`target` is {type(self.target).__name__}; ExpectedSleepPhase needs Rest, use SleepPhase.",
         )
-        check_type("model", model, Network)
-        weights = model.feedback.learnable("ExpectedSleepPhase")
         loop = self._loop(model)
         samples = loop.samples(x, y)
         jacobians, C, D = self._moments(loop, samples)
         D = jnp.sum(D, axis=-1)
         total = []
-        for J, c, Q in zip(jacobians, C, weights, strict=True):
+        for J, c, Q in zip(jacobians, C, model.feedback.matrices(None), strict=True):
             pairs = jnp.reshape(c.T, (-1, len(c)))  # of samples and outputs, as the rows of J
             teaching = jnp.reshape(J, (len(pairs), -1)).T @ pairs  # einsum took twice as long
             total.append(jnp.reshape(teaching, Q.shape) + jnp.tensordot(Q, D, axes=(-1, 0)))

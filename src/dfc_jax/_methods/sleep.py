@@ -60,6 +60,9 @@ class AbstractNoisePhase(AbstractSleepPhase):
         check_number("noise.sigma", self.noise.sigma, above=0)
 
     def _loop(self, model: Network) -> ClosedLoop:
+        """The closed loop of this phase, for a model whose feedback can learn."""
+        check_type("model", model, Network)
+        model.feedback.learnable(type(self).__name__)
         return ClosedLoop(
             model, self.controller, self.target, self.loss, self.tau_v, self.tau_apical, self.noise
         )
@@ -104,8 +107,6 @@ class SleepPhase(AbstractNoisePhase):
 
         A sample whose state is not finite contributes nothing.
         """
-        check_type("model", model, Network)
-        weights = model.feedback.learnable("SleepPhase")
         loop = self._loop(model)
         samples = loop.samples(x, y)
 
@@ -113,6 +114,6 @@ class SleepPhase(AbstractNoisePhase):
             change = feedback_change(before.apical, after.control)  # the published code pairs these
             return jax.tree.map(jnp.add, total, change)
 
-        zeros = jax.tree.map(jnp.zeros_like, weights)
+        zeros = jax.tree.map(jnp.zeros_like, model.feedback.matrices(None))
         _, total = self.scheme.fold(loop, samples, add, zeros, key=key)
         return self._normalised(model, total, len(x))

@@ -12,7 +12,7 @@ from dfc_jax._numerics.secant import AbstractInverse, OwnInverses, Point, solve
 from dfc_jax._numerics.small_matrices import inverse
 from dfc_jax._steady_state.base import AbstractEquilibrium, Equilibrium
 from dfc_jax._steady_state.hidden_system import HiddenSystem
-from dfc_jax._steady_state.linear import _own_jacobians_pay, _zero_input_inverse
+from dfc_jax._steady_state.linear import own_jacobians_pay, zero_input_inverse
 
 
 class Broyden(AbstractEquilibrium):
@@ -37,7 +37,7 @@ class Broyden(AbstractEquilibrium):
     max_iterations: int = count("max_iterations", 30)
 
     def __call__(self, loop: ClosedLoop, samples: Sample) -> Equilibrium:
-        if not _own_jacobians_pay(samples) and HiddenSystem.fits(loop, samples):
+        if not own_jacobians_pay(samples) and HiddenSystem.fits(loop, samples):
             return self._in_hidden(loop, samples)
         readout, leak = loop.readout, loop.controller.steady_state_leak()
 
@@ -91,6 +91,6 @@ def _equations_gain(loop: ClosedLoop, sample: Sample) -> OutputMatrix:
 
 def _inverses(loop: ClosedLoop, samples: Sample, max_iterations: int) -> AbstractInverse:
     gain = lambda sample: _equations_gain(loop, sample)
-    if not _own_jacobians_pay(samples):
-        return _zero_input_inverse(loop, samples, gain, max_iterations)
+    if not own_jacobians_pay(samples):
+        return zero_input_inverse(loop, samples, gain, max_iterations)
     return OwnInverses(jax.vmap(lambda sample: inverse(gain(sample)))(samples))

@@ -21,7 +21,7 @@ from dfc_jax._steady_state.hidden_system import HiddenSystem
 _DENSE_OUTPUTS = 16
 
 
-def _own_jacobians_pay(samples: Sample) -> bool:
+def own_jacobians_pay(samples: Sample) -> bool:
     """Few outputs, and no feature maps, through which n_L tangents cost as many convolutions each."""
     maps = any(voltage.ndim > 2 for voltage in samples.feedforward.voltages)
     return samples.error.shape[1] <= _DENSE_OUTPUTS and not maps
@@ -62,7 +62,7 @@ def linear_solver(loop: ClosedLoop, samples: Sample) -> Callable[[BatchOutputs],
     Jacobian of the zero input, to 1e-5 of |b| in float32 and 1e-10 in float64, where `stable` says only that
     the matrix was positive along every step.
     """
-    if not _own_jacobians_pay(samples):
+    if not own_jacobians_pay(samples):
         iterated = _iterated_in_hidden if HiddenSystem.fits(loop, samples) else _iterated
         return lambda right: iterated(loop, samples, right)
     gains = jax.vmap(loop.gain)(samples)
@@ -105,7 +105,7 @@ def _iterated(loop: ClosedLoop, samples: Sample, right: BatchOutputs) -> LinearS
         return Point(remaining, jnp.linalg.norm(remaining, axis=1) / scales, None)
 
     start = Point(right, jnp.ones_like(scales), None)
-    inverses = _zero_input_inverse(loop, samples, loop.gain, _LINEAR_ITERATIONS)
+    inverses = zero_input_inverse(loop, samples, loop.gain, _LINEAR_ITERATIONS)
     rtol = _linear_rtol(right)
     found = solve(evaluate, start, inverses, rtol, _LINEAR_ITERATIONS)
     return LinearSolution(found.root, found.point.error <= rtol, found.iterations, found.positive)
@@ -119,7 +119,7 @@ def linear_solution(
     return found + inverted @ (vector - matrix @ found)
 
 
-def _zero_input_inverse(
+def zero_input_inverse(
     loop: ClosedLoop,
     samples: Sample,
     gain: Callable[[Sample], OutputMatrix],
