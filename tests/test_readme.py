@@ -8,7 +8,11 @@ import re
 import subprocess
 import sys
 
+import jax
+import numpy as np
+import optax
 import pytest
+from helpers import relative_error
 
 import dfc_jax
 
@@ -22,6 +26,18 @@ def test_the_examples_of_the_docstrings_run():
     found = [doctest.testmod(importlib.import_module(name)) for name in names]
     assert sum(result.failed for result in found) == 0
     assert sum(result.attempted for result in found) >= 14
+
+
+def test_the_loop_of_ones_own_learns_the_layers_and_leaves_the_feedback(as_users_run):
+    blocks = re.findall(r"```python\n(.*?)```", README.read_text(), flags=re.DOTALL)
+    (loop,) = (block for block in blocks if "optimiser.init" in block)
+    x, y = np.ones((4, 6), np.float32), np.eye(3, dtype=np.float32)[[0, 1, 2, 0]]
+    start, part = dfc_jax.mlp((6, 5, 3), key=jax.random.key(0)), dfc_jax.Split(x, y)
+    data = dfc_jax.Dataset("four", part, part, part, classification=True)
+    names = {"dfc": dfc_jax, "optax": optax, "model": start, "method": dfc_jax.DFCSSA(), "data": data}
+    exec(loop, names)
+    assert "weight_decay" in loop and relative_error(names["model"].layers, start.layers) > 1e-4
+    assert relative_error(names["model"].feedback, start.feedback) == 0
 
 
 @pytest.mark.slow  # compiles a dozen programs; .ci/run runs it beside the fast suite

@@ -93,10 +93,10 @@ def test_the_example_of_the_design_runs(digits):
     model, history = fit(model, digits, method=method, epochs=1, batch_size=128)
     x, y = jnp.asarray(digits.train.x[:8]), jnp.asarray(digits.train.y[:8])
     optimiser = adam(1e-3)
-    state = optimiser.init(model)
+    state = optimiser.init(model.layers)
     update, report = eqx.filter_jit(method)(model, x, y, key=jr.key(1))
-    change, state = optimiser.update(update, state, model)
-    model = eqx.apply_updates(model, change)
+    change, state = optimiser.update(update.layers, state, model.layers)
+    model = dfc.Network(eqx.apply_updates(model.layers, change), model.feedback)
     assert report.converged.shape == (8,) and len(history.records) == 1
     assert np.all(np.isfinite(flat(model)))
 

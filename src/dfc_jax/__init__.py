@@ -107,6 +107,7 @@ from dfc_jax._network.feedback import (
     ProductOfWeights as ProductOfWeights,
     RandomFeedback as RandomFeedback,
 )
+from dfc_jax._network.learned import learned_weights as learned_weights
 from dfc_jax._network.network import (
     Dense as Dense,
     Feedforward as Feedforward,

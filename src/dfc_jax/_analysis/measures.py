@@ -14,6 +14,7 @@ from dfc_jax._dynamics.closed_loop import ClosedLoop
 from dfc_jax._dynamics.states import Sample
 from dfc_jax._methods.base import AbstractMethod
 from dfc_jax._methods.references import parameter_gram
+from dfc_jax._network.learned import learned_weights
 from dfc_jax._network.network import check_batch, check_inputs, Network
 from dfc_jax._numerics.arrays import BatchInputs, BatchOutputs, OutputVector, Scalar
 from dfc_jax._steady_state.base import Equilibrium
@@ -101,6 +102,7 @@ def update_angles(update: Network, reference: Network) -> UpdateAngles:
 
     **Raises:** `ValueError` if they are not of the same shapes.
     """
+    update, reference = learned_weights(update), learned_weights(reference)
     shapes = [[leaf.shape for leaf in jax.tree.leaves(part.layers)] for part in (update, reference)]
     require(shapes[0] == shapes[1], f"`update` has the shapes {shapes[0]}, `reference` {shapes[1]}.")
     pairs = list(zip(update.layers, reference.layers, strict=True))
@@ -156,8 +158,8 @@ def feedback_ratio(
     return jax.vmap(one)(samples, found.control)
 
 
-def _flat(tree: PyTree) -> Float[Array, " n"]:
-    leaves = jax.tree.leaves(eqx.filter(tree, eqx.is_inexact_array))
+def _flat(layers: PyTree) -> Float[Array, " n"]:
+    leaves = jax.tree.leaves(learned_weights(layers))
     return jnp.concatenate([leaf.ravel() for leaf in leaves])
 
 

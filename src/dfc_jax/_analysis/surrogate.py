@@ -23,6 +23,7 @@ from jaxtyping import Array, Float
 from dfc_jax._dynamics.closed_loop import ClosedLoop
 from dfc_jax._dynamics.states import Sample
 from dfc_jax._methods.base import shaped_like
+from dfc_jax._network.learned import no_change, split_weights
 from dfc_jax._network.network import Layer, Network
 from dfc_jax._numerics.arrays import BatchInputs, BatchOutputs, OutputVector, Scalar
 from dfc_jax._steady_state.base import Equilibrium
@@ -50,7 +51,7 @@ def surrogate_gradient(
     they are from rest. Feedback that depends on the sample is held fixed at what `samples` hold. (The
     published code takes the feedforward Jacobian for that of the steady state.)
     """
-    layers, rest = eqx.partition(loop.network.layers, eqx.is_inexact_array)
+    layers, rest = split_weights(loop.network.layers)
 
     def one(x: Float[Array, "..."], y: OutputVector, sample: Sample, found: Equilibrium) -> tuple[Layer, ...]:
         def remaining(weights: tuple[Layer, ...]) -> OutputVector:
@@ -72,4 +73,4 @@ def surrogate_gradient(
         return pull(jnp.linalg.solve(gain.T, by_control))[0]
 
     gradient = jax.tree.map(lambda leaf: jnp.mean(leaf, axis=0), jax.vmap(one)(x, y, samples, found))
-    return shaped_like(loop.network, eqx.combine(gradient, rest))
+    return shaped_like(loop.network, eqx.combine(gradient, no_change(rest)))

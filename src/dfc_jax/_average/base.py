@@ -11,6 +11,7 @@ from dfc_jax._dynamics.closed_loop import ClosedLoop
 from dfc_jax._dynamics.states import Deviation, Sample
 from dfc_jax._dynamics.teaching import forward_signals
 from dfc_jax._fields import check_parts
+from dfc_jax._network.learned import no_change
 from dfc_jax._network.network import Layer
 from dfc_jax._network.plasticity import forward_rule
 from dfc_jax._numerics.arrays import Scalar
@@ -59,7 +60,7 @@ class Accumulator(eqx.Module):
     @staticmethod
     def zero(loop: ClosedLoop, samples: Sample) -> "Accumulator":
         """Nothing yet, for a batch of samples."""
-        later = jax.tree.map(jnp.zeros_like, loop.network.layers[1:])
+        later = no_change(loop.network.layers[1:])
         return Accumulator(jnp.zeros_like(samples.feedforward.voltages[0]), later)
 
     def plus(self, weight: Scalar | float, other: "Accumulator") -> "Accumulator":

@@ -1,7 +1,9 @@
 """What a method is: `(model, x, y, key=...) -> update, report` for a batch.
 
-An update has the shape of the model and the sign and size of a gradient, averaged over the batch: Optax
-subtracts it. A nudged method's update is divided by its nudge, so a learning rate means the same for all.
+An update has the shape of the model's arrays and the sign and size of a gradient, averaged over the batch:
+Optax subtracts it. It is one of the weights alone (`learned_weights`): zero for what else is an array of
+floats, as an activation's slope, and None for what is none. A nudged method's update is divided by its
+nudge, so a learning rate means the same for all.
 """
 
 import abc
@@ -15,6 +17,7 @@ from dfc_jax._dynamics.closed_loop import ClosedLoop
 from dfc_jax._dynamics.losses import AbstractLoss
 from dfc_jax._dynamics.states import PerLayer, Sample
 from dfc_jax._fields import check_parts
+from dfc_jax._network.learned import no_change
 from dfc_jax._network.network import Feedforward, Layer, Network
 from dfc_jax._network.plasticity import forward_rule
 from dfc_jax._numerics.arrays import BatchFlags, BatchInputs, BatchOutputs
@@ -76,7 +79,7 @@ class AbstractMethod(eqx.Module):
 
 def shaped_like(model: Network, layers: tuple[Layer, ...]) -> Network:
     """An update of the layers alone, as the network that a method returns: nothing for the feedback."""
-    return Network(layers, jax.tree.map(jnp.zeros_like, model.feedback))
+    return Network(layers, no_change(model.feedback))
 
 
 def batch_report(

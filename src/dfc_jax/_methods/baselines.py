@@ -8,6 +8,7 @@ from jaxtyping import PRNGKeyArray
 from dfc_jax._checks import require
 from dfc_jax._dynamics.losses import AbstractLoss, CrossEntropy
 from dfc_jax._methods.base import AbstractMethod, instant_report, instant_update, Report, shaped_like
+from dfc_jax._network.learned import no_change, split_weights
 from dfc_jax._network.network import check_batch, Layer, Network
 from dfc_jax._numerics.arrays import BatchInputs, BatchOutputs
 from dfc_jax._numerics.finite import is_finite, zero_unless_finite
@@ -29,7 +30,7 @@ class Backprop(AbstractMethod):
         del key
         check_batch(model, x, y)
         harmless, finite = jax.vmap(zero_unless_finite)(x), jax.vmap(is_finite)(x)
-        layers, rest = eqx.partition(model.layers, eqx.is_inexact_array)
+        layers, rest = split_weights(model.layers)
 
         def outputs(weights: tuple[Layer, ...]) -> BatchOutputs:
             return jax.vmap(Network(eqx.combine(weights, rest), model.feedback))(harmless)
@@ -38,7 +39,9 @@ class Backprop(AbstractMethod):
         output = jnp.where(finite[:, None], output, jnp.nan)
         by_output = jax.vmap(self.loss.gradient)(output, y) / len(y)
         (gradient,) = pull(jax.vmap(zero_unless_finite)(by_output))
-        return shaped_like(model, eqx.combine(gradient, rest)), instant_report(self.loss, output, y)
+        return shaped_like(model, eqx.combine(gradient, no_change(rest))), instant_report(
+            self.loss, output, y
+        )
 
 
 class DFA(AbstractMethod):

@@ -93,7 +93,9 @@ def _layer_gram(
     transform: Transform, rate: Float[Array, "..."], rows: Float[Array, "out ..."]
 ) -> OutputMatrix:
     """That of one layer's parameters, through J_i = `rows`."""
-    if isinstance(transform, Chain) and not jax.tree.leaves(transform.parts[:-1]):
+    if isinstance(transform, Chain) and not jax.tree.leaves(
+        eqx.filter(transform.parts[:-1], eqx.is_inexact_array)
+    ):
         return _layer_gram(transform.parts[-1], Chain(transform.parts[:-1])(rate), rows)
     if isinstance(transform, Dense):  # G_i is the outer product of J_i and its input
         return (jnp.sum(rate**2) + 1) * _square(rows)

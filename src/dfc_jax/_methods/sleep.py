@@ -18,6 +18,7 @@ from dfc_jax._dynamics.targets import AbstractTarget, Rest
 from dfc_jax._dynamics.teaching import feedback_change
 from dfc_jax._fields import check_parts, default, number
 from dfc_jax._network.feedback import FeedbackWeights
+from dfc_jax._network.learned import no_change
 from dfc_jax._network.network import Network
 from dfc_jax._numerics.arrays import BatchInputs, BatchOutputs, Scalar
 
@@ -72,7 +73,7 @@ class AbstractNoisePhase(AbstractSleepPhase):
         pairs = (self.scheme.states - 1) * batch
         scales = (jnp.where(s > 0, 1 / (s**2 * pairs), 0) for s in self.noise.sigmas(len(total)))
         update = tuple(scale * Q for Q, scale in zip(total, scales, strict=True))
-        return Network(jax.tree.map(jnp.zeros_like, model.layers), FeedbackWeights(update))
+        return Network(no_change(model.layers), FeedbackWeights(update))
 
 
 class SleepPhase(AbstractNoisePhase):

@@ -34,6 +34,7 @@ from dfc_jax._fields import check_parts, default, number
 from dfc_jax._methods.base import AbstractMethod, batch_report, Report
 from dfc_jax._methods.sleep import AbstractSleepPhase
 from dfc_jax._network.feedback import FeedbackWeights
+from dfc_jax._network.learned import no_change
 from dfc_jax._network.network import Layer, Network
 from dfc_jax._network.plasticity import AbstractTeachingSignal, RateDifference
 from dfc_jax._numerics.arrays import BatchInputs, BatchOutputs, Scalar
@@ -198,7 +199,7 @@ class HighPassPhase(AbstractSleepPhase):
         key: PRNGKeyArray,
     ) -> Network:
         update, _ = self.dynamics(model, x, y, key=key)
-        return Network(jax.tree.map(jnp.zeros_like, model.layers), update.feedback)
+        return Network(no_change(model.layers), update.feedback)
 
     def doubts(self) -> list[str]:
         return [f"Feedback pre-training: {doubt}" for doubt in self.dynamics.time_scale_doubts()]

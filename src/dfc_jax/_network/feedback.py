@@ -12,7 +12,7 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import jax.random as jr
-from jaxtyping import Array, Float, PRNGKeyArray
+from jaxtyping import Array, DTypeLike, Float, PRNGKeyArray
 
 from dfc_jax._fields import number
 
@@ -73,7 +73,7 @@ class ProductOfWeights(AbstractFeedbackInit):
         self, layers: Sequence[eqx.Module], shapes: Sequence[tuple[int, ...]], key: PRNGKeyArray
     ) -> FeedbackWeights:
         del key
-        rows = jnp.eye(*shapes[-1], dtype=jax.tree.leaves(layers[-1])[0].dtype)
+        rows = jnp.eye(*shapes[-1], dtype=_dtype(layers))
         feedback = [rows]
         for layer, shape in zip(layers[:0:-1], shapes[-2::-1], strict=True):
             # Layers, whose module imports this one.
@@ -99,9 +99,16 @@ class RandomFeedback(AbstractFeedbackInit):
         own = lambda shape: math.sqrt(2 / (math.prod(shape) + outputs)) if self.std is None else self.std
         keys = jr.split(key, len(layers))
         random = [
-            own(shape) * jr.normal(k, (*shape, outputs)) for shape, k in zip(hidden, keys, strict=False)
+            own(shape) * jr.normal(k, (*shape, outputs), _dtype(layers))
+            for shape, k in zip(hidden, keys, strict=False)
         ]
-        return FeedbackWeights((*random, jnp.eye(outputs)))
+        return FeedbackWeights((*random, jnp.eye(outputs, dtype=_dtype(layers))))
+
+
+def _dtype(layers: Sequence[eqx.Module]) -> DTypeLike:
+    """The type of the layers' arrays, or JAX's own if they have none."""
+    arrays = jax.tree.leaves(eqx.filter(list(layers), eqx.is_inexact_array))
+    return jnp.result_type(*arrays) if arrays else jnp.result_type(float)
 
 
 class ExactFeedback(AbstractFeedback, AbstractFeedbackInit):

@@ -39,7 +39,9 @@ class Dense(eqx.Module):
 class Layer(eqx.Module):
     """One layer: basal voltage v_ff = f(r_prev) of an affine `transform`, and rate phi(v).
 
-    `transform` is any Equinox module that is affine in its input; the local update is its own VJP.
+    `transform` is any Equinox module that is affine in its input; the local update is its own VJP. Its arrays
+    of floats are learned, and nothing else: functions, flags and Python's numbers in it, and arrays of
+    integers or booleans, as a mask, stay as they are, and so does all that `activation` holds.
     """
 
     transform: Transform
@@ -48,10 +50,6 @@ class Layer(eqx.Module):
     def __check_init__(self) -> None:
         check_type("transform", self.transform, eqx.Module)
         check_parts(self)
-        for array in jax.tree.leaves(eqx.filter(self.transform, eqx.is_array)):
-            problem = f"`transform` holds an array of {array.dtype}, which cannot be learned"
-            fine = jnp.issubdtype(array.dtype, jnp.inexact)
-            require(fine, f"{problem}; keep a mask as floats behind `jax.lax.stop_gradient`.")
 
     def linear(self, change: Float[Array, "*m"]) -> Float[Array, "*n"]:
         """The change of the basal voltage when the layer's input changes by `change`."""

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from dfc_jax._network.activations import AbstractActivation
+from dfc_jax._network.learned import no_change, split_weights
 from dfc_jax._network.network import Layer
 from dfc_jax._numerics.arrays import BatchOutputs
 
@@ -21,7 +22,8 @@ def forward_rule(
     """The weight change of every layer, summed over the batch: the VJP of its transform at r_{i-1}.
 
     For a dense layer dW_i = sum_b teaching_i r_{i-1}^T and db_i = sum_b teaching_i. Each weight sees only
-    its own presynaptic rate and postsynaptic neuron (NeurIPS paper, eq. 4).
+    its own presynaptic rate and postsynaptic neuron (NeurIPS paper, eq. 4). What is not learned, as an
+    activation's arrays, changes by zero; what is no array of floats has None in its place.
     """
     return tuple(_layer_change(l, r, t) for l, r, t in zip(layers, presynaptic, teaching, strict=True))
 
@@ -29,9 +31,9 @@ def forward_rule(
 def _layer_change(
     layer: Layer, presynaptic: Float[Array, "batch ..."], teaching: Float[Array, "batch ..."]
 ) -> Layer:
-    weights, rest = eqx.partition(layer.transform, eqx.is_inexact_array)
-    _, pull = jax.vjp(lambda w: jax.vmap(eqx.combine(w, rest))(presynaptic), weights)
-    return eqx.tree_at(lambda l: l.transform, layer, eqx.combine(pull(teaching)[0], rest))
+    weights, rest = split_weights(layer)
+    _, pull = jax.vjp(lambda w: jax.vmap(eqx.combine(w, rest).transform)(presynaptic), weights)
+    return eqx.combine(pull(teaching)[0], no_change(layer))
 
 
 def feedback_rule(

@@ -13,6 +13,7 @@ from tqdm import tqdm
 from dfc_jax._checks import check_type
 from dfc_jax._fields import check_parts, default, flag, number
 from dfc_jax._methods.sleep import AbstractSleepPhase, SleepPhase
+from dfc_jax._network.feedback import AbstractFeedback
 from dfc_jax._network.network import Network
 from dfc_jax._training.batches import Batches
 from dfc_jax._training.devices import everywhere
@@ -116,26 +117,26 @@ def _sleep_epoch(
     model, state, key = run
 
     def step(carry: PyTree, batch: tuple[Array, PRNGKeyArray]) -> tuple[PyTree, None]:
-        model, state = carry
+        feedback, state = carry
         x, y, step_key = batches.take(*batch)
-        update = learning.phase(model, x, y, key=step_key)
-        return everywhere(learn_feedback(model, state, learning, update), batches.mesh), None
+        update = learning.phase(Network(model.layers, feedback), x, y, key=step_key)
+        return everywhere(learn_feedback(feedback, state, learning, update), batches.mesh), None
 
     indices, keys = batches.shuffled(key)
     steps = math.ceil(part * len(indices))
-    return jax.lax.scan(step, (model, state), (indices[:steps], keys[:steps]))[0]
+    feedback, state = jax.lax.scan(step, (model.feedback, state), (indices[:steps], keys[:steps]))[0]
+    return Network(model.layers, feedback), state
 
 
 def learn_feedback(
-    model: Network, state: PyTree, learning: FeedbackLearning, update: Network
-) -> tuple[Network, PyTree]:
-    """One step of the feedback weights' optimiser: the model and the optimiser's state."""
+    feedback: AbstractFeedback, state: PyTree, learning: FeedbackLearning, update: Network
+) -> tuple[AbstractFeedback, PyTree]:
+    """One step of the feedback weights' optimiser: the weights and the optimiser's state."""
     # Optax's types know no modules, which are trees of arrays like any other.
-    change, state = learning.optimiser.update(update.feedback, state, model.feedback)  # ty: ignore[invalid-argument-type]
+    change, state = learning.optimiser.update(update.feedback, state, feedback)  # ty: ignore[invalid-argument-type]
     if learning.freeze_output:
         change = eqx.tree_at(lambda c: c.weights[-1], change, replace_fn=jnp.zeros_like)
-    feedback = optax.apply_updates(model.feedback, change)  # ty: ignore[invalid-argument-type]
-    return Network(model.layers, feedback), state  # ty: ignore[invalid-argument-type]
+    return optax.apply_updates(feedback, change), state  # ty: ignore
 
 
 def _epochs(number: float | int) -> list[float]:

@@ -7,6 +7,7 @@ import optax
 from jaxtyping import Array, PRNGKeyArray, PyTree
 
 from dfc_jax._methods.base import AbstractMethod
+from dfc_jax._network.learned import learned_weights, split_weights
 from dfc_jax._network.network import Network
 from dfc_jax._numerics.arrays import Scalar
 from dfc_jax._training.batches import Batches
@@ -30,17 +31,18 @@ def wake_epoch(
     feedback weights learn in this phase if the method learns them, and `learning` says how.
     """
     model, states, key = run
+    weights, rest = split_weights(model)
 
     def step(carry: PyTree, batch: tuple[Array, PRNGKeyArray]) -> tuple[PyTree, dict[str, Array]]:
-        model, state, feedback_state = carry
+        weights, state, feedback_state = carry
+        model = eqx.combine(weights, rest)
         x, y, step_key = batches.take(*batch)
         update, report = method(model, x, y, key=step_key)
-        # Optax's types know no modules, which are trees of arrays like any other.
-        change, state = optimiser.update(update.layers, state, model.layers)  # ty: ignore[invalid-argument-type]
+        change, state = optimiser.update(learned_weights(update.layers), state, weights.layers)
+        feedback = weights.feedback
         if learning is not None and method.learns_feedback:
-            model, feedback_state = learn_feedback(model, feedback_state, learning, update)
-        layers = optax.apply_updates(model.layers, change)  # ty: ignore[invalid-argument-type]
-        model = Network(layers, model.feedback)  # ty: ignore[invalid-argument-type]
+            feedback, feedback_state = learn_feedback(feedback, feedback_state, learning, update)
+        layers = optax.apply_updates(weights.layers, change)
         metrics = {
             "train_loss": jnp.mean(report.loss),
             "converged": jnp.mean(report.converged.astype(report.loss.dtype)),
@@ -48,7 +50,12 @@ def wake_epoch(
             "fallback": jnp.mean(report.fallback.astype(report.loss.dtype)),
             "iterations": jnp.mean(report.iterations.astype(report.loss.dtype)),
         }
-        return everywhere((model, state, feedback_state), batches.mesh), metrics
+        carry = Network(layers, feedback), state, feedback_state  # ty: ignore[invalid-argument-type]
+        return everywhere(carry, batches.mesh), metrics
 
-    (model, *states), metrics = jax.lax.scan(step, (model, *states), batches.shuffled(key))
-    return model, tuple(states), everywhere(jax.tree.map(jnp.mean, metrics), batches.mesh)
+    (weights, *states), metrics = jax.lax.scan(step, (weights, *states), batches.shuffled(key))
+    return (
+        eqx.combine(weights, rest),
+        tuple(states),
+        everywhere(jax.tree.map(jnp.mean, metrics), batches.mesh),
+    )
