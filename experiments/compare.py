@@ -12,10 +12,19 @@ import sys
 from collections.abc import Sequence
 from typing import Any
 
-from report.curves import plot_alignment, plot_comparison
+import options.needed  # noqa: F401
+from options.script import outermost, tidied
+from report.curves import COLOURS, drawn, plot_alignment, plot_comparison
 from report.paired import as_text, paired_difference
 from rich.console import Console
 from rich.table import Column, Table
+
+
+SUMMARY = ("metric", "mean", "std", "seeds")
+DIFFERENCES = (
+    "The last column is the difference of scores over the seeds in common, its 95 % confidence interval",
+    "and p, by a paired t-test.",
+)
 
 
 def compare(folders: Sequence[pathlib.Path], out: pathlib.Path) -> None:
@@ -30,27 +39,54 @@ def compare(folders: Sequence[pathlib.Path], out: pathlib.Path) -> None:
     title, columns, rows = _table(runs)
     out.mkdir(parents=True, exist_ok=True)
     _write_markdown(out / "table.md", title, columns, rows, runs)
-    picture = plot_comparison(folders, out / "comparison.png")
-    plot_alignment(folders, out / "alignment.png")
+    picture = drawn("comparison.png", plot_comparison, folders, out / "comparison.png")
+    drawn("alignment.png", plot_alignment, folders, out / "alignment.png")
     width = min(len(columns), 6)  # differences have a line each: a screen is narrow
-    shown = Table(Column(columns[0], no_wrap=True), *columns[1:width], title=title)
+    shown = Table(*(Column(name, overflow="fold") for name in columns[:width]), title=title)
     for row in rows:
         shown.add_row(*row[:width])
-    console = Console()
+    console = Console(markup=False, highlight=False)
     console.print(shown)
     for row in rows:
         if row[width:] and row[width]:
-            difference = f"{row[0]} ({row[1]} feedback) minus {rows[0][0]}: {row[width]}"
-            console.print(difference, soft_wrap=True, highlight=False)
-    console.print(f"Results: {out}   Picture: {picture}", soft_wrap=True)
+            kind = "no" if row[1] == "none" else row[1]
+            difference = f"{row[0]} ({kind} feedback) minus {rows[0][0]}: {row[width]}"
+            console.print(difference, soft_wrap=True)
+    console.print(f"Results: {out}" + (f"   Picture: {picture}" if picture else ""), soft_wrap=True)
 
 
 def _load(folder: pathlib.Path) -> dict[str, Any]:
+    """The configuration, environment and summary of a run.
+
+    **Raises:** `ValueError` if it has not finished, or a file is not what a run writes.
+    """
+    found = {name: read_json(folder / f"{name}.json") for name in ("config", "summary")}
+    held, summary = found["config"], found["summary"]
+    problem = f"{str(folder)!r} does not hold a finished run"
+    for name, parts, of in (("config", ("config", "environment"), held), ("summary", SUMMARY, summary)):
+        missing = [part for part in parts if not (isinstance(of, dict) and part in of)]
+        if missing:
+            raise ValueError(f"{problem}: {name}.json has no `{missing[0]}`.")
+    method = held["config"].get("method") or [None]
+    if method[0] not in COLOURS:
+        raise ValueError(f"{problem}: `method` is {method[0]!r} in {str(folder / 'config.json')!r}.")
+    if summary["mean"] and not (folder / "metrics.jsonl").exists():
+        raise ValueError(f"{problem}: there is no metrics.jsonl.")
+    return {**held, "summary": summary}
+
+
+def read_json(path: pathlib.Path) -> Any:
+    """What a file of a finished run holds.
+
+    **Raises:** `ValueError`, which names the file, if there is none or it is damaged.
+    """
     try:
-        config = json.loads((folder / "config.json").read_text())
-        return {**config, "summary": json.loads((folder / "summary.json").read_text())}
-    except (OSError, json.JSONDecodeError) as error:
-        raise ValueError(f"{str(folder)!r} does not hold a finished run: {error}") from error
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        reason = (
+            f"there is no {path.name}" if isinstance(error, FileNotFoundError) else f"{path.name}: {error}"
+        )
+        raise ValueError(f"{str(path.parent)!r} does not hold a finished run: {reason}.") from error
 
 
 def _table(runs: list[dict[str, Any]]) -> tuple[str, list[str], list[list[str]]]:
@@ -77,7 +113,7 @@ def _table(runs: list[dict[str, Any]]) -> tuple[str, list[str], list[list[str]]]
         rows.append(row)
     epochs = _range([run["config"]["epochs"] for run in runs])
     seeds = _range([len(run["config"]["seeds"]) for run in runs])
-    title = f"{runs[0]['config']['dataset']}, {epochs} epochs, {seeds} seeds"
+    title = f"{runs[0]['config']['dataset']}, {_counted(epochs, 'epoch')}, {_counted(seeds, 'seed')}"
     score = "test accuracy %" if percent else "test loss"
     columns = ["method", "feedback", score, "train loss", "converged %", "s / epoch", "minus the first"]
     shown = len(columns) if any(row[-1] for row in rows) else -1
@@ -94,6 +130,10 @@ def _difference(run: dict[str, Any], first: dict[str, Any], metric: str, factor:
     )
     found = paired_difference(values, baseline)
     return "" if found is None else as_text(found)
+
+
+def _counted(number: str, name: str) -> str:
+    return f"{number} {name}" if number == "1" else f"{number} {name}s"
 
 
 def _range(numbers: list[int]) -> str:
@@ -117,8 +157,7 @@ def _write_markdown(
         "",
         "Scores are those of the epoch with the best validation score, mean ± standard deviation over seeds;",
         "train loss is the mean over the last epoch; converged is the fraction of samples in all epochs.",
-        "The last column is the difference of scores over the seeds in common, its 95 % confidence interval",
-        "and p, by a paired t-test.",
+        *(DIFFERENCES if columns[-1] == "minus the first" else ()),
         "Seconds an epoch are wall-clock on a shared machine, feedback learning included: no figures to",
         "compare with those of other machines.",
         "",
@@ -127,7 +166,7 @@ def _write_markdown(
     ]
     lines += sorted({f"- `{run['environment']['command']}`" for run in runs})
     lines += sorted({f"- {_machine(run['environment'])}" for run in runs})
-    path.write_text("\n".join(lines) + "\n")
+    path.write_text("\n".join(lines) + "\n", encoding="utf-8")
 
 
 def _machine(environment: dict[str, Any]) -> str:
@@ -136,14 +175,31 @@ def _machine(environment: dict[str, Any]) -> str:
     return f"{machine}; Python {environment['python']}, {versions}; revision {environment['git_revision']}"
 
 
-if __name__ == "__main__":
+def main(runs: Sequence[pathlib.Path], out: pathlib.Path | None) -> None:
+    """Compare, and write to `out`, or to the folder around the first run unless there is a table already.
+
+    **Raises:** `ValueError` if there is.
+    """
+    around = runs[0].resolve().parent if out is None else out
+    if out is None and (around / "table.md").exists():
+        problem = f"`out` is not given, and {str(around)!r} holds a table already"
+        raise ValueError(f"{problem}; give a folder, that one if the table is to be replaced.")
+    compare(runs, around)
+
+
+@outermost
+def command(arguments: Sequence[str] | None = None) -> None:
+    """The whole command."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("runs", nargs="+", type=pathlib.Path, metavar="RUN", help="folder of a finished run")
-    parser.add_argument("--out", type=pathlib.Path, help="where to write (default: the folder around RUN)")
-    arguments = parser.parse_args()
-    try:
-        compare(arguments.runs, arguments.out or arguments.runs[0].parent)
-    except (ValueError, OSError) as error:
-        sys.exit(f"error: {error}")
+    parser.add_argument(
+        "--out", type=pathlib.Path, help="where to write (default: the folder around RUN, if it has no table)"
+    )
+    given = parser.parse_args(tidied(arguments))
+    main(given.runs, given.out)
+
+
+if __name__ == "__main__":
+    sys.exit(command())

@@ -9,10 +9,12 @@ import json
 import pathlib
 import sys
 from collections.abc import Sequence
-from typing import Any
 
+import options.needed  # noqa: F401
+from compare import read_json
 from options.config import MAY_DIFFER
-from report.curves import plot_curves
+from options.script import outermost, tidied
+from report.curves import drawn, plot_curves
 
 from dfc_jax._runs.folder import first_difference, summary_of
 
@@ -26,7 +28,7 @@ def pool(folders: Sequence[pathlib.Path], out: pathlib.Path) -> None:
     **Raises:** `ValueError` if they are not finished runs of the same options, or have a seed in common.
     """
     helds, summaries = (
-        [_read(folder / name) for folder in folders] for name in ("config.json", "summary.json")
+        [read_json(folder / name) for folder in folders] for name in ("config.json", "summary.json")
     )
     for folder, held in zip(folders[1:], helds[1:], strict=True):
         difference = first_difference(helds[0]["config"], held["config"], OWN)
@@ -38,36 +40,34 @@ def pool(folders: Sequence[pathlib.Path], out: pathlib.Path) -> None:
         raise ValueError("the runs have a seed in common; pool those of different seeds.")
     if out.exists():
         raise ValueError(f"`out` is {str(out)!r}, which exists; name a new folder.")
-    lines = [line for folder in folders for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    texts = [(folder / "metrics.jsonl").read_text(encoding="utf-8") for folder in folders]
+    lines = [line for text in texts for line in text.splitlines()]
     lines.sort(key=lambda line: json.loads(line)["epoch"])
     commands = "; ".join(held["environment"]["command"] for held in helds)
     config = helds[0]["config"] | {"seeds": [int(seed) for seed in seeds], "out": str(out)}
+    environment = helds[0]["environment"] | {"command": commands}
+    summary = summary_of(seeds, summaries[0]["metric"])
     out.mkdir(parents=True)
-    (out / "config.json").write_text(
-        json.dumps(
-            {"config": config, "environment": helds[0]["environment"] | {"command": commands}}, indent=2
-        )
-    )
-    (out / "metrics.jsonl").write_text("".join(f"{line}\n" for line in lines))
-    (out / "summary.json").write_text(json.dumps(summary_of(seeds, summaries[0]["metric"]), indent=2))
-    plot_curves(out)
+    for name, text in (
+        ("config.json", json.dumps({"config": config, "environment": environment}, indent=2)),
+        ("metrics.jsonl", "".join(f"{line}\n" for line in lines)),
+        ("summary.json", json.dumps(summary, indent=2)),
+    ):
+        (out / name).write_text(text, encoding="utf-8")
+    drawn("curves.png", plot_curves, out)
 
 
-def _read(path: pathlib.Path) -> dict[str, Any]:
-    try:
-        return json.loads(path.read_text())
-    except (OSError, json.JSONDecodeError) as error:
-        raise ValueError(f"{str(path.parent)!r} does not hold a finished run: {error}") from error
-
-
-if __name__ == "__main__":
+@outermost
+def command(arguments: Sequence[str] | None = None) -> None:
+    """The whole command."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("runs", nargs="+", type=pathlib.Path, metavar="RUN", help="folder of a finished run")
     parser.add_argument("--out", type=pathlib.Path, required=True, help="a new folder")
-    arguments = parser.parse_args()
-    try:
-        pool(arguments.runs, arguments.out)
-    except (ValueError, OSError) as error:
-        sys.exit(f"error: {error}")
+    given = parser.parse_args(tidied(arguments))
+    pool(given.runs, given.out)
+
+
+if __name__ == "__main__":
+    sys.exit(command())

@@ -10,22 +10,26 @@ table and the picture of all of them, as `compare.py` makes them.
 import contextlib
 import dataclasses
 import datetime
+import functools
 import json
 import pathlib
 import sys
-import warnings
+from collections.abc import Sequence
 from typing import Any
 
 import jax
-import numpy as np
-import tyro
+import options.needed  # noqa: F401
 from compare import compare
 from icml2022.presets import strong_paper
-from jax.experimental.multihost_utils import process_allgather
 from neurips2021.presets import paper
-from options.config import Config, from_dict, MAY_DIFFER, Method, WITH_CONTROLLER
+from options import together
+from options.checks import check_measured
+from options.config import Config, MAY_DIFFER, Method, WITH_CONTROLLER
+from options.held import check_same, options_to_go_on, runs_below, runs_in
 from options.objects import make_augmentation, make_feedback_learning, make_method, make_model, make_optimiser
-from report.curves import plot_curves
+from options.script import outermost, parse, STOPS, undivided
+from options.together import writes
+from report.curves import drawn, plot_curves
 from report.event_files import check_installed, event_files
 
 import dfc_jax as dfc
@@ -65,21 +69,30 @@ def train(config: Config, method: str, data: dfc.Dataset, folder: dfc.RunFolder)
         )
     if not writes():
         return {}
-    histories = {seed: history for seed, (_, history) in zip(config.seeds, found, strict=True)}
+    untrained = [make_model(config, method, data, seed) for seed in config.seeds]
+    histories = {
+        seed: _doubted(history, _first_loss(model, loss, data))
+        for seed, model, (_, history) in zip(config.seeds, untrained, found, strict=True)
+    }
     metric = "test_accuracy" if data.classification else "test_loss"
     summary = folder.finish(histories, metric)
-    plot_curves(folder.path)
+    drawn("curves.png", plot_curves, folder.path)
     return summary
 
 
-def writes() -> bool:
-    """Whether this process is the one that writes results and talks."""
-    return jax.process_index() == 0
+def _first_loss(model: dfc.Network, loss: dfc.AbstractLoss, data: dfc.Dataset) -> float:
+    """The loss of some training samples before anything is learnt."""
+    some = dfc.Split(data.train.x[:1000], data.train.y[:1000])
+    return float(dfc.evaluate(model, loss, some, classification=data.classification)["loss"])
 
 
-def _any_process(failed: bool) -> bool:
-    """Whether any process has failed: the others would wait for it for ever."""
-    return bool(process_allgather(np.asarray(failed)).any()) if jax.process_count() > 1 else failed
+def _doubted(history: dfc.History, untrained: float) -> dfc.History:
+    """With a doubt where training has ended far above where it began, though every number is finite."""
+    last = history.records[-1]["train_loss"] if history.records else 0.0
+    if last <= 2 * untrained:
+        return history
+    doubt = f"The last train loss is {last:.3g}, that of the untrained network {untrained:.3g}: it diverged."
+    return dataclasses.replace(history, doubts=[*history.doubts, doubt])
 
 
 @dataclasses.dataclass(frozen=True)
@@ -91,92 +104,148 @@ class Run:
     folder: dfc.RunFolder
 
 
-def prepare(config: Config) -> tuple[list[Run], dfc.Dataset]:
-    """Check every value, load the data and make the folders: all that can fail before any work."""
-    config.resolved()  # what concerns several methods, or none
-    configs = _held(config) or {method: _chosen(config, method) for method in config.method}
+def prepare(config: Config, arguments: Sequence[str] | None = None) -> tuple[list[Run], dfc.Dataset]:
+    """Check every value, load the data and make the folders: all that can fail before any work.
+
+    With `arguments`, the command line that made `config`, runs that go on keep the options it does not name.
+    """
+
+    def checked() -> tuple[dict[Method, tuple[Config, pathlib.Path]], dfc.Dataset]:
+        chosen = _chosen(config, arguments)
+        return chosen, _load(config, {method: options for method, (options, _) in chosen.items()})
+
+    shared = lambda found: {m: _shared(options) for m, (options, _) in found[0].items()}
+    chosen, data = together.agreed("options", checked, shared)
+    if not writes():
+        folders = {method: dfc.RunFolder(path) for method, (_, path) in chosen.items()}
+        together.agreed("folders", lambda: None)
+    else:
+        folders = together.agreed("folders", lambda: _folders(chosen, config.resume))
+    return [Run(method, options, folders[method]) for method, (options, _) in chosen.items()], data
+
+
+def _shared(config: Config) -> dict[str, Any]:
+    """What must be the same in all processes."""
+    return {k: v for k, v in dataclasses.asdict(config).items() if k not in ("process", "progress")}
+
+
+def _chosen(config: Config, arguments: Sequence[str] | None) -> dict[Method, tuple[Config, pathlib.Path]]:
+    """Every method's options, preset and defaults filled in or those of its run in `out`, and its folder."""
+    config.checked()  # what concerns several methods, or none
+    now = datetime.datetime.now().strftime("%Y%m%d-%H%M%S")
+    out = pathlib.Path(config.out or f"runs/{config.dataset}-{now}").expanduser()
+    held = runs_in(out) if config.resume else {}
+    if config.resume:
+        _check_resumed(out, held, config, given=arguments is not None)
+    elif below := runs_below(out):
+        names = "a run already" if below == [out] else f"runs already ({', '.join(f.name for f in below)})"
+        raise ValueError(f"`out` is {str(out)!r}, which holds {names}; name a new folder, or resume it.")
+    again = functools.partial(parse, Config, arguments, __doc__)
+    configs = options_to_go_on(held, again) if held and arguments is not None else {}
+    configs = configs or {method: _preset(config, method) for method in config.method}
+    alone = out in held.values()
+    if alone and len(configs) > 1:
+        problem = f"`method` is {config.method}; {str(out)!r} holds a run of {next(iter(held))} alone"
+        raise ValueError(f"{problem}: name a new folder for several.")
+    # A folder of several methods remains one, should only one of them be left in it.
+    several = len(configs) > 1 or bool(held and not alone)
+    paths = {method: out / method if several else out for method in configs}
+    # One that has no run yet must not get other options than the job: they are all to be given.
+    new = not configs.keys() <= held.keys()
+    for method, folder in held.items():
+        if new or method in configs:
+            check_same(folder, configs[method] if method in configs else _preset(config, method))
+    return {m: (dataclasses.replace(c, out=str(out)), paths[m]) for m, c in configs.items()}
+
+
+def _check_resumed(out: pathlib.Path, held: dict[Method, pathlib.Path], config: Config, given: bool) -> None:
+    if held:
+        return
+    if below := runs_below(out):
+        names = ", ".join(folder.name for folder in below)
+        raise ValueError(
+            f"`out` is {str(out)!r}, which holds no run of its own but {names}; name one of them."
+        )
+    untouched = {name: getattr(Config(), name) for name in MAY_DIFFER}
+    if given and dataclasses.replace(config, **untouched) == Config():
+        raise ValueError(f"`out` is {str(out)!r}, which holds no run to go on with.")
+
+
+def _preset(config: Config, method: Method) -> Config:
+    """The options of one method, preset and defaults filled in."""
+    translate = {None: lambda config, _: config, "strong-paper": strong_paper}.get(config.preset, paper)
+    return dataclasses.replace(translate(config, method), method=(method,)).resolved()
+
+
+def _load(config: Config, configs: dict[Method, Config]) -> dfc.Dataset:
+    """The data, once all else has been checked, and whether the networks suit them."""
     for method, chosen in configs.items():
         make_method(chosen, method, dfc.CrossEntropy())
         make_optimiser(chosen.optimiser)
         make_feedback_learning(chosen, method, dfc.CrossEntropy())
     if config.tensorboard:
         check_installed()
-    config = dataclasses.replace(next(iter(configs.values())), out=config.out, resume=config.resume)
-    data = dfc.load(config.dataset)
-    if config.batch_size > len(data.train):
-        raise ValueError(f"`batch_size` is {config.batch_size}; {data.name} has {len(data.train)} samples.")
-    number = jax.device_count()
-    if config.batch_size % number > 0:
-        problem = f"`batch_size` is {config.batch_size}, which {number} devices cannot share evenly"
+    first, number = next(iter(configs.values())), jax.device_count()
+    check_measured(first)
+    data = dfc.load(first.dataset)
+    if first.batch_size > len(data.train):
+        raise ValueError(f"`batch_size` is {first.batch_size}; {data.name} has {len(data.train)} samples.")
+    if first.batch_size % number > 0:
+        problem = f"`batch_size` is {first.batch_size}, which {number} devices cannot share evenly"
         raise ValueError(f"{problem}; make it a multiple of {number}.")
     for method, chosen in configs.items():
         make_model(chosen, method, data, 0)
-    now = datetime.datetime.now().strftime("%Y%m%d-%H%M%S")
-    out = pathlib.Path(config.out or f"runs/{config.dataset}-{now}")
-    # A folder of several methods remains one, should only one of them be left in it.
-    several = len(configs) > 1 or (out / next(iter(configs)) / "config.json").exists()
-    runs = []
-    for method, chosen in configs.items():
-        chosen = dataclasses.replace(chosen, out=str(out))
-        path, options = out / method if several else out, dataclasses.asdict(chosen)
-        if not writes():
-            folder = dfc.RunFolder(path)
-        elif config.resume:
-            folder = dfc.RunFolder.reopen(path, options, MAY_DIFFER)
-        else:
-            folder = dfc.RunFolder.create(path, options)
-        runs.append(Run(method, chosen, folder))
-    return runs, data
+    return data
 
 
-def _chosen(config: Config, method: Method) -> Config:
-    """The options of one method, preset and defaults filled in."""
-    translate = {None: lambda config, _: config, "strong-paper": strong_paper}.get(config.preset, paper)
-    return dataclasses.replace(translate(config, method), method=(method,)).resolved()
+def _folders(chosen: dict[Method, tuple[Config, pathlib.Path]], resume: bool) -> dict[Method, dfc.RunFolder]:
+    """All of them, or none but for a crash, so that every method is there to go on with."""
+    made = {}
+    with undivided():
+        for method, (options, path) in chosen.items():
+            there = (path / "config.json").exists()
+            if resume and there:  # whose options are checked, defaults of other versions filled in
+                made[method] = dfc.RunFolder.reopen(path, dataclasses.asdict(options), _OPTIONS)
+            else:
+                made[method] = dfc.RunFolder.create(path, dataclasses.asdict(options))
+            if resume:
+                print(f"{path}: {_goes_on(path) if there else 'a new run'}")
+    return made
 
 
-def _held(config: Config) -> dict[Method, Config]:
-    """The options of the runs in --out, where --resume is all that is given beside it; else none."""
-    untouched = {name: getattr(Config(), name) for name in MAY_DIFFER if name != "epochs"}
-    given = dataclasses.replace(config, **untouched)
-    if not config.resume or given != Config():
-        return {}
-    out = pathlib.Path(config.out)
-    files = [out / "config.json"] if (out / "config.json").exists() else sorted(out.glob("*/config.json"))
-    found = [from_dict(Config, json.loads(file.read_text())["config"]) for file in files]
-    # Runs of before there were convolutional networks do not say what kind theirs is.
-    found = [one if one.model else dataclasses.replace(one, model="mlp", augment=False) for one in found]
-    now = {"progress": config.progress, "tensorboard": config.tensorboard, "resume": True}
-    found = [dataclasses.replace(one, **now) for one in found]
-    return {one.method[0]: one for one in found}
+_OPTIONS = tuple(field.name for field in dataclasses.fields(Config))
 
 
-def main(config: Config) -> int:
+def _goes_on(path: pathlib.Path) -> str:
+    metrics = path / "metrics.jsonl"
+    lines = metrics.read_text(encoding="utf-8").splitlines() if metrics.exists() else []
+    epoch = 1 + max((json.loads(line)["epoch"] for line in lines), default=0)
+    return f"goes on from epoch {epoch}"
+
+
+@outermost
+def main(config: Config, arguments: Sequence[str] | None = None) -> int:
     """Run everything; returns the exit status."""
-    try:
-        if config.distributed:
-            jax.distributed.initialize(config.coordinator, config.processes, config.process)
-            if not writes():
-                warnings.simplefilter("ignore")  # the process that talks gives the same
-        runs, data = prepare(config)
-        failed = False
-    except (ValueError, OSError, ImportError, RuntimeError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        failed = True
-    if _any_process(failed):
-        return 2
-    paths, out = [run.folder.path for run in runs], pathlib.Path(runs[0].config.out)
+    if config.distributed:
+        config.checked()
+        together.initialize(config.coordinator, config.processes, config.process)
+    runs, data = prepare(config, arguments)
+    out = pathlib.Path(runs[0].config.out)
     try:
         summaries = {run.method: train(run.config, run.method, data, run.folder) for run in runs}
-        if writes():
-            compare(paths, out)
-    except (ValueError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        print(f"interrupted: the same command with --out {out} --resume goes on", file=sys.stderr)
-        return 130
+    except STOPS as stopped:
+        stopped.add_note(f"--out {out} --resume goes on")
+        raise
+    if writes():
+        compare(_finished(out, runs), out)
     return _judge(summaries)
+
+
+def _finished(out: pathlib.Path, runs: Sequence[Run]) -> list[pathlib.Path]:
+    """The folders of all finished runs in `out`, those of `runs` first."""
+    paths = [run.folder.path for run in runs]
+    others = [path for path in runs_in(out).values() if path not in paths]
+    return [*paths, *(path for path in others if (path / "summary.json").exists())]
 
 
 def _judge(summaries: dict[Method, dict[str, Any]]) -> int:
@@ -191,5 +260,12 @@ def _judge(summaries: dict[Method, dict[str, Any]]) -> int:
     return 1 if said else 0
 
 
+@outermost
+def command(arguments: Sequence[str] | None = None) -> int:
+    """The whole command; returns the exit status."""
+    given = sys.argv[1:] if arguments is None else arguments
+    return main(parse(Config, given, __doc__), given)
+
+
 if __name__ == "__main__":
-    sys.exit(main(tyro.cli(Config)))
+    together.leave(command())

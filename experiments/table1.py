@@ -14,16 +14,20 @@ import dataclasses
 import json
 import pathlib
 import sys
+from collections.abc import Sequence
 from typing import Any, Literal
 
 import numpy as np
-import tyro
+import options.needed  # noqa: F401
 from neurips2021.presets import TABLE_1, Task
+from options.checks import check_seeds
 from options.config import Config
 from options.groups import Feedback, Solver, Update
+from options.script import outermost, parse, STOPS
 from report.paired import as_text, paired_difference
 from run import prepare, train
 
+from dfc_jax._checks import check_number
 from dfc_jax._runs.folder import first_difference
 
 
@@ -32,6 +36,7 @@ Row = Literal[
 ]  # fmt: skip
 TASKS: tuple[Task, ...] = ("mnist", "fashion_mnist", "mnist_autoencoder", "mnist_train_loss")
 ROWS: tuple[Row, ...] = Row.__args__
+EPOCHS = {task: TABLE_1[task].epochs for task in TASKS}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -78,8 +83,11 @@ class Options:
     """Which cells, and how long."""
 
     tasks: tuple[Task, ...] = TASKS
+    """Columns of the table."""
     rows: tuple[Row, ...] = ROWS
+    """Rows of the table: methods, with learned or fixed feedback."""
     seeds: tuple[int, ...] = (0, 1, 2)
+    """Of every cell; each seeds initialisation, order of samples and noise."""
     epochs_scale: float = 1.0
     """Part of the paper's epochs (100; the autoencoder's 25) that every cell runs."""
     sleep: Update = "expected"
@@ -90,12 +98,29 @@ class Options:
     pretraining_epochs: float | None = None
     """Sleep epochs before the first wake epoch; by default the paper's (10 to 20)."""
     out: pathlib.Path = pathlib.Path("runs/table1")
+    """Folder for the cells and the table."""
     progress: bool = True
+    """Show progress bars."""
+
+    def check(self) -> None:
+        """Raise `ValueError` in one sentence for what cannot be."""
+        for name in ("tasks", "rows", "seeds"):
+            values = getattr(self, name)
+            if not values or len(set(values)) != len(values):
+                raise ValueError(f"`{name}` is {values}; it must name one or several, none of them twice.")
+        check_seeds("seeds", *self.seeds)
+        check_number("epochs_scale", self.epochs_scale, above=0)
+        for name in ("sleep_epochs", "pretraining_epochs"):
+            if getattr(self, name) is not None:
+                check_number(name, getattr(self, name), minimum=0)
+        fewest = min(EPOCHS[task] for task in self.tasks)
+        if round(self.epochs_scale * fewest) < 1:
+            problem = f"`epochs_scale` is {self.epochs_scale}, which leaves no epoch of {fewest}"
+            raise ValueError(f"{problem}; make it larger.")
 
 
 def cell(options: Options, task: Task, row: Row) -> Config:
     """The options of one cell."""
-    epochs = {"mnist_autoencoder": 25}.get(task, 100)
     method = row.partition(" ")[0].lower()
     update = "simulated" if task == "mnist_autoencoder" else options.sleep
     feedback = "fixed" if "fixed" in row or method in ("bp", "dfa") else "learned"
@@ -104,7 +129,7 @@ def cell(options: Options, task: Task, row: Row) -> Config:
         method=(method,),
         feedback=feedback,
         preset="paper-train-loss" if task == "mnist_train_loss" else "paper",
-        epochs=max(1, round(options.epochs_scale * epochs)),
+        epochs=round(options.epochs_scale * EPOCHS[task]),
         seeds=options.seeds,
         out=str(options.out / task / row.replace(" (fixed)", "-fixed").lower()),
         resume=True,
@@ -134,7 +159,10 @@ def run_cell(config: Config) -> None:
     """
     folder = pathlib.Path(config.out)
     if (folder / "summary.json").exists():
-        held, asked = json.loads((folder / "config.json").read_text())["config"], _asked(config)
+        held, asked = (
+            json.loads((folder / "config.json").read_text(encoding="utf-8"))["config"],
+            _asked(config),
+        )
         learning = {name: held["feedback_learning"][name] for name in asked["feedback_learning"]}
         held = {name: held[name] for name in asked} | {"feedback_learning": learning}
         difference = first_difference(held, asked)
@@ -174,8 +202,8 @@ def collect(out: pathlib.Path) -> list[dict[str, Any]]:
 
 
 def _cell(folder: pathlib.Path, column: Column) -> dict[str, Any]:
-    summary = json.loads((folder / "summary.json").read_text())
-    held = json.loads((folder / "config.json").read_text())
+    summary = json.loads((folder / "summary.json").read_text(encoding="utf-8"))
+    held = json.loads((folder / "config.json").read_text(encoding="utf-8"))
     config, environment = held["config"], held["environment"]
     seeds = {int(seed): found for seed, found in summary["seeds"].items() if column.metric in found}
     values = {seed: float(column.shown(np.asarray(found[column.metric]))) for seed, found in seeds.items()}
@@ -196,11 +224,11 @@ def _cell(folder: pathlib.Path, column: Column) -> dict[str, Any]:
 
 def write(cells: list[dict[str, Any]], out: pathlib.Path) -> None:
     """`table1.json`, `table1.md` and `table1.csv` from the finished cells."""
-    (out / "table1.json").write_text(json.dumps(cells, indent=2) + "\n")
-    (out / "table1.md").write_text("\n".join(_markdown(cells)) + "\n")
+    (out / "table1.json").write_text(json.dumps(cells, indent=2) + "\n", encoding="utf-8")
+    (out / "table1.md").write_text("\n".join(_markdown(cells)) + "\n", encoding="utf-8")
     names = ["task", "row", "mean", "std", "paper_mean", "paper_std", "minus_bp", "low", "high", "p"]
     names += ["seeds", "epochs", "sleep_epochs", "seconds", "converged", "device", "revision"]
-    with open(out / "table1.csv", "w", newline="") as file:
+    with open(out / "table1.csv", "w", newline="", encoding="utf-8") as file:
         writer = csv.DictWriter(file, names, extrasaction="ignore")
         writer.writeheader()
         for found in cells:
@@ -253,22 +281,27 @@ def _shown(found: dict[str, Any] | None) -> str:
     return f"{found['mean']:.3g}{spread} ({found['paper_mean']:.3g} ± {found['paper_std']:.2g})"
 
 
+@outermost
 def main(options: Options) -> int:
     """Run what is missing and write the table; returns the exit status."""
+    options.check()
     try:
         for task in options.tasks:
             for row in options.rows:
                 run_cell(cell(options, task, row))
                 write(collect(options.out), options.out)
-    except (ValueError, OSError, ImportError, RuntimeError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        print("interrupted: the same command goes on", file=sys.stderr)
-        return 130
-    print((options.out / "table1.md").read_text())
+    except STOPS as stopped:
+        stopped.add_note("the same command goes on")
+        raise
+    print((options.out / "table1.md").read_text(encoding="utf-8"))
     return 0
 
 
+@outermost
+def command(arguments: Sequence[str] | None = None) -> int:
+    """The whole command; returns the exit status."""
+    return main(parse(Options, arguments, __doc__))
+
+
 if __name__ == "__main__":
-    sys.exit(main(tyro.cli(Options)))
+    sys.exit(command())

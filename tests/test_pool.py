@@ -24,7 +24,10 @@ def apart(tmp_path_factory) -> pathlib.Path:
         options = Config(method=("dfc-ssa",), feedback=feedback, epochs=2, hidden=(8,), progress=False)
         slept = dataclasses.replace(options.feedback_learning, update="expected", pretraining_epochs=0.1)
         out = str(folder / f"{feedback}-{seed}")
-        options = dataclasses.replace(options, seeds=(seed,), out=out, diagnostics=2, feedback_learning=slept)
+        learning = slept if feedback == "learned" else options.feedback_learning
+        options = dataclasses.replace(
+            options, seeds=(seed,), out=out, diagnostics=2, feedback_learning=learning
+        )
         with jax.enable_x64(False), jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):
             assert main(options) == 0
     return folder

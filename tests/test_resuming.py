@@ -22,7 +22,7 @@ import pytest
 from helpers import cast, few_digits, flat, sgd
 from options.config import Config, from_dict
 from options.groups import Controller, Solver
-from run import main, prepare
+from run import command, main, prepare
 
 import dfc_jax as dfc
 from dfc_jax._runs import checkpoints
@@ -62,7 +62,7 @@ def test_what_stops_the_command_line_is_said_and_resumed(tmp_path, monkeypatch, 
     assert "holds a run already; name a new folder, or resume it" in capsys.readouterr().err
     assert cli(SMALL, out, resume=True, nudge=0.2) == 2
     assert "holds a run with other options: `nudge` is 0.1 there and 0.2 now" in capsys.readouterr().err
-    assert main(Config(out=str(out), resume=True, progress=False)) == 0  # the options are those of the run
+    assert command(["--out", str(out), "--resume", "--no-progress"]) == 0  # the options are those of the run
     assert_same_runs(out, whole)
     assert cli(SMALL, out, resume=True) == 0
     assert_same_runs(out, whole)
@@ -74,8 +74,11 @@ def test_what_stops_the_command_line_is_said_and_resumed(tmp_path, monkeypatch, 
 def test_one_run_that_is_left_of_several_is_resumed_where_it_is(tmp_path):
     prepare(dataclasses.replace(SMALL, method=("bp", "dfa"), out=str(tmp_path)))
     shutil.rmtree(tmp_path / "dfa")
-    for given in (Config(), dataclasses.replace(SMALL, method=("bp",))):
-        (run,), _ = prepare(dataclasses.replace(given, out=str(tmp_path), resume=True))
+    given = dataclasses.replace(SMALL, method=("bp",))
+    going_on = ["--out", str(tmp_path), "--resume"]
+    for options, arguments in ((given, None), (Config(), going_on)):
+        options = dataclasses.replace(options, out=str(tmp_path), resume=True)
+        (run,), _ = prepare(options, arguments)
         assert run.folder.path == tmp_path / "bp"
     assert not (tmp_path / "config.json").exists()
 

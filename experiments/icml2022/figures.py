@@ -5,12 +5,12 @@ import functools
 from typing import Any, Literal
 
 import jax
-import matplotlib.pyplot as plt
 import numpy as np
 import optax
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from report.figure import Common, Rows, tidied
+from report.pictures import plt
 from tqdm import tqdm
 
 import dfc_jax as dfc

@@ -1,12 +1,12 @@
 """The figures drawn from nothing but their tables."""
 
-import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from report.curves import COLOURS, NAMES
 from report.figure import Rows, tidied
+from report.pictures import plt
 from scipy.stats import gaussian_kde
 
 

@@ -3,6 +3,7 @@
 import dataclasses
 from typing import Any, Literal
 
+from options.checks import check_numbers, check_used
 from options.groups import Controller, Feedback, IMPLICIT, Optimiser, Solver, Strong, Update
 
 import dfc_jax as dfc
@@ -129,10 +130,11 @@ class Config:
         defaults = self._defaults()
         optimiser = _fill(self.optimiser, lr=defaults.lr)
         single_phase = self.method == ("strong-dfc",)
+        given_rate = self.feedback_learning.lr
         learning = _fill(
             self.feedback_learning,
             lr=defaults.feedback_lr * (0.01 if single_phase else 1),
-            pretraining_lr=self.feedback_learning.lr or defaults.feedback_lr,
+            pretraining_lr=defaults.feedback_lr if given_rate is None else given_rate,
             pretraining_epochs=defaults.pretraining_epochs,
             sleep_epochs=0 if single_phase else defaults.sleep_epochs,
             update=defaults.update,
@@ -147,23 +149,15 @@ class Config:
             augment=convolutional and self.dataset == "cifar10",
         )
         config = dataclasses.replace(config, optimiser=optimiser, feedback_learning=learning)
+        check_numbers(config)
         for name in ("method", "seeds"):
             values = getattr(self, name)
             if not values or len(set(values)) != len(values):
                 raise ValueError(f"`{name}` is {values}; it must name one or several, none of them twice.")
-        if any(seed < 0 for seed in self.seeds):
-            raise ValueError(f"`seeds` is {self.seeds}; seeds must not be negative.")
+        if self.out == "":
+            raise ValueError("`out` is empty; name a folder, or leave the option out.")
         if self.resume and self.out is None:
             raise ValueError("`resume` is given without `out`; name the folder of the run.")
-        if config.epochs < 1:
-            raise ValueError(f"`epochs` is {config.epochs}; it must be at least 1.")
-        for name, rate in (
-            ("lr", optimiser.lr),
-            ("feedback_learning.lr", learning.lr),
-            ("feedback_learning.pretraining_lr", learning.pretraining_lr),
-        ):
-            if not 0 < rate < float("inf"):
-                raise ValueError(f"`{name}` is {rate}; a learning rate must be a finite number above 0.")
         if config.channels and not convolutional:
             raise ValueError(f"`channels` is {config.channels}; only --model conv has feature maps.")
         if config.augment and self.dataset in ("student_teacher", "mnist_autoencoder"):
@@ -174,12 +168,6 @@ class Config:
             )
         if self.distributed and self.out is None:
             raise ValueError("`distributed` is given without `out`; name a folder that all processes share.")
-        if config.diagnostics is not None and config.diagnostics < 1:
-            raise ValueError(f"`diagnostics` is {config.diagnostics}; it must be at least 1.")
-        if not 0 <= config.damping < float("inf"):
-            raise ValueError(f"`damping` is {config.damping}; it must be a finite number of at least 0.")
-        if config.batch_size < 1:
-            raise ValueError(f"`batch_size` is {config.batch_size}; it must be at least 1.")
         name = self.solver.diffrax_solver
         if self.solver.steady_state == "simulated" and name in ("Euler", *IMPLICIT):
             raise ValueError(
@@ -191,6 +179,16 @@ class Config:
         if "strong-dfc" in self.method and self.feedback == "exact":
             raise ValueError("`feedback` is exact; strong-dfc needs feedback weights: learned or fixed.")
         return config
+
+    def checked(self) -> "Config":
+        """The same, which is what is asked for.
+
+        **Raises:** `ValueError` in one sentence for what cannot be run, or is given where nothing reads it.
+        """
+        self.resolved()
+        if self.preset is None:  # which says itself what may stand beside it
+            check_used(self)
+        return self
 
     def activations(self) -> list[dfc.AbstractActivation]:
         """One for each hidden layer, feature maps included."""

@@ -2,15 +2,17 @@
 
 import json
 import pathlib
+import sys
+import warnings
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
-import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator, NullLocator
+from report.pictures import plt
 
 
 # Okabe and Ito's colours, which colour-blind readers can tell apart; a method has the same one everywhere.
@@ -36,6 +38,15 @@ NAMES |= {"mn": "minimum norm", "gn": "Gauss-Newton"}
 
 
 STYLES = {"train": "-", "validation": "--", "test": ":"}
+
+
+def drawn(name: str, draw: Callable[..., pathlib.Path | None], *arguments: Any) -> pathlib.Path | None:
+    """What `draw` writes; without a picture training goes on, and the numbers are there."""
+    try:
+        return draw(*arguments)
+    except Exception as error:
+        print(f"no {name}: {type(error).__name__}: {error}", file=sys.stderr)
+        return None
 
 
 def plot_curves(folder: pathlib.Path) -> pathlib.Path:
@@ -149,7 +160,9 @@ def _draw(ax: Axes, curves: dict[str, np.ndarray], name: str, factor: float, lin
     mean = np.nanmean(values, axis=0)
     ax.plot(epochs, mean, **{"marker": "o" if len(epochs) == 1 else None} | line)
     if len(values) > 1:
-        std = np.nanstd(values, axis=0)
+        with warnings.catch_warnings():  # an epoch that one seed alone has reached has no spread
+            warnings.simplefilter("ignore", RuntimeWarning)
+            std = np.nanstd(values, axis=0, ddof=1)
         ax.fill_between(epochs, mean - std, mean + std, color=line["color"], alpha=0.15, linewidth=0)
 
 
@@ -160,7 +173,7 @@ def _curves(folder: pathlib.Path, of_layers: str | None = None) -> dict[str, np.
     """
     by_seed: dict[int, list[dict[str, float]]] = defaultdict(list)
     metrics = folder / "metrics.jsonl"
-    for line in metrics.read_text().splitlines() if metrics.exists() else []:
+    for line in metrics.read_text(encoding="utf-8").splitlines() if metrics.exists() else []:
         record = json.loads(line)
         if of_layers is not None:
             record = {"seed": record["seed"]} | {str(i): v for i, v in enumerate(record.get(of_layers, []))}
@@ -178,7 +191,7 @@ def _curves(folder: pathlib.Path, of_layers: str | None = None) -> dict[str, np.
 
 
 def _config(folder: pathlib.Path) -> dict[str, Any]:
-    return json.loads((folder / "config.json").read_text())["config"]
+    return json.loads((folder / "config.json").read_text(encoding="utf-8"))["config"]
 
 
 def _title(folders: Sequence[pathlib.Path]) -> str:

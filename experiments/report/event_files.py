@@ -26,7 +26,7 @@ def event_files(folder: pathlib.Path, seeds: Sequence[int]) -> Iterator[Callable
     from tensorboardX import SummaryWriter  # not needed but where it is asked for
 
     metrics = folder / "metrics.jsonl"
-    lines = metrics.read_text().splitlines() if metrics.exists() else []
+    lines = metrics.read_text(encoding="utf-8").splitlines() if metrics.exists() else []
     kept = collections.Counter(json.loads(line)["seed"] for line in lines)
     with contextlib.ExitStack() as stack:
         writers = {}

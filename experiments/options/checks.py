@@ -1,0 +1,142 @@
+"""What options cannot be, said under their own names: numbers, and what nothing would read."""
+
+import dataclasses
+import math
+from typing import Any
+
+import numpy as np
+
+from dfc_jax._checks import check_count, check_number
+
+
+POSITIVE, NOT_NEGATIVE = {"above": 0}, {"minimum": 0}
+NUMBERS = {
+    "nudge": POSITIVE,
+    "damping": NOT_NEGATIVE,
+    "controller.k_p": NOT_NEGATIVE,
+    "controller.alpha": NOT_NEGATIVE,
+    "solver.rtol": POSITIVE,
+    "solver.duration": POSITIVE,
+    "solver.dt": POSITIVE,
+    "solver.tau_v": POSITIVE,
+    "strong.class_value": {"above": 0, "maximum": 1},
+    "strong.sigma": POSITIVE,
+    "strong.sigma_output": NOT_NEGATIVE,
+    "strong.tau_noise": POSITIVE,
+    "strong.tau_filter": POSITIVE,
+    "strong.tau_v": POSITIVE,
+    "strong.dt": POSITIVE,
+    "optimiser.lr": POSITIVE,
+    "optimiser.eps": POSITIVE,
+    "optimiser.clip": POSITIVE,
+    "feedback_learning.lr": POSITIVE,
+    "feedback_learning.weight_decay": NOT_NEGATIVE,
+    "feedback_learning.eps": POSITIVE,
+    "feedback_learning.clip": POSITIVE,
+    "feedback_learning.pretraining_lr": POSITIVE,
+    "feedback_learning.pretraining_epochs": NOT_NEGATIVE,
+    "feedback_learning.sleep_epochs": NOT_NEGATIVE,
+    "feedback_learning.sigma": POSITIVE,
+    "feedback_learning.sigma_output": NOT_NEGATIVE,
+    "feedback_learning.k_p": NOT_NEGATIVE,
+    "feedback_learning.alpha": NOT_NEGATIVE,
+    "feedback_learning.tau_v": POSITIVE,
+    "feedback_learning.tau_apical": POSITIVE,
+    "feedback_learning.dt": POSITIVE,
+}
+COUNTS = {"epochs": 1, "batch_size": 1, "diagnostics": 1, "strong.steps": 2, "feedback_learning.steps": 2}
+MOMENTS = [f"{group}.{name}" for group in ("optimiser", "feedback_learning") for name in ("beta1", "beta2")]
+MOST_STATES = 10**7
+LARGEST_SEED = 2**32 - 1
+
+WEAK, STRONG = ("dfc", "dfc-ss", "dfc-ssa"), ("strong-dfc", "strong-dfc-2phase")
+READERS = {  # which methods read an option that no other does
+    "nudge": WEAK,
+    "controller": (*WEAK, *STRONG),
+    "solver.steady_state": ("dfc-ss", "strong-dfc-2phase"),
+    "solver.rtol": ("dfc-ss", "strong-dfc-2phase"),
+    "solver.trajectory": ("dfc",),
+    "solver.duration": ("dfc", "dfc-ss", "strong-dfc-2phase"),
+    "solver.dt": ("dfc", "dfc-ss", "strong-dfc-2phase"),
+    "solver.tau_v": ("dfc", "dfc-ss", "strong-dfc-2phase"),
+    "solver.diffrax_solver": ("dfc", "dfc-ss", "strong-dfc-2phase"),
+    "strong.class_value": STRONG,
+    "strong": ("strong-dfc",),
+    "feedback_learning": (*WEAK, *STRONG),
+}
+
+
+def check_seeds(name: str, *seeds: int) -> None:
+    """Raise `ValueError` unless every seed is a whole number that JAX's random keys tell apart."""
+    for seed in seeds:
+        check_count(name, seed, 0, LARGEST_SEED)
+
+
+def check_numbers(config: Any) -> None:
+    """Raise `ValueError` for a number of `config`, a `Config` without open defaults, that cannot be."""
+    for name, bounds in NUMBERS.items():
+        if (value := _value(config, name)) is not None:
+            check_number(name, value, **bounds)
+    for name, least in COUNTS.items():
+        if (value := _value(config, name)) is not None:
+            check_count(name, value, least)
+    for name in MOMENTS:
+        value = _value(config, name)
+        if not (value >= 0 and np.float32(value) < 1):
+            raise ValueError(f"`{name}` is {value}; it must be at least 0 and less than 1.")
+    for name, sizes in (("hidden", config.hidden), ("channels", config.channels)):
+        if any(size < 1 for size in sizes):
+            raise ValueError(f"`{name}` is {sizes}; every size must be an integer of at least 1.")
+    check_seeds("seeds", *config.seeds)
+    if "published" in (config.solver.steady_state, config.solver.trajectory):
+        duration, dt = config.solver.duration, config.solver.dt
+        states = duration / dt
+        if not (math.isfinite(states) and 2 <= round(states) <= MOST_STATES):
+            problem = f"`solver.duration` is {duration} and `solver.dt` {dt}, which make {states:.3g} states"
+            raise ValueError(f"{problem}; the published scheme needs 2 to {MOST_STATES}.")
+
+
+def check_used(config: Any) -> None:
+    """Raise `ValueError` for an option that is given, but that nothing would read."""
+    untouched = type(config)()
+    methods = " and ".join(config.method)
+    for name, readers in READERS.items():
+        given = _value(config, name)
+        if given != _value(untouched, name) and not set(readers) & set(config.method):
+            if dataclasses.is_dataclass(given):
+                name = _changed(name, given, _value(untouched, name), READERS)
+            if name is not None:
+                raise ValueError(
+                    f"`{name}` is given, which {methods} does not read; it is for {', '.join(readers)}."
+                )
+    if config.feedback_learning != untouched.feedback_learning and config.feedback != "learned":
+        name = _changed("feedback_learning", config.feedback_learning, untouched.feedback_learning, ())
+        raise ValueError(f"`{name}` is given, but `feedback` is {config.feedback}, which does not learn.")
+    if config.feedback == "exact" and not set(READERS["controller"]) & set(config.method):
+        raise ValueError(f"`feedback` is exact; {methods} has none, or its own.")
+    if config.optimiser.clip_over != "tensor" and config.optimiser.clip is None:
+        raise ValueError("`optimiser.clip_over` is given without `optimiser.clip`, which it is about.")
+    measured = config.diagnostics is not None or {"mn", "gn"} & set(config.method)
+    if config.damping != untouched.damping and not measured:
+        raise ValueError("`damping` is given, but neither mn, gn nor `diagnostics`, which read it.")
+
+
+def check_measured(config: Any) -> None:
+    """Raise `ValueError` where diagnostics are asked for that no epoch would reach."""
+    if config.diagnostics is not None and config.diagnostics > config.epochs:
+        problem = f"`diagnostics` is {config.diagnostics}, but there are {config.epochs} epochs"
+        raise ValueError(f"{problem}: nothing would be measured.")
+
+
+def _changed(group: str, given: Any, untouched: Any, elsewhere: Any) -> str | None:
+    """The first option of a group that is given, but for those that have readers of their own."""
+    names = [
+        f.name for f in dataclasses.fields(given) if getattr(given, f.name) != getattr(untouched, f.name)
+    ]
+    return next((f"{group}.{name}" for name in names if f"{group}.{name}" not in elsewhere), None)
+
+
+def _value(config: Any, name: str) -> Any:
+    for part in name.split("."):
+        config = getattr(config, part)
+    return config

@@ -1,0 +1,87 @@
+"""The runs that a folder holds, and what of their options a command line changes."""
+
+import dataclasses
+import json
+import pathlib
+from collections.abc import Callable
+from typing import get_args
+
+from options.config import Config, from_dict, MAY_DIFFER, Method
+
+from dfc_jax._runs.folder import first_difference
+
+
+NOW = tuple(name for name in MAY_DIFFER if name not in ("epochs", "out"))
+
+
+def runs_in(out: pathlib.Path) -> dict[Method, pathlib.Path]:
+    """The folder of each method's run: `out` itself where it holds a run, or those of one job in it.
+
+    **Raises:** `ValueError` if a `config.json` there cannot be read.
+    """
+    if (out / "config.json").exists():
+        return {_options(out).method[0]: out}
+    found = {}
+    for folder in _folders(out):
+        config = _options(folder)
+        own = pathlib.Path(config.out or "").name == folder.name != out.resolve().name
+        if config.method == (folder.name,) and not own:
+            found[config.method[0]] = folder
+    return found
+
+
+def runs_below(out: pathlib.Path) -> list[pathlib.Path]:
+    """Folders that hold runs: `out`, or those in it."""
+    return [out] if (out / "config.json").exists() else _folders(out)
+
+
+def _folders(out: pathlib.Path) -> list[pathlib.Path]:
+    return [file.parent for file in sorted(out.glob("*/config.json"))]
+
+
+def _options(folder: pathlib.Path) -> Config:
+    """Those of the run in `folder`, with the defaults of what an earlier version did not have.
+
+    **Raises:** `ValueError` if it holds no configuration that this version can read.
+    """
+    file = folder / "config.json"
+    try:
+        values = json.loads(file.read_text(encoding="utf-8"))["config"]
+        config = from_dict(Config, values)
+        if config.method not in [(name,) for name in get_args(Method)]:
+            raise ValueError(f"`method` is {values['method']!r}")
+        if not config.model:  # of before there were convolutional networks
+            config = dataclasses.replace(config, model="mlp", augment=False)
+        return config.resolved()
+    except OSError:
+        raise
+    except Exception as error:  # whatever the file holds
+        reason = f"no `{error.args[0]}`" if isinstance(error, KeyError) else error
+        problem = f"{str(file)!r} is no configuration of a run that this version can read"
+        raise ValueError(f"{problem}: {reason}.") from error
+
+
+def options_to_go_on(
+    runs: dict[Method, pathlib.Path], parse: Callable[[Config], Config]
+) -> dict[Method, Config]:
+    """The options of each run with those that `parse`, of a default, finds given in their place.
+
+    Only the methods that are asked for; nothing if that is one that has no run.
+    """
+    held = {method: _options(folder) for method, folder in runs.items()}
+    now = {name: getattr(Config(), name) for name in NOW}
+    parsed = {m: parse(dataclasses.replace(c, method=tuple(held), **now)) for m, c in held.items()}
+    asked = next(iter(parsed.values())).method
+    if not set(asked) <= set(held):
+        return {}
+    return {method: dataclasses.replace(parsed[method], method=(method,)) for method in asked}
+
+
+def check_same(folder: pathlib.Path, config: Config) -> None:
+    """Raise `ValueError` if the run in `folder` has other options than `config`, but for `MAY_DIFFER`."""
+    held = dataclasses.asdict(_options(folder))
+    difference = first_difference(held, dataclasses.asdict(config), MAY_DIFFER)
+    if difference is not None:
+        name, there, now = difference
+        problem = f"{str(folder)!r} holds a run with other options"
+        raise ValueError(f"{problem}: `{name}` is {there!r} there and {now!r} now.")

@@ -1,0 +1,183 @@
+"""What the main function of every script stands in: its options, and a sentence for whatever ends it early.
+
+Exit codes: 0, done; 1, done, but the results are in doubt; 2, it cannot run so, change the command; 3, what
+was right failed on this machine; 4, a fault of the program, with a traceback; 128 and the signal's number,
+stopped (130 by Ctrl-C, 129 and 143 by SIGHUP and SIGTERM, 141 where nobody reads the output any more).
+"""
+
+import contextlib
+import functools
+import importlib.metadata
+import io
+import os
+import pathlib
+import platform
+import signal
+import sys
+import threading
+import traceback
+from collections.abc import Callable, Iterator, Sequence
+from types import FrameType
+from typing import Any, ParamSpec
+
+
+Arguments = ParamSpec("Arguments")
+CANNOT, FAILED, FAULT, UNREAD = 2, 3, 4, 141
+STOPPED_BY = ("SIGTERM", "SIGHUP")  # which Windows does not all have
+EXTRAS = {"tyro": "experiments", "cosmic_ray": "mutation", "coverage": "mutation"}
+SMALLER = "; a smaller batch, network or number of seeds needs less"
+
+
+class Stopped(BaseException):
+    """A signal that asks the process to end."""
+
+    def __init__(self, number: int) -> None:
+        super().__init__(signal.Signals(number).name)
+        self.number = number
+
+
+STOPS = (KeyboardInterrupt, Stopped, MemoryError, OSError, RuntimeError)  # what is no fault of the command
+
+
+def outermost(main: Callable[Arguments, int | None]) -> Callable[Arguments, int]:
+    """`main`, whose exceptions become a sentence and an exit code; notes added to them are said as well."""
+
+    @functools.wraps(main)
+    def guarded(*arguments: Arguments.args, **named: Arguments.kwargs) -> int:
+        with _signals_raised():
+            for stream in (sys.stdout, sys.stderr):
+                if isinstance(stream, io.TextIOWrapper):  # a terminal may know no more than ASCII
+                    stream.reconfigure(errors="replace")
+            try:
+                code = main(*arguments, **named) or 0
+                sys.stdout.flush()
+            except Exception as error:
+                return _failed(error)
+            except KeyboardInterrupt as stop:
+                return _say("interrupted", stop, 128 + signal.SIGINT)
+            except Stopped as stop:
+                return _say(f"stopped by {stop}", stop, 128 + stop.number)
+        return code
+
+    return guarded
+
+
+def _failed(error: Exception) -> int:
+    match error:
+        case BrokenPipeError():
+            # Python flushes once more at its end, which would fail again.
+            with contextlib.suppress(OSError, ValueError):
+                os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            return UNREAD
+        case MemoryError():
+            return _say(f"error: out of memory{_reason(error)}{SMALLER}", error, FAILED)
+        case ModuleNotFoundError() if error.name in EXTRAS:
+            problem = f"error: {error.name} is not installed: pip install 'dfc_jax[{EXTRAS[error.name]}]'"
+            return _say(problem, error, CANNOT)
+        case ArithmeticError():
+            problem = f"error: a number of the options is too large or too small{_reason(error)}"
+            return _say(problem, error, CANNOT)
+        case ValueError() | OSError() | ImportError():
+            return _say(f"error: {error}", error, CANNOT)
+        case RuntimeError() if not isinstance(error, NotImplementedError | RecursionError):
+            if "RESOURCE_EXHAUSTED" in str(error):
+                return _say(f"error: out of memory{_reason(error)}{SMALLER}", error, FAILED)
+            from_device = type(error).__module__.startswith("jax")
+            return _say(f"error: {_first(error)}", error, FAILED if from_device else CANNOT)
+    traceback.print_exception(error)  # with its notes
+    return FAULT
+
+
+def _first(error: Exception) -> str:
+    """The first line of what may be pages."""
+    return next(iter(str(error).splitlines()), type(error).__name__)
+
+
+def _reason(error: Exception) -> str:
+    return f" ({_first(error)})" if str(error) else ""
+
+
+def _say(sentence: str, error: BaseException, code: int) -> int:
+    with contextlib.suppress(OSError, ValueError):  # nobody may be there to read it
+        print("; ".join([sentence, *getattr(error, "__notes__", ())]), file=sys.stderr)
+    return code
+
+
+@contextlib.contextmanager
+def _signals_raised() -> Iterator[None]:
+    """SIGTERM and SIGHUP raise `Stopped` in the main thread, as Ctrl-C raises `KeyboardInterrupt`."""
+
+    def stop(number: int, _: FrameType | None) -> None:
+        raise Stopped(number)
+
+    before = {}
+    if threading.current_thread() is threading.main_thread():
+        numbers = [getattr(signal, name) for name in STOPPED_BY if hasattr(signal, name)]
+        # `nohup` has SIGHUP ignored, which is what its user wants.
+        before = {number: signal.getsignal(number) for number in numbers}
+        before = {number: found for number, found in before.items() if found is signal.SIG_DFL}
+        for number in before:
+            signal.signal(number, stop)
+    try:
+        yield
+    finally:
+        for number, found in before.items():
+            signal.signal(number, found)
+
+
+@contextlib.contextmanager
+def undivided() -> Iterator[None]:
+    """What must be done as a whole: signals that come meanwhile count at its end."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    came: list[int] = []
+    names = [name for name in ("SIGINT", *STOPPED_BY) if hasattr(signal, name)]
+    before = {getattr(signal, name): signal.getsignal(getattr(signal, name)) for name in names}
+    before = {number: found for number, found in before.items() if callable(found)}
+    for number in before:
+        signal.signal(number, lambda number, _: came.append(number))
+    try:
+        yield
+    finally:
+        for number, found in before.items():
+            signal.signal(number, found)
+    if came:
+        signal.raise_signal(came[0])
+
+
+def parse(options: type, arguments: Sequence[str] | None, description: str, default: Any = None) -> Any:
+    """The options of a command line, those of `default` where it names none."""
+    import tyro  # so that its absence is said in a sentence
+
+    arguments = tidied(arguments)
+    if arguments == ["--version"]:
+        print(_versions())
+        raise SystemExit(0)
+    prog = None if sys.argv[0].endswith(("pytest", "__main__.py")) else pathlib.Path(sys.argv[0]).name
+    default = {} if default is None else {"default": default}
+    return tyro.cli(options, args=arguments, description=description, prog=prog, **default)
+
+
+def tidied(arguments: Sequence[str] | None) -> list[str]:
+    """The arguments, those of this process by default, with `~` in `--out` for the home folder.
+
+    **Raises:** `ValueError` for an empty `--out`, as a variable that is not set leaves one.
+    """
+    found, last = [], ""
+    for argument in sys.argv[1:] if arguments is None else arguments:
+        if argument == "--out=" or (argument == "" and last == "--out"):
+            raise ValueError("`out` is empty; name a folder, or leave the option out.")
+        if argument.startswith("--out="):
+            argument = f"--out={pathlib.Path(argument.removeprefix('--out=')).expanduser()}"
+        elif last == "--out":
+            argument = str(pathlib.Path(argument).expanduser())
+        found.append(argument)
+        last = argument
+    return found
+
+
+def _versions() -> str:
+    names = ("dfc_jax", "jax", "equinox", "diffrax")
+    numbers = ", ".join(f"{name} {importlib.metadata.version(name)}" for name in names)
+    return f"{numbers}; Python {platform.python_version()}"
