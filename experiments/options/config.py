@@ -82,8 +82,8 @@ class Config:
     out: str | None = None
     """Folder for the results; by default a new one below runs/."""
     resume: bool = False
-    """Go on with the run in --out, from its newest checkpoint, or start it if there is none. Where nothing
-    else is given, with the options of the run."""
+    """Go on with the run in --out, from its newest checkpoint, with its options: more epochs may be given,
+    other options not. Beside a whole command, start it where there is no run yet."""
     model: Model | None = None
     """mlp: dense layers only. conv: convolutions with pooling before them. By default conv for cifar10."""
     channels: tuple[int, ...] | None = None
