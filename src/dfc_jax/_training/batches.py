@@ -4,13 +4,15 @@ from collections.abc import Callable
 
 import equinox as eqx
 import jax
+import jax.numpy as jnp
 import jax.random as jr
 from jax.sharding import Mesh
-from jaxtyping import Array, Int, Key, PRNGKeyArray
+from jaxtyping import Array, ArrayLike, Int, Key, PRNGKeyArray
 
 from dfc_jax._data.dataset import Split
 from dfc_jax._numerics.arrays import BatchInputs, BatchOutputs
 from dfc_jax._training.devices import divided
+from dfc_jax._training.traced import trace, Traced
 
 
 Augmentation = Callable[..., Array]  # (x, key=...) -> x, of one sample
@@ -21,7 +23,7 @@ class Batches(eqx.Module):
 
     train: Split
     size: int = eqx.field(static=True)
-    augment: Augmentation | None = None
+    augment: Traced | None = None
     mesh: Mesh | None = eqx.field(static=True, default=None)
 
     def shuffled(self, key: PRNGKeyArray) -> tuple[Int[Array, "steps batch"], Key[Array, " steps"]]:
@@ -36,8 +38,18 @@ class Batches(eqx.Module):
         augment = self.augment
         if augment is not None:
             augment_key, key = jr.split(key)
-            x = jax.vmap(lambda sample, key: augment(sample, key=key))(x, jr.split(augment_key, len(x)))
+            x = jax.vmap(augment)(x, jr.split(augment_key, len(x)))
         return x, y, key
+
+
+def traced_augmentation(
+    augment: Augmentation | None, samples: ArrayLike, key: Key[Array, "*runs"]
+) -> Traced | None:
+    """The augmentation of such samples by keys of the kind of `key`."""
+    if augment is None:
+        return None
+    sample, example = jax.eval_shape(lambda x: jnp.asarray(x)[0], samples), jr.key(0, impl=jr.key_impl(key))
+    return trace(lambda x, key: jnp.asarray(augment(x, key=key)), sample, example)
 
 
 def shuffled_batches(

@@ -186,7 +186,7 @@ def pretrain_feedback(
     for doubt in learning.phase.doubts():
         warn(doubt)
     batches = Batches(placed(data.train, None), batch_size)
-    model = pretrain(False, model, learning, batches, _typed(key), progress)
+    model = pretrain(False, model, model.feedback, learning, batches, _typed(key), progress)
     if not all_finite(model):
         warn(DIVERGED)
     return model

@@ -7,8 +7,6 @@ import equinox as eqx
 import jax.random as jr
 from jaxtyping import PyTree
 
-from dfc_jax._network.learned import learned_weights
-
 
 def for_runs(function: Callable[..., PyTree]) -> Callable[..., PyTree]:
     """`function(run, *shared)` with one argument more, `many`, before them: whether `run` is several runs.
@@ -28,6 +26,3 @@ def for_runs(function: Callable[..., PyTree]) -> Callable[..., PyTree]:
 
 fold_in = for_runs(jr.fold_in)  # (many, key, number)
 split = for_runs(lambda key: tuple(jr.split(key)))  # (many, key): two keys
-initial_state = for_runs(
-    lambda part, optimiser: optimiser.init(learned_weights(part))
-)  # (many, part, optimiser)

@@ -17,7 +17,9 @@ from dfc_jax._network.feedback import AbstractFeedback
 from dfc_jax._network.network import Network
 from dfc_jax._training.batches import Batches
 from dfc_jax._training.devices import everywhere
-from dfc_jax._training.several_runs import fold_in, for_runs, initial_state
+from dfc_jax._training.optimisers import initial_state, update_alone
+from dfc_jax._training.several_runs import fold_in, for_runs
+from dfc_jax._training.traced import Traced
 
 
 DIVERGED = "feedback pre-training: a weight is no longer finite; lower its learning rate or its step `dt`."
@@ -52,20 +54,38 @@ class FeedbackLearning(eqx.Module):
         check_type("optimiser", self.optimiser, optax.GradientTransformation)
 
 
+class Learner(eqx.Module):
+    """`FeedbackLearning` as a compiled epoch takes it: how one update is found, and what becomes of it."""
+
+    phase: AbstractSleepPhase
+    optimise: Traced
+    freeze_output: bool = eqx.field(static=True)
+
+
+def learner_of(learning: FeedbackLearning, feedback: PyTree) -> Learner:
+    """How `feedback`, of one run, is learned beside the forward weights.
+
+    **Raises:** `ValueError` if the optimiser asks for more than updates and weights.
+    """
+    optimise = update_alone("feedback_learning.optimiser", learning.optimiser, feedback)
+    return Learner(learning.phase, optimise, learning.freeze_output)
+
+
 def pretrain(
     many: bool,
     model: Network,
+    feedback: PyTree,
     learning: FeedbackLearning,
     batches: Batches,
     key: Key[Array, "*runs"],
     progress: bool,
 ) -> Network:
-    """The model, or `many` along the first axis, after feedback pre-training."""
+    """The model, or `many` along the first axis, after feedback pre-training; `feedback` is that of one."""
     if learning.pretraining_optimiser is not None:
         learning = eqx.tree_at(lambda l: l.optimiser, learning, learning.pretraining_optimiser)
-    state = initial_state(many, model.feedback, learning.optimiser)
-    bar = tqdm(_epochs(learning.pretraining_epochs), "feedback pre-training", disable=not progress)
-    return _sleep_through(_announced(bar), many, model, state, learning, batches, key)[0]
+    state, learner = initial_state(many, model.feedback, learning.optimiser), learner_of(learning, feedback)
+    bar = tqdm(parts_of(learning.pretraining_epochs), "feedback pre-training", disable=not progress)
+    return sleep(_announced(bar), many, model, state, learner, batches, key)[0]
 
 
 def _announced(bar: tqdm) -> Iterator[float]:
@@ -78,30 +98,17 @@ def _announced(bar: tqdm) -> Iterator[float]:
 
 
 def sleep(
-    many: bool,
-    model: Network,
-    state: PyTree,
-    learning: FeedbackLearning,
-    batches: Batches,
-    key: Key[Array, "*runs"],
-) -> tuple[Network, PyTree]:
-    """The sleep before one wake epoch: the model and the optimiser's state."""
-    parts = _epochs(learning.epochs_per_wake_epoch)
-    return _sleep_through(parts, many, model, state, learning, batches, key)
-
-
-def _sleep_through(
     parts: Iterable[float],
     many: bool,
     model: Network,
     state: PyTree,
-    learning: FeedbackLearning,
+    learner: Learner,
     batches: Batches,
     key: Key[Array, "*runs"],
 ) -> tuple[Network, PyTree]:
-    """One sleep epoch after another, each as long as its part says."""
+    """One sleep epoch after another, each as long as its part says: the model and the optimiser's state."""
     for i, part in enumerate(parts):
-        model, state = _sleep_epoch(many, (model, state, fold_in(many, key, i)), learning, batches, part)
+        model, state = _sleep_epoch(many, (model, state, fold_in(many, key, i)), learner, batches, part)
     return model, state
 
 
@@ -109,7 +116,7 @@ def _sleep_through(
 @for_runs
 def _sleep_epoch(
     run: tuple[Network, PyTree, PRNGKeyArray],
-    learning: FeedbackLearning,
+    learner: Learner,
     batches: Batches,
     part: float,
 ) -> tuple[Network, PyTree]:
@@ -119,8 +126,8 @@ def _sleep_epoch(
     def step(carry: PyTree, batch: tuple[Array, PRNGKeyArray]) -> tuple[PyTree, None]:
         feedback, state = carry
         x, y, step_key = batches.take(*batch)
-        update = learning.phase(Network(model.layers, feedback), x, y, key=step_key)
-        return everywhere(learn_feedback(feedback, state, learning, update), batches.mesh), None
+        update = learner.phase(Network(model.layers, feedback), x, y, key=step_key)
+        return everywhere(learn_feedback(feedback, state, learner, update), batches.mesh), None
 
     indices, keys = batches.shuffled(key)
     steps = math.ceil(part * len(indices))
@@ -129,17 +136,17 @@ def _sleep_epoch(
 
 
 def learn_feedback(
-    feedback: AbstractFeedback, state: PyTree, learning: FeedbackLearning, update: Network
+    feedback: AbstractFeedback, state: PyTree, learner: Learner, update: Network
 ) -> tuple[AbstractFeedback, PyTree]:
     """One step of the feedback weights' optimiser: the weights and the optimiser's state."""
-    # Optax's types know no modules, which are trees of arrays like any other.
-    change, state = learning.optimiser.update(update.feedback, state, feedback)  # ty: ignore[invalid-argument-type]
-    if learning.freeze_output:
+    change, state = learner.optimise(update.feedback, state, feedback)
+    if learner.freeze_output:
         change = eqx.tree_at(lambda c: c.weights[-1], change, replace_fn=jnp.zeros_like)
+    # Optax's types know no modules, which are trees of arrays like any other.
     return optax.apply_updates(feedback, change), state  # ty: ignore
 
 
-def _epochs(number: float | int) -> list[float]:
+def parts_of(number: float | int) -> list[float]:
     """A number of epochs as whole ones and perhaps a part of one."""
     whole, part = divmod(number, 1)
     return [1.0] * int(whole) + ([part] if part else [])

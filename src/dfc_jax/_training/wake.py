@@ -13,7 +13,8 @@ from dfc_jax._numerics.arrays import Scalar
 from dfc_jax._training.batches import Batches
 from dfc_jax._training.devices import everywhere
 from dfc_jax._training.several_runs import for_runs
-from dfc_jax._training.sleep_epochs import FeedbackLearning, learn_feedback
+from dfc_jax._training.sleep_epochs import learn_feedback, Learner
+from dfc_jax._training.traced import Traced
 
 
 @eqx.filter_jit
@@ -21,14 +22,14 @@ from dfc_jax._training.sleep_epochs import FeedbackLearning, learn_feedback
 def wake_epoch(
     run: tuple[Network, tuple[PyTree, PyTree], PRNGKeyArray],
     method: AbstractMethod,
-    optimiser: optax.GradientTransformation,
-    learning: FeedbackLearning | None,
+    optimise: Traced,
+    learner: Learner | None,
     batches: Batches,
 ) -> tuple[Network, tuple[PyTree, PyTree], dict[str, Scalar]]:
     """One epoch of forward learning: the model, the optimisers' states and mean metrics.
 
     A run is a model, the states of the forward and of the feedback weights' optimiser, and a key. The
-    feedback weights learn in this phase if the method learns them, and `learning` says how.
+    feedback weights learn in this phase if the method learns them, and `learner` says how.
     """
     model, states, key = run
     weights, rest = split_weights(model)
@@ -38,10 +39,10 @@ def wake_epoch(
         model = eqx.combine(weights, rest)
         x, y, step_key = batches.take(*batch)
         update, report = method(model, x, y, key=step_key)
-        change, state = optimiser.update(learned_weights(update.layers), state, weights.layers)
+        change, state = optimise(learned_weights(update.layers), state, weights.layers, jnp.mean(report.loss))
         feedback = weights.feedback
-        if learning is not None and method.learns_feedback:
-            feedback, feedback_state = learn_feedback(feedback, feedback_state, learning, update)
+        if learner is not None and method.learns_feedback:
+            feedback, feedback_state = learn_feedback(feedback, feedback_state, learner, update)
         layers = optax.apply_updates(weights.layers, change)
         metrics = {
             "train_loss": jnp.mean(report.loss),

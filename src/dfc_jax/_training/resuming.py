@@ -1,0 +1,58 @@
+"""Checkpoints of training: what they hold, and going on from the newest."""
+
+import os
+import pathlib
+
+import jax
+import jax.random as jr
+import numpy as np
+from jax.experimental.multihost_utils import process_allgather
+from jaxtyping import Array, Key, PyTree
+
+from dfc_jax._checks import require
+from dfc_jax._runs import checkpoints, model_description
+from dfc_jax._training.state import Run, State
+
+
+def _snapshot(state: State, runs: list[Run]) -> PyTree:
+    """What a checkpoint holds, the models first: those are read without the optimisers."""
+    return [run.best_model for run in runs], [run.model for run in runs], state
+
+
+def save(
+    folder: str | os.PathLike | None, epoch: int, state: State, runs: list[Run], key: Key[Array, "*runs"]
+) -> None:
+    if folder is None or jax.process_index() > 0:
+        return
+    facts = {
+        "epoch": epoch,
+        "key": np.asarray(jr.key_data(key)).tolist(),
+        "runs": [run.facts() for run in runs],
+        "model": model_description.describe(runs[0].model),
+    }
+    checkpoints.save(pathlib.Path(folder), epoch, _snapshot(state, runs), facts)
+
+
+def resumed(
+    state: State, runs: list[Run], key: Key[Array, "*runs"], folder: str | os.PathLike | None
+) -> tuple[State, int | None]:
+    """The state of the newest checkpoint and its epoch, `runs` brought up to it; None if there is none."""
+    found = None if folder is None else checkpoints.newest(pathlib.Path(folder), _snapshot(state, runs))
+    if found is None:
+        return state, None
+    (best, last, state), facts = found
+    if facts["key"] != np.asarray(jr.key_data(key)).tolist():
+        raise ValueError(f"`key` is not that of the run in {str(folder)!r}; resume with the same one.")
+    for run, best_model, model, known in zip(runs, best, last, facts["runs"], strict=True):
+        run.best_model, run.model = best_model, model
+        for name, value in known.items():
+            setattr(run, name, value)
+    return state, facts["epoch"]
+
+
+def check_agreement(done: int | None) -> None:
+    """Raise unless all processes, where there are several, go on from the same epoch."""
+    if jax.process_count() > 1:
+        found = process_allgather(np.asarray(-1 if done is None else done))
+        problem = f"`resume` holds checkpoints up to the epochs {found.tolist()} for the processes (-1: none)"
+        require(bool(np.all(found == found[0])), f"{problem}; it must be a folder that all of them share.")

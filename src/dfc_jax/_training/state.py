@@ -1,0 +1,63 @@
+"""What training knows while it goes on: of every run, and what the next epoch starts from."""
+
+import dataclasses
+from typing import Any
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import PyTree
+
+from dfc_jax._network.network import Network
+from dfc_jax._runs.history import History, Record
+
+
+@dataclasses.dataclass
+class Run:
+    """What is known of one run so far."""
+
+    model: Network  # the last good one
+    best_model: Network
+    records: list[Record] = dataclasses.field(default_factory=list)
+    best_epoch: int = 0
+    stopped: str | None = None
+    doubts: list[str] = dataclasses.field(default_factory=list)
+
+    def add(self, record: Record, model: Network) -> None:
+        self.model = model
+        self.records.append(record)
+        if self.best_epoch == 0 or _score(record) > _score(self.records[self.best_epoch - 1]):
+            self.best_epoch, self.best_model = record["epoch"], model
+
+    def facts(self) -> dict[str, Any]:
+        """All but the models, ready for JSON."""
+        names = ("records", "best_epoch", "stopped", "doubts")
+        return {name: getattr(self, name) for name in names}
+
+    def result(self) -> tuple[Network, History]:
+        history = History(self.records, self.best_epoch, self.best_model, self.stopped, self.doubts)
+        return self.model, history
+
+
+class State(eqx.Module):
+    """What the next epoch starts from; of several runs along the first axis."""
+
+    model: Network
+    weights_state: PyTree
+    feedback_state: PyTree
+
+
+def each(tree: PyTree, number: int) -> list[PyTree]:
+    """The runs of a tree, one by one, each on one device."""
+    arrays, rest = eqx.partition(tree, eqx.is_array)
+    if any(len(leaf.sharding.device_set) > 1 for leaf in jax.tree.leaves(arrays)):
+        arrays = jax.tree.map(lambda leaf: jnp.asarray(np.asarray(leaf)), arrays)
+    if number == 1:
+        return [eqx.combine(arrays, rest)]
+    return [eqx.combine(jax.tree.map(lambda leaf, i=i: leaf[i], arrays), rest) for i in range(number)]
+
+
+def _score(record: Record) -> float:
+    """What the best epoch has most of, on the validation samples."""
+    return record.get("validation_accuracy", -record["validation_loss"])
