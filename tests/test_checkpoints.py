@@ -109,8 +109,9 @@ DAMAGES = {
 
 def test_a_checkpoint_holds_its_arrays_and_facts(tmp_path) -> None:
     make_two(tmp_path)
-    found, facts = checkpoints.newest(tmp_path, jax.tree.map(lambda a: a if a == "kept" else 0 * a, TREE))
-    assert bool(eqx.tree_equal(found, TREE)) and found["static"] == "kept" and facts == {"number": 2}
+    held = checkpoints.newest(tmp_path)
+    found = held.tree(jax.tree.map(lambda a: a if a == "kept" else 0 * a, TREE))
+    assert bool(eqx.tree_equal(found, TREE)) and found["static"] == "kept" and held.facts == {"number": 2}
     assert checkpoints.newest(tmp_path / "none") is None
 
 
@@ -119,20 +120,20 @@ def test_damage_is_noticed_and_passed_over_or_refused(tmp_path, damage: str) -> 
     older, newer = make_two(tmp_path)
     DAMAGES[damage](newer)
     with pytest.raises(checkpoints.DamagedCheckpoint, match=f"{newer.name}' is damaged"):
-        checkpoints.load(newer, TREE)
+        checkpoints.load(newer)
     with pytest.warns(UserWarning, match=f"Going on from the one before it, {older.name}"):
-        found, facts = checkpoints.newest(tmp_path, TREE)
-    assert facts == {"number": 1} and bool(eqx.tree_equal(found, TREE))
+        found = checkpoints.newest(tmp_path)
+    assert found.facts == {"number": 1} and bool(eqx.tree_equal(found.tree(TREE), TREE))
     DAMAGES[damage](older)
     with pytest.raises(ValueError, match="No earlier one is left: delete"):
-        checkpoints.newest(tmp_path, TREE)
+        checkpoints.newest(tmp_path)
 
 
 def test_another_format_is_refused(tmp_path) -> None:
     _, newer = make_two(tmp_path)
     newer.write_bytes(newer.read_bytes().replace(b"checkpoint 1 ", b"checkpoint 9 ", 1))
     with pytest.raises(ValueError, match="is of checkpoint format 9, this version of dfc_jax reads 1"):
-        checkpoints.newest(tmp_path, TREE)
+        checkpoints.newest(tmp_path)
 
 
 @pytest.mark.parametrize("call", ["fsync", "replace"])
@@ -147,7 +148,7 @@ def test_a_full_disk_leaves_the_checkpoint_before(tmp_path, monkeypatch, call: s
         checkpoints.save(tmp_path, 3, TREE, {"number": 3})
     monkeypatch.undo()
     assert older.exists() and not list(tmp_path.glob("*.part"))
-    assert checkpoints.newest(tmp_path, TREE)[1] == {"number": 2}
+    assert checkpoints.newest(tmp_path).facts == {"number": 2}
 
 
 class Cubic(dfc.Tanh):
@@ -155,8 +156,8 @@ class Cubic(dfc.Tanh):
 
 
 def test_a_part_that_the_library_does_not_know_is_named() -> None:
-    with pytest.raises(ValueError, match="the description holds a 'Cubic', which"):
-        model_description.build([{"kind": "Cubic"}])
+    with pytest.raises(ValueError, match="it holds a 'Cubic', which"):
+        model_description.build([{"kind": "Cubic"}], 0)
 
 
 def test_networks_with_parts_of_the_users_own_need_a_model(as_users_run, tmp_path, data) -> None:

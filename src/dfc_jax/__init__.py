@@ -123,8 +123,9 @@ from dfc_jax._network.plasticity import (
     VoltageDifference as VoltageDifference,
 )
 from dfc_jax._runs.environment import environment as environment
-from dfc_jax._runs.folder import load_run as load_run, LoadedRun as LoadedRun, RunFolder as RunFolder
+from dfc_jax._runs.folder import RunFolder as RunFolder
 from dfc_jax._runs.history import History as History, Record as Record
+from dfc_jax._runs.loading import load_run as load_run, LoadedRun as LoadedRun
 from dfc_jax._steady_state.base import (
     AbstractEquilibrium as AbstractEquilibrium,
     Equilibrium as Equilibrium,

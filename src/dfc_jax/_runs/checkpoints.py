@@ -7,17 +7,19 @@ must be safely on disk before the next epoch, and silent damage must be noticed:
 
 import hashlib
 import json
-import os
+import math
 import pathlib
-from typing import Any
+from typing import Any, NamedTuple
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
+import jax.random as jr
 import numpy as np
-from jaxtyping import PyTree
+from jaxtyping import Array, PyTree
 
-from dfc_jax._checks import warn
+from dfc_jax._checks import require, warn
+from dfc_jax._runs.files import clear_parts, delete, write_whole
 
 
 FORMAT = 1
@@ -29,6 +31,41 @@ class DamagedCheckpoint(ValueError):
     """A file that is no whole checkpoint."""
 
 
+class Checkpoint(NamedTuple):
+    """What one file holds."""
+
+    path: pathlib.Path
+    facts: dict[str, Any]
+    shapes: list[tuple[str, tuple[int, ...]]]  # and dtypes, of the arrays
+    payload: bytes  # of the arrays, one after the other
+
+    def tree(self, like: PyTree) -> PyTree:
+        """The tree that was saved, of the structure of `like`.
+
+        **Raises:** `ValueError` if its arrays are others than those of `like`.
+        """
+        return self._tree(like, len(self.shapes))
+
+    def first(self, like: PyTree) -> PyTree:
+        """As `tree`, of the first arrays alone: as many as `like` has."""
+        return self._tree(like, len(jax.tree.leaves(eqx.filter(like, eqx.is_array))))
+
+    def _tree(self, like: PyTree, number: int) -> PyTree:
+        arrays, rest = eqx.partition(like, eqx.is_array)
+        wanted, structure = jax.tree.flatten(arrays)
+        if self.shapes[:number] != [_shape(_plain(leaf)) for leaf in wanted]:
+            raise ValueError(
+                f"{str(self.path)!r} is of another model, method or optimiser: its arrays have other shapes. "
+                "Resume with the options of that run, or name another folder."
+            )
+        found, position = [], 0
+        for leaf, (dtype, shape) in zip(wanted, self.shapes, strict=False):
+            array = np.frombuffer(self.payload, jnp.dtype(dtype), math.prod(shape), position).reshape(shape)
+            found.append(_like(jnp.asarray(array), leaf))
+            position += array.nbytes
+        return eqx.combine(jax.tree.unflatten(structure, found), rest)
+
+
 def save(folder: pathlib.Path, number: int, tree: PyTree, facts: dict[str, Any]) -> None:
     """Write the arrays of `tree`, and `facts`, as checkpoint `number`; all but the newest `KEPT` are deleted.
 
@@ -36,55 +73,46 @@ def save(folder: pathlib.Path, number: int, tree: PyTree, facts: dict[str, Any])
 
     **Raises:** `OSError` if the file cannot be written.
     """
-    arrays = [np.asarray(leaf) for leaf in jax.tree.leaves(eqx.filter(tree, eqx.is_array))]
-    shapes = [[array.dtype.name, list(array.shape)] for array in arrays]
-    header = json.dumps({"facts": facts, "arrays": shapes}).encode() + b"\n"
+    leaves = jax.tree.leaves(eqx.filter(tree, eqx.is_array))
+    arrays = [np.asarray(_plain(leaf)) for leaf in leaves]
+    header = json.dumps({"facts": facts, "arrays": [_shape(array) for array in arrays]}).encode() + b"\n"
     body = b"".join([header, *(array.tobytes() for array in arrays)])
     first = f"{_MAGIC} {FORMAT} {hashlib.sha256(body).hexdigest()}\n".encode()
     path = folder / f"{number:06d}.checkpoint"
-    temporary = path.with_suffix(".part")
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        with open(temporary, "wb") as file:
-            file.write(first + body)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-        _sync(folder)
+        write_whole(path, first + body)
     except OSError as error:
-        temporary.unlink(missing_ok=True)
         reason = error.strerror or error
         problem = f"{str(path)!r} could not be written ({reason})"
         raise OSError(f"{problem}; earlier checkpoints are intact.") from error
+    clear_parts(folder)
     for old in _files(folder)[KEPT:]:
-        old.unlink()
+        delete(old)
 
 
-def load(path: pathlib.Path, like: PyTree) -> tuple[PyTree, dict[str, Any]]:
-    """The tree of a checkpoint and its facts. The file may hold more arrays than `like`, after its own.
+def load(path: pathlib.Path) -> Checkpoint:
+    """What a file holds.
 
     **Raises:** `DamagedCheckpoint` for a file that was cut short or altered, `ValueError` for one of another
-    format or with other arrays than `like`.
+    format.
     """
-    facts, shapes, payload = _read(path)
-    arrays, rest = eqx.partition(like, eqx.is_array)
-    wanted, structure = jax.tree.flatten(arrays)
-    expected = [[leaf.dtype.name, list(leaf.shape)] for leaf in wanted]
-    if shapes[: len(expected)] != expected:
+    first, _, body = path.read_bytes().partition(b"\n")
+    words = first.decode("ascii", "replace").split(" ")
+    if len(words) != 3 or words[0] != _MAGIC:
+        raise DamagedCheckpoint(f"{str(path)!r} is damaged: it does not begin as a checkpoint does.")
+    if words[1] != str(FORMAT):
         raise ValueError(
-            f"{str(path)!r} is of another model, method or optimiser: its arrays have other shapes. Resume "
-            "with the options of that run, or name another folder."
+            f"{str(path)!r} is of checkpoint format {words[1]}, this version of dfc_jax reads {FORMAT}: use "
+            "the version that wrote it."
         )
-    found, position = [], 0
-    for dtype, shape in expected:
-        count = int(np.prod(shape, dtype=int))
-        array = np.frombuffer(payload, dtype, count, position).reshape(shape)
-        found.append(jnp.asarray(array))
-        position += array.nbytes
-    return eqx.combine(jax.tree.unflatten(structure, found), rest), facts
+    if words[2] != hashlib.sha256(body).hexdigest():
+        raise DamagedCheckpoint(f"{str(path)!r} is damaged: it was cut short or altered.")
+    header, _, payload = body.partition(b"\n")
+    return Checkpoint(path, *_parsed(path, header, len(payload)), payload)
 
 
-def newest(folder: pathlib.Path, like: PyTree = None) -> tuple[PyTree, dict[str, Any]] | None:
+def newest(folder: pathlib.Path) -> Checkpoint | None:
     """The newest intact checkpoint of a folder, None if it has none. Warns of every damaged one passed over.
 
     Going on from an older one costs its epochs once more and changes nothing else.
@@ -94,7 +122,7 @@ def newest(folder: pathlib.Path, like: PyTree = None) -> tuple[PyTree, dict[str,
     damage: list[DamagedCheckpoint] = []
     for path in _files(folder):
         try:
-            found = load(path, like)
+            found = load(path)
         except DamagedCheckpoint as error:
             damage.append(error)
             continue
@@ -111,28 +139,33 @@ def _files(folder: pathlib.Path) -> list[pathlib.Path]:
     return sorted(folder.glob("*.checkpoint"), reverse=True)
 
 
-def _read(path: pathlib.Path) -> tuple[dict[str, Any], list[list], bytes]:
-    """Facts, dtypes and shapes, and the arrays' bytes."""
-    first, _, body = path.read_bytes().partition(b"\n")
-    words = first.decode("ascii", "replace").split(" ")
-    if len(words) != 3 or words[0] != _MAGIC:
-        raise DamagedCheckpoint(f"{str(path)!r} is damaged: it does not begin as a checkpoint does.")
-    if words[1] != str(FORMAT):
-        raise ValueError(
-            f"{str(path)!r} is of checkpoint format {words[1]}, this version of dfc_jax reads {FORMAT}: use "
-            "the version that wrote it."
-        )
-    if words[2] != hashlib.sha256(body).hexdigest():
-        raise DamagedCheckpoint(f"{str(path)!r} is damaged: it was cut short or altered.")
-    header, _, payload = body.partition(b"\n")
-    found = json.loads(header)
-    return found["facts"], found["arrays"], payload
-
-
-def _sync(folder: pathlib.Path) -> None:
-    """Make a renaming in the folder last through a loss of power."""
-    descriptor = os.open(folder, os.O_RDONLY)
+def _parsed(path: pathlib.Path, header: bytes, size: int) -> tuple[dict, list]:
+    """Facts, dtypes and shapes, as somebody may have made them up: arrays that fill `size` bytes."""
     try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+        held = json.loads(header)
+        facts, arrays = held["facts"], held["arrays"]
+        shapes = [(str(dtype), tuple(int(length) for length in shape)) for dtype, shape in arrays]
+        needed = sum(jnp.dtype(dtype).itemsize * math.prod(shape) for dtype, shape in shapes)
+        fine = isinstance(facts, dict) and all(length >= 0 for _, shape in shapes for length in shape)
+    except (ValueError, TypeError, KeyError, RecursionError) as error:
+        raise ValueError(
+            f"{str(path)!r} is no checkpoint: its second line cannot be read: {error}."
+        ) from error
+    require(fine, f"{str(path)!r} is no checkpoint: its `facts` or its `arrays` are none.")
+    require(needed == size, f"{str(path)!r} is no checkpoint: {needed} bytes of arrays are {size}.")
+    return facts, shapes
+
+
+def _plain(leaf: Array) -> Array:
+    """A key as the numbers it consists of; other arrays as they are."""
+    return jr.key_data(leaf) if jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key) else leaf
+
+
+def _like(found: Array, leaf: Array) -> Array:
+    """As `leaf`, which may be a key."""
+    is_key = jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key)
+    return jr.wrap_key_data(found, impl=jr.key_impl(leaf)) if is_key else found
+
+
+def _shape(array: Array | np.ndarray) -> tuple[str, tuple[int, ...]]:
+    return array.dtype.name, array.shape

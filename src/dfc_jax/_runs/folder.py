@@ -1,19 +1,26 @@
 """The folder of a training run: what was asked for, what happened in each epoch, and what came out."""
 
+import contextlib
 import json
 import os
 import pathlib
 import statistics
-from collections.abc import Sequence
+from collections.abc import Generator, Sequence
 from typing import Any
 
 import equinox as eqx
 
 from dfc_jax._checks import require
-from dfc_jax._network.network import Network
-from dfc_jax._runs import checkpoints, model_description
+from dfc_jax._runs import checkpoints
 from dfc_jax._runs.environment import environment
+from dfc_jax._runs.files import clear_parts, delete, sync, write_whole
 from dfc_jax._runs.history import History, Record
+from dfc_jax._runs.loading import read_config, records_of
+from dfc_jax._runs.lock import Lock, lock_of_process
+
+
+# What a run leaves beside its config.json.
+_LEFT = ("metrics.jsonl", "checkpoints/*.checkpoint")
 
 
 class RunFolder(eqx.Module):
@@ -21,54 +28,64 @@ class RunFolder(eqx.Module):
     `summary.json`."""
 
     path: pathlib.Path = eqx.field(static=True)
+    _lock: Lock | None = eqx.field(static=True, default=None, repr=False)
 
     @staticmethod
     def create(path: str | os.PathLike, config: dict[str, Any]) -> "RunFolder":
         """Make the folder and write its `config.json`, with the environment, before anything else happens.
 
-        **Raises:** `ValueError` if the folder holds a run already, `OSError` if it cannot be written.
+        No other process can open the folder until `finish`, or the end of this process.
+
+        **Raises:** `ValueError` if the folder holds a run already, or what is left of one; `OSError` if it
+        cannot be written.
         """
         folder = pathlib.Path(path)
-        require(
-            not (folder / "config.json").exists(),
-            f"`out` is {str(folder)!r}, which holds a run already; name a new folder, or resume it.",
-        )
-        try:
-            folder.mkdir(parents=True, exist_ok=True)
+        lock = lock_of_process(folder, "out")
+        with _said(folder):
+            clear_parts(folder)
+            problem = f"`out` is {str(folder)!r}, which holds"
+            held = (folder / "config.json").exists()
+            require(not held, f"{problem} a run already; name a new folder, or resume it.")
+            left = next((name for name in _LEFT if any(folder.glob(name))), None)
+            require(left is None, f"{problem} {left} of a run without its config.json; name a new folder.")
             _write_json(folder / "config.json", {"config": config, "environment": environment()})
-        except OSError as error:
-            problem = f"`out` is {str(folder)!r}, which cannot be written ({error.strerror})"
-            raise OSError(f"{problem}; name another folder, or free it.") from error
-        return RunFolder(folder)
+        return RunFolder(folder, lock)
 
     @staticmethod
     def reopen(
-        path: str | os.PathLike, config: dict[str, Any], may_differ: Sequence[str] = ("epochs",)
+        path: str | os.PathLike,
+        config: dict[str, Any],
+        may_differ: Sequence[str] = ("epochs",),
+        defaults: dict[str, Any] | None = None,
     ) -> "RunFolder":
         """The folder of an interrupted run, its metrics brought to its newest checkpoint; or a new one.
 
-        `config` must be that of the run, but for the options in `may_differ`.
+        `config` must be that of the run, but for the options in `may_differ`. Options that the run does not
+        name, as it is of a version without them, had the values in `defaults`. `summary.json` is deleted:
+        `finish` writes that of the run as it is then.
 
-        **Raises:** `ValueError` if it is not, or if no checkpoint is intact; `OSError` if the folder cannot
-        be read or written.
+        **Raises:** `ValueError` if `config` is another, if epochs were finished but no checkpoint is there
+        or intact, or more of them than `config` asks for; `OSError` if the folder cannot be read or written.
         """
-        folder = RunFolder(pathlib.Path(path))
-        if not (folder.path / "config.json").exists():
+        folder = pathlib.Path(path)
+        if not (folder / "config.json").exists():
             return RunFolder.create(path, config)
-        held = _read_config(folder.path)
-        difference = first_difference(held["config"], config, may_differ)
-        if difference is not None:
-            name, there, now = difference
-            problem = f"{str(folder.path)!r} holds a run with other options"
-            raise ValueError(f"{problem}: `{name}` is {there!r} there and {now!r} now.")
-        _write_json(folder.path / "config.json", held | {"config": config})
-        found = checkpoints.newest(folder.checkpoints)
-        runs = [] if found is None else [run["records"] for run in found[1]["runs"]]
-        seeds = zip(config["seeds"], runs, strict=False)
-        lines = [(record["epoch"], i, seed, record) for i, (seed, run) in enumerate(seeds) for record in run]
-        text = "".join(_line(seed, record) for *_, seed, record in sorted(lines, key=lambda line: line[:2]))
-        _write(folder.path / "metrics.jsonl", text)
-        return folder
+        lock = lock_of_process(folder, "out")
+        with _said(folder):
+            clear_parts(folder)
+            held = read_config(folder)
+            difference = first_difference(filled(held["config"], defaults or {}), config, may_differ)
+            if difference is not None:
+                name, there, now = difference
+                problem = f"{str(folder)!r} holds a run with other options"
+                raise ValueError(f"{problem}: `{name}` is {there!r} there and {now!r} now.")
+            metrics = folder / "metrics.jsonl"
+            text = _recorded(folder, metrics, config)
+            sessions = [*held.get("resumed", []), environment()]
+            _write_json(folder / "config.json", held | {"config": config, "resumed": sessions})
+            delete(folder / "summary.json")
+            write_whole(metrics, text.encode())
+        return RunFolder(folder, lock)
 
     @property
     def checkpoints(self) -> pathlib.Path:
@@ -77,16 +94,22 @@ class RunFolder(eqx.Module):
 
     def append(self, seed: int, record: Record) -> None:
         """Add one epoch to `metrics.jsonl`; it is on disk when this returns."""
-        with open(self.path / "metrics.jsonl", "a") as file:
-            file.write(_line(seed, record))
+        path = self.path / "metrics.jsonl"
+        with open(path, "ab") as file:
+            file.write(_line(seed, record).encode())
             file.flush()
-            os.fsync(file.fileno())
+            sync(file.fileno(), path)
 
     def finish(self, histories: dict[int, History], metric: str) -> dict[str, Any]:
-        """Write `summary.json` from the history of each seed and return what it holds."""
+        """Write `summary.json` from the history of each seed, and return what it holds.
+
+        Other processes may open the folder then.
+        """
         seeds = {str(seed): _summarise(history, metric) for seed, history in histories.items()}
         summary = summary_of(seeds, metric)
         _write_json(self.path / "summary.json", summary)
+        if self._lock is not None:
+            self._lock.release()
         return summary
 
 
@@ -123,56 +146,6 @@ def _summarise(history: History, metric: str) -> dict[str, Any]:
     }
 
 
-class LoadedRun(eqx.Module):
-    """A run read back from its folder, seed by seed."""
-
-    config: dict[str, Any]
-    models: dict[int, Network]  # as training left them, or the newest checkpoint holds them
-    best_models: dict[int, Network]  # of the best epochs
-    records: dict[int, list[Record]]
-
-
-def load_run(path: str | os.PathLike, like: Network | None = None) -> LoadedRun:
-    """The models and the configuration of a run, without the script that made it.
-
-    Networks with layers or activations of the user's own need a model of the same architecture in `like`.
-
-    **Raises:** `ValueError` if the folder holds no checkpoint that is intact, or `like` is needed or wrong.
-    """
-    folder = RunFolder(pathlib.Path(path))
-    config = _read_config(folder.path)["config"]
-    found = checkpoints.newest(folder.checkpoints)
-    if found is None:
-        raise ValueError(f"{str(folder.path)!r} holds no checkpoint yet.")
-    runs, description = found[1]["runs"], found[1]["model"]
-    problem = "`like` is None, but the run's network has layers or activations of the user's own"
-    fine = like is not None or description is not None
-    require(fine, f"{problem}: give a model of its architecture.")
-    model = model_description.build(description) if like is None else like
-    filled = checkpoints.newest(folder.checkpoints, ([model] * len(runs), [model] * len(runs)))
-    assert filled is not None  # it was there a moment ago
-    (best, last), _ = filled
-    seeds = config["seeds"]
-    return LoadedRun(
-        config,
-        dict(zip(seeds, last, strict=True)),
-        dict(zip(seeds, best, strict=True)),
-        {seed: run["records"] for seed, run in zip(seeds, runs, strict=True)},
-    )
-
-
-def _read_config(folder: pathlib.Path) -> dict[str, Any]:
-    path = folder / "config.json"
-    require(path.exists(), f"{str(folder)!r} holds no run: there is no config.json.")
-    try:
-        held = json.loads(path.read_text())
-    except ValueError as error:
-        raise ValueError(f"{str(path)!r} is damaged: {error}. Restore it or start anew.") from error
-    fine = isinstance(held, dict) and isinstance(held.get("config"), dict)
-    require(fine, f"{str(path)!r} is no configuration of a run: it has no `config`.")
-    return held
-
-
 def first_difference(
     first: dict[str, Any], second: dict[str, Any], may_differ: Sequence[str] = ()
 ) -> tuple[str, Any, Any] | None:
@@ -200,12 +173,44 @@ def _line(seed: int, record: Record) -> str:
     return json.dumps({"seed": seed, **kept}) + "\n"
 
 
+def filled(config: dict[str, Any], defaults: dict[str, Any]) -> dict[str, Any]:
+    """`config` with the options of `defaults` that it does not name, in its groups too."""
+    whole = defaults | config
+    for name, value in whole.items():
+        if isinstance(value, dict) and isinstance(defaults.get(name), dict):
+            whole[name] = filled(value, defaults[name])
+    return whole
+
+
+def _recorded(folder: pathlib.Path, metrics: pathlib.Path, config: dict[str, Any]) -> str:
+    """What `metrics.jsonl` holds up to the newest checkpoint.
+
+    **Raises:** `ValueError` if there are epochs but no checkpoint, or more of them than `config` asks for.
+    """
+    found = checkpoints.newest(folder / "checkpoints")
+    if found is None:
+        lines = len(metrics.read_bytes().splitlines()) if metrics.exists() else 0
+        problem = f"{str(folder)!r} holds {lines} epochs in metrics.jsonl but no checkpoint to go on from"
+        require(lines == 0, f"{problem}; name a new folder.")
+        return ""
+    done, epochs = found.facts.get("epoch"), config.get("epochs")
+    if isinstance(done, int) and isinstance(epochs, int):
+        problem = f"`epochs` is {epochs}, but {str(folder)!r} holds {done} already"
+        require(epochs >= done, f"{problem}; ask for as many at least.")
+    runs = zip(config["seeds"], records_of(found, len(config["seeds"])), strict=True)
+    lines = [(record["epoch"], i, seed, record) for i, (seed, run) in enumerate(runs) for record in run]
+    return "".join(_line(seed, record) for *_, seed, record in sorted(lines, key=lambda line: line[:2]))
+
+
+@contextlib.contextmanager
+def _said(folder: pathlib.Path) -> Generator[None]:
+    """Say which folder it is that cannot be written."""
+    try:
+        yield
+    except OSError as error:
+        problem = f"`out` is {str(folder)!r}, which cannot be written ({error.strerror or error})"
+        raise OSError(f"{problem}; name another folder, or free it.") from error
+
+
 def _write_json(path: pathlib.Path, content: dict[str, Any]) -> None:
-    _write(path, json.dumps(content, indent=2) + "\n")
-
-
-def _write(path: pathlib.Path, text: str) -> None:
-    """All of it or nothing."""
-    temporary = path.with_suffix(".part")
-    temporary.write_text(text)
-    os.replace(temporary, path)
+    write_whole(path, (json.dumps(content, indent=2) + "\n").encode())

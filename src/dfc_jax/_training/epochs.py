@@ -79,7 +79,7 @@ def train(
     pretraining_key, key = split(many, key)
     feedback_state = None if learning is None else initial_state(many, model.feedback, learning.optimiser)
     state = State(model, initial_state(many, model.layers, options.optimiser), feedback_state)
-    state, done = resumed(state, runs, key, options.resume)
+    state, done = resumed(state, runs, key, options.resume, options.epochs)
     check_agreement(done)
     state, key, pretraining_key = placed((state, key, pretraining_key), options.mesh)
     if done is None:

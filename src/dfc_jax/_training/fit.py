@@ -21,6 +21,7 @@ from dfc_jax._runs.history import History, Record
 from dfc_jax._training.batches import Augmentation, Batches
 from dfc_jax._training.devices import mesh_of, placed
 from dfc_jax._training.epochs import Options, train
+from dfc_jax._training.resuming import writing
 from dfc_jax._training.sleep_epochs import DIVERGED, FeedbackLearning, pretrain
 
 
@@ -149,11 +150,12 @@ def fit_many(
         resume=resume,
         min_converged=min_converged,
     )
-    if len(models) == 1:
-        return train(models[0], _typed(keys[0]), list(models), options)
-    arrays, rest = zip(*(eqx.partition(model, eqx.is_array) for model in models), strict=True)
-    together = eqx.combine(jax.tree.map(lambda *leaves: jnp.stack(leaves), *arrays), rest[0])
-    return train(together, jnp.stack([_typed(key) for key in keys]), list(models), options)
+    with writing(resume):
+        if len(models) == 1:
+            return train(models[0], _typed(keys[0]), list(models), options)
+        arrays, rest = zip(*(eqx.partition(model, eqx.is_array) for model in models), strict=True)
+        together = eqx.combine(jax.tree.map(lambda *leaves: jnp.stack(leaves), *arrays), rest[0])
+        return train(together, jnp.stack([_typed(key) for key in keys]), list(models), options)
 
 
 def pretrain_feedback(

@@ -1,7 +1,9 @@
 """Checkpoints of training: what they hold, and going on from the newest."""
 
+import contextlib
 import os
 import pathlib
+from collections.abc import Generator
 
 import jax
 import jax.random as jr
@@ -11,12 +13,27 @@ from jaxtyping import Array, Key, PyTree
 
 from dfc_jax._checks import require
 from dfc_jax._runs import checkpoints, model_description
+from dfc_jax._runs.lock import Lock
 from dfc_jax._training.state import Run, State
 
 
 def _snapshot(state: State, runs: list[Run]) -> PyTree:
     """What a checkpoint holds, the models first: those are read without the optimisers."""
     return [run.best_model for run in runs], [run.model for run in runs], state
+
+
+@contextlib.contextmanager
+def writing(folder: str | os.PathLike | None) -> Generator[None]:
+    """Nothing else writes checkpoints to the folder in the meantime.
+
+    **Raises:** as `Lock`.
+    """
+    lock = None if folder is None or jax.process_index() > 0 else Lock(pathlib.Path(folder), "resume")
+    try:
+        yield
+    finally:
+        if lock is not None:
+            lock.release()
 
 
 def save(
@@ -34,15 +51,21 @@ def save(
 
 
 def resumed(
-    state: State, runs: list[Run], key: Key[Array, "*runs"], folder: str | os.PathLike | None
+    state: State, runs: list[Run], key: Key[Array, "*runs"], folder: str | os.PathLike | None, epochs: int
 ) -> tuple[State, int | None]:
-    """The state of the newest checkpoint and its epoch, `runs` brought up to it; None if there is none."""
-    found = None if folder is None else checkpoints.newest(pathlib.Path(folder), _snapshot(state, runs))
+    """The state of the newest checkpoint and its epoch, `runs` brought up to it; None if there is none.
+
+    **Raises:** `ValueError` if it is of another run, or has finished more than `epochs`.
+    """
+    found = None if folder is None else checkpoints.newest(pathlib.Path(folder))
     if found is None:
         return state, None
-    (best, last, state), facts = found
+    facts = found.facts
     if facts["key"] != np.asarray(jr.key_data(key)).tolist():
         raise ValueError(f"`key` is not that of the run in {str(folder)!r}; resume with the same one.")
+    problem = f"`epochs` is {epochs}, but {str(folder)!r} holds {facts['epoch']} already"
+    require(epochs >= facts["epoch"], f"{problem}; ask for as many at least.")
+    best, last, state = found.tree(_snapshot(state, runs))
     for run, best_model, model, known in zip(runs, best, last, facts["runs"], strict=True):
         run.best_model, run.model = best_model, model
         for name, value in known.items():

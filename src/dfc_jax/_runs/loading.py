@@ -1,0 +1,97 @@
+"""Runs read back from their folders, whatever those hold."""
+
+import json
+import os
+import pathlib
+from typing import Any
+
+import equinox as eqx
+
+from dfc_jax._checks import require
+from dfc_jax._network.network import Network
+from dfc_jax._runs import checkpoints, model_description
+from dfc_jax._runs.history import Record
+
+
+class LoadedRun(eqx.Module):
+    """A run read back from its folder, seed by seed."""
+
+    config: dict[str, Any]
+    models: dict[int, Network]  # as training left them, or the newest checkpoint holds them
+    best_models: dict[int, Network]  # of the best epochs
+    records: dict[int, list[Record]]
+
+
+def load_run(path: str | os.PathLike, like: Network | None = None) -> LoadedRun:
+    """The models and the configuration of a run, without the script that made it.
+
+    Networks with layers or activations of the user's own need a model of the same architecture in `like`.
+
+    **Raises:** `ValueError` if the folder holds no checkpoint that is intact, if what it holds is not what a
+    run leaves, or `like` is needed or wrong.
+    """
+    folder = pathlib.Path(path)
+    config = read_config(folder)["config"]
+    found = checkpoints.newest(folder / "checkpoints")
+    if found is None:
+        raise ValueError(f"{str(folder)!r} holds no checkpoint yet.")
+    seeds = config.get("seeds")
+    fine = isinstance(seeds, list) and all(isinstance(seed, int) for seed in seeds) and len(seeds) > 0
+    problem = f"{str(folder / 'config.json')!r} is no configuration of a run: `seeds` is {seeds!r}"
+    require(fine and len(set(seeds)) == len(seeds), f"{problem}; they must be different whole numbers.")
+    records = records_of(found, len(seeds))
+    model = _described(found) if like is None else like
+    best, last = found.first(([model] * len(seeds), [model] * len(seeds)))
+    return LoadedRun(
+        config,
+        dict(zip(seeds, last, strict=True)),
+        dict(zip(seeds, best, strict=True)),
+        dict(zip(seeds, records, strict=True)),
+    )
+
+
+def read_config(folder: pathlib.Path) -> dict[str, Any]:
+    """What `config.json` holds.
+
+    **Raises:** `ValueError` if it is not there, or no configuration.
+    """
+    path = folder / "config.json"
+    require(path.exists(), f"{str(folder)!r} holds no run: there is no config.json.")
+    try:
+        held = json.loads(path.read_bytes())
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"{str(path)!r} is damaged: {error}. Restore it, or name a new folder.") from error
+    fine = isinstance(held, dict) and isinstance(held.get("config"), dict)
+    require(fine, f"{str(path)!r} is no configuration of a run: it has no `config`.")
+    return held
+
+
+def records_of(checkpoint: checkpoints.Checkpoint, number: int) -> list[list[Record]]:
+    """The records of every run in a checkpoint.
+
+    **Raises:** `ValueError` unless it holds `number` runs.
+    """
+    runs = checkpoint.facts.get("runs")
+    problem = f"{str(checkpoint.path)!r} is no checkpoint of this run"
+    if not isinstance(runs, list) or not all(_has_records(run) for run in runs):
+        raise ValueError(f"{problem}: its `runs` hold no records of epochs.")
+    require(len(runs) == number, f"{problem}: it holds {len(runs)} runs, and config.json {number} `seeds`.")
+    return [run["records"] for run in runs]
+
+
+def _has_records(run: Any) -> bool:
+    records = run.get("records") if isinstance(run, dict) else None
+    if not isinstance(records, list):
+        return False
+    return all(isinstance(record, dict) and isinstance(record.get("epoch"), int) for record in records)
+
+
+def _described(checkpoint: checkpoints.Checkpoint) -> Network:
+    """A network of the architecture that the checkpoint describes."""
+    description = checkpoint.facts.get("model")
+    problem = "`like` is None, but the run's network has layers or activations of the user's own"
+    require(description is not None, f"{problem}: give a model of its architecture.")
+    try:
+        return model_description.build(description, len(checkpoint.payload))
+    except ValueError as error:
+        raise ValueError(f"{str(checkpoint.path)!r} describes no network: {error}") from error
