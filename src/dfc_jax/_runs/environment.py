@@ -17,7 +17,7 @@ _PACKAGES = ("dfc_jax", "jax", "jaxlib", "equinox", "diffrax", "optimistix", "li
 
 
 def environment() -> dict[str, Any]:
-    """Where and with what a result came about: versions, git revision, device, command, time."""
+    """Where and with what a result came about: versions, git revision, device, precision, command, time."""
     device = jax.devices()[0]
     return {
         "python": platform.python_version(),
@@ -26,19 +26,27 @@ def environment() -> dict[str, Any]:
         "device": device.device_kind,
         "processor": _processor(),
         "cores": os.cpu_count(),
+        "x64": bool(jax.config.read("jax_enable_x64")),
+        "matmul_precision": jax.config.read("jax_default_matmul_precision"),
         "command": shlex.join(["python", _script(), *sys.argv[1:]]),
         "started": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
     }
 
 
 def _git_revision() -> str | None:
-    """The revision of the source this package was imported from, None outside a git checkout."""
-    folder = pathlib.Path(__file__).parent
-    command = ["git", "describe", "--always", "--dirty", "--abbrev=12", "--exclude=*"]
+    """The revision of the source this package was imported from, None where git does not follow that source.
+
+    An installed copy may lie in the checkout of another revision, or of something else.
+    """
+    source = pathlib.Path(__file__)
+    followed = ["git", "ls-files", "--error-unmatch", source.name]
+    describe = ["git", "describe", "--always", "--dirty", "--abbrev=12", "--exclude=*"]
     try:
-        return subprocess.run(command, cwd=folder, capture_output=True, text=True, check=True).stdout.strip()
+        for command in (followed, describe):
+            done = subprocess.run(command, cwd=source.parent, capture_output=True, check=True)
     except (OSError, subprocess.CalledProcessError):
         return None
+    return done.stdout.decode(errors="replace").strip()
 
 
 def _script() -> str:
@@ -49,7 +57,7 @@ def _script() -> str:
 
 def _processor() -> str:
     try:
-        lines = pathlib.Path("/proc/cpuinfo").read_text().splitlines()
+        lines = pathlib.Path("/proc/cpuinfo").read_text(errors="replace").splitlines()
         return next(line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
     except (OSError, StopIteration):
         return platform.processor() or platform.machine()
