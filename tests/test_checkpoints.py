@@ -73,8 +73,6 @@ def test_another_run_is_refused(as_users_run, tmp_path, data) -> None:
     fit(data, 1, tmp_path)
     with pytest.raises(ValueError, match="`key` is not that of the run"):
         fit(data, 2, tmp_path, keys=[jr.key(7)])
-    with pytest.raises(ValueError, match="of another model, method or optimiser"):
-        fit(data, 2, tmp_path, optimiser=sgd(0.1))
 
 
 TREE = {"a": jnp.arange(6.0).reshape(2, 3), "n": jnp.asarray(3, jnp.int32), "static": "kept"}

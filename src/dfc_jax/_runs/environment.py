@@ -26,8 +26,8 @@ def environment() -> dict[str, Any]:
         "device": device.device_kind,
         "processor": _processor(),
         "cores": os.cpu_count(),
-        "x64": bool(jax.config.read("jax_enable_x64")),
-        "matmul_precision": jax.config.read("jax_default_matmul_precision"),
+        "x64": jax.config.jax_enable_x64,  # ty: ignore[missing-attribute]
+        "matmul_precision": jax.config.jax_default_matmul_precision,  # ty: ignore[missing-attribute]
         "command": shlex.join(["python", _script(), *sys.argv[1:]]),
         "started": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
     }

@@ -24,6 +24,7 @@ from dfc_jax._runs.history import History, Record
 from dfc_jax._training.batches import Augmentation, Batches, traced_augmentation
 from dfc_jax._training.devices import placed
 from dfc_jax._training.evaluation import evaluate_all
+from dfc_jax._training.identity import identity_of
 from dfc_jax._training.optimisers import initial_state, network_to_use, update_by_loss
 from dfc_jax._training.resuming import check_agreement, resumed, save
 from dfc_jax._training.several_runs import fold_in, split
@@ -79,7 +80,10 @@ def train(
     pretraining_key, key = split(many, key)
     feedback_state = None if learning is None else initial_state(many, model.feedback, learning.optimiser)
     state = State(model, initial_state(many, model.layers, options.optimiser), feedback_state)
-    state, done = resumed(state, runs, key, options.resume, options.epochs)
+    identity = {}
+    if options.resume is not None:
+        identity = identity_of(initial, method, options.data, batches, optimise, learning)
+    state, done = resumed(state, runs, key, identity, options.resume, options.epochs)
     check_agreement(done)
     state, key, pretraining_key = placed((state, key, pretraining_key), options.mesh)
     if done is None:
@@ -89,7 +93,7 @@ def train(
             state = eqx.tree_at(lambda s: s.model, state, pretrained)
             _note_pretraining(runs, each(pretrained, len(runs)))
         done = 0
-        save(options.resume, done, state, runs, key)
+        save(options.resume, done, state, runs, key, identity)
 
     name, hidden = type(method).__name__, not options.progress
     bar = tqdm(range(done + 1, options.epochs + 1), desc=name, unit="epoch", disable=hidden)
@@ -117,7 +121,7 @@ def train(
             _doubt(run, handful, options)
             if options.on_epoch is not None:
                 options.on_epoch(i, run.records[-1])
-        save(options.resume, epoch, state, runs, key)
+        save(options.resume, epoch, state, runs, key, identity)
         bar.set_postfix_str(_line([run for run in runs if run.records and not run.stopped]))
     return [run.result() for run in runs]
 

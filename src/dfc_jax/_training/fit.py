@@ -62,13 +62,18 @@ def fit(
     - `on_epoch`: called with every epoch's record as soon as it is there.
     - `progress`: whether to show a progress bar.
     - `resume`: a folder for checkpoints, one after feedback pre-training and after every epoch. Training goes
-      on from the newest one there, to the very numbers of a run that was never interrupted; `on_epoch` hears
-      of new epochs only. `epochs` may be more than before, every other argument must be the same.
+      on from the newest one there, to the very numbers of a run that was never interrupted. `on_epoch` hears
+      of new epochs only; of one that was interrupted before its checkpoint was written, as where `on_epoch`
+      raises, it hears again. `epochs` may be more than before, and what no number depends on may be another:
+      `devices`, `diagnostics`, `on_epoch`, `progress`, `min_converged`. Every other argument must be the
+      same, which is checked: with its numbers, but not what a function that a method or a network holds
+      computes, nor differences as small as roundings, nor the optimiser after a change of JAX or Optax.
     - `min_converged`: when a smaller part of an epoch's samples converges, a warning says so and why, and
       `history.doubts` keeps it.
 
     **Raises:** `ValueError` if sizes of model and data differ, an argument is out of range, or `resume` holds
-    damaged checkpoints or those of another run; `OSError` if a checkpoint cannot be written.
+    damaged checkpoints, those of another run, or is being written by another process; `OSError` if a
+    checkpoint cannot be written.
     """
     check_key("key", key)
     heard = None if on_epoch is None else lambda _, record: on_epoch(record)

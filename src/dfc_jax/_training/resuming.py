@@ -1,9 +1,11 @@
 """Checkpoints of training: what they hold, and going on from the newest."""
 
 import contextlib
+import json
 import os
 import pathlib
 from collections.abc import Generator
+from typing import Any
 
 import jax
 import jax.random as jr
@@ -13,6 +15,7 @@ from jaxtyping import Array, Key, PyTree
 
 from dfc_jax._checks import require
 from dfc_jax._runs import checkpoints, model_description
+from dfc_jax._runs.identity import difference
 from dfc_jax._runs.lock import Lock
 from dfc_jax._training.state import Run, State
 
@@ -37,13 +40,19 @@ def writing(folder: str | os.PathLike | None) -> Generator[None]:
 
 
 def save(
-    folder: str | os.PathLike | None, epoch: int, state: State, runs: list[Run], key: Key[Array, "*runs"]
+    folder: str | os.PathLike | None,
+    epoch: int,
+    state: State,
+    runs: list[Run],
+    key: Key[Array, "*runs"],
+    identity: dict[str, Any],
 ) -> None:
     if folder is None or jax.process_index() > 0:
         return
     facts = {
         "epoch": epoch,
         "key": np.asarray(jr.key_data(key)).tolist(),
+        "identity": identity,
         "runs": [run.facts() for run in runs],
         "model": model_description.describe(runs[0].model),
     }
@@ -51,7 +60,12 @@ def save(
 
 
 def resumed(
-    state: State, runs: list[Run], key: Key[Array, "*runs"], folder: str | os.PathLike | None, epochs: int
+    state: State,
+    runs: list[Run],
+    key: Key[Array, "*runs"],
+    identity: dict[str, Any],
+    folder: str | os.PathLike | None,
+    epochs: int,
 ) -> tuple[State, int | None]:
     """The state of the newest checkpoint and its epoch, `runs` brought up to it; None if there is none.
 
@@ -63,6 +77,9 @@ def resumed(
     facts = found.facts
     if facts["key"] != np.asarray(jr.key_data(key)).tolist():
         raise ValueError(f"`key` is not that of the run in {str(folder)!r}; resume with the same one.")
+    held = f"`resume` is {str(folder)!r}, which holds another run"
+    differs = difference(facts.get("identity", {}), json.loads(json.dumps(identity)))
+    require(differs is None, f"{held}: {differs}. Give the same arguments, or name another folder.")
     problem = f"`epochs` is {epochs}, but {str(folder)!r} holds {facts['epoch']} already"
     require(epochs >= facts["epoch"], f"{problem}; ask for as many at least.")
     best, last, state = found.tree(_snapshot(state, runs))
