@@ -196,17 +196,6 @@ def test_fewer_epochs_than_are_done_are_refused(tmp_path: pathlib.Path) -> None:
     assert {path: path.read_bytes() for path in (tmp_path / "run").glob("*.*")} == before
 
 
-def test_options_that_a_run_does_not_name_had_their_defaults(tmp_path: pathlib.Path) -> None:
-    run(tmp_path / "run")
-    newer = {"seeds": [0], "epochs": 2, "lr": 0.1, "optimiser": {"clip": None, "eps": 1e-8}, "model": "mlp"}
-    with pytest.raises(ValueError, match=r"`optimiser\.eps` is None there and 1e-08 now"):
-        dfc.RunFolder.reopen(tmp_path / "run", newer)
-    with pytest.raises(ValueError, match=r"`optimiser\.eps` is 1e-08 there and 0\.1 now"):
-        changed = newer | {"optimiser": {"clip": None, "eps": 0.1}}
-        dfc.RunFolder.reopen(tmp_path / "run", changed, defaults=newer)
-    dfc.RunFolder.reopen(tmp_path / "run", newer, defaults=newer)
-
-
 # Where and with what
 
 

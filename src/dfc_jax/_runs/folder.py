@@ -53,15 +53,11 @@ class RunFolder(eqx.Module):
 
     @staticmethod
     def reopen(
-        path: str | os.PathLike,
-        config: dict[str, Any],
-        may_differ: Sequence[str] = ("epochs",),
-        defaults: dict[str, Any] | None = None,
+        path: str | os.PathLike, config: dict[str, Any], may_differ: Sequence[str] = ("epochs",)
     ) -> "RunFolder":
         """The folder of an interrupted run, its metrics brought to its newest checkpoint; or a new one.
 
-        `config` must be that of the run, but for the options in `may_differ`. Options that the run does not
-        name, as it is of a version without them, had the values in `defaults`. `summary.json` is deleted:
+        `config` must be that of the run, but for the options in `may_differ`. `summary.json` is deleted:
         `finish` writes that of the run as it is then.
 
         **Raises:** `ValueError` if `config` is another, if epochs were finished but no checkpoint is there
@@ -74,7 +70,7 @@ class RunFolder(eqx.Module):
         with _said(folder):
             clear_parts(folder)
             held = read_config(folder)
-            difference = first_difference(filled(held["config"], defaults or {}), config, may_differ)
+            difference = first_difference(held["config"], config, may_differ)
             if difference is not None:
                 name, there, now = difference
                 problem = f"{str(folder)!r} holds a run with other options"
@@ -171,15 +167,6 @@ def _line(seed: int, record: Record) -> str:
     """One line of `metrics.jsonl`: all but the time it took, so that the same run leaves the same bytes."""
     kept = {name: value for name, value in record.items() if name != "seconds"}
     return json.dumps({"seed": seed, **kept}) + "\n"
-
-
-def filled(config: dict[str, Any], defaults: dict[str, Any]) -> dict[str, Any]:
-    """`config` with the options of `defaults` that it does not name, in its groups too."""
-    whole = defaults | config
-    for name, value in whole.items():
-        if isinstance(value, dict) and isinstance(defaults.get(name), dict):
-            whole[name] = filled(value, defaults[name])
-    return whole
 
 
 def _recorded(folder: pathlib.Path, metrics: pathlib.Path, config: dict[str, Any]) -> str:
