@@ -74,7 +74,7 @@ OTHERS = {
     "`layers` is [": lambda: dfc.Network(list(MODEL.layers), MODEL.feedback),
     "`layers` is Tanh": lambda: dfc.Network((dfc.Tanh(),), MODEL.feedback),
     "`activation` is <built-in function tanh": lambda: dfc.Layer(MODEL.layers[0].transform, math.tanh),
-    "`transform` holds an array of bool": lambda: dfc.Layer(dfc.Dense(jnp.ones((2, 2), bool), X), dfc.Tanh()),
+    "`weight` holds int64": lambda: dfc.Dense(jnp.ones((2, 2), int), X),
     "`image` is (8, 8)": lambda: dfc.convnet((8, 8), (2,), (3,), key=jr.key(0)),
     "`shape` is (3, 32)": lambda: dfc.CropAndFlip((3, 32)),
     "`shape` is 3": lambda: dfc.CropAndFlip(3),

@@ -7,11 +7,31 @@ from collections.abc import Callable
 from typing import Any
 
 import equinox as eqx
+import jax
+import jax.core
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array
+from jaxtyping import Array, ArrayLike
 
 from dfc_jax._checks import check_count, check_number, check_type, require
+
+
+class Part(eqx.Module):
+    """An Equinox module whose `repr` shows its numbers, of which Equinox's shows the type alone."""
+
+    def __repr__(self) -> str:
+        return eqx.tree_pformat(jax.tree.map(_shown, self))
+
+
+def _shown(leaf: Any) -> Any:
+    """A single number of an array as one of Python's, by the digits that its precision holds."""
+    held = isinstance(leaf, jax.Array) and not isinstance(leaf, jax.core.Tracer)
+    if not (held and leaf.ndim == 0 and leaf.is_fully_addressable and not leaf.is_deleted()):
+        return leaf
+    if jnp.issubdtype(leaf.dtype, jnp.floating):
+        return float(str(np.asarray(leaf)))
+    exact = leaf.dtype == bool or jnp.issubdtype(leaf.dtype, jnp.integer)
+    return leaf.item() if exact else leaf
 
 
 def number(
@@ -34,11 +54,24 @@ def number(
             return None
         check_number(name, value, minimum=minimum, above=above, maximum=maximum)
         if not static:
-            return jnp.asarray(float(value) if isinstance(value, int) else value)
+            return _of_any_type(value)
         require(np.ndim(value) == 0, f"`{name}` is {value}; it must be one number.")
-        return value
+        return value if isinstance(value, int) else float(value)
 
     return eqx.field(converter=convert, static=static, default=default)
+
+
+def _of_any_type(value: ArrayLike) -> Array:
+    """A number, or an array of them, in JAX and still of no type of its own, as Python's numbers are.
+
+    It takes the type of the samples it meets, NumPy's numbers too. What is traced keeps its type.
+    """
+    if isinstance(value, jax.core.Tracer):
+        return jnp.asarray(value)
+    array = np.asarray(value)
+    if array.ndim == 0:
+        return jnp.asarray(float(array))
+    return jnp.stack([_of_any_type(part) for part in array])
 
 
 def count(name: str, default: int, minimum: int = 1) -> Any:

@@ -22,7 +22,7 @@ from dfc_jax._checks import require
 from dfc_jax._data.dataset import Split
 from dfc_jax._dynamics.stability import has_few_modes, loop_eigenvalues
 from dfc_jax._dynamics.targets import Clamp
-from dfc_jax._fields import count, number
+from dfc_jax._fields import count, number, Part
 from dfc_jax._methods.base import AbstractMethod
 from dfc_jax._methods.baselines import Backprop
 from dfc_jax._methods.dfc import DFCSSA
@@ -44,7 +44,7 @@ def _measures(also: Any) -> tuple[Measure, ...]:
     return also
 
 
-class Diagnostics(eqx.Module):
+class Diagnostics(Part):
     """What `fit` adds to the record of every `every`-th epoch, measured on the first validation samples.
 
     Of every method: `angle_to_...` its reference updates in degrees, over the whole network and as a list

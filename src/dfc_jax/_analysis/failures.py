@@ -9,7 +9,7 @@ from dfc_jax._dynamics.closed_loop import ClosedLoop
 from dfc_jax._dynamics.stability import has_few_modes, loop_eigenvalues
 from dfc_jax._dynamics.states import Sample
 from dfc_jax._methods.base import AbstractMethod
-from dfc_jax._network.network import check_batch, Network
+from dfc_jax._network.network import as_batch, Network
 from dfc_jax._numerics.arrays import BatchInputs, BatchOutputs
 
 
@@ -24,7 +24,7 @@ def reasons_for_failure(method: AbstractMethod, model: Network, x: BatchInputs, 
     of the solver: a step above its stability bound, a time too short. A handful of samples is enough. Not for
     use under jit.
     """
-    check_batch(model, x, y)
+    x, y = as_batch(model, x, y)
     loop = method.loop(model)
     if loop is None:
         return []

@@ -12,10 +12,11 @@ from jaxtyping import Array, Float, PRNGKeyArray, PyTree
 from dfc_jax._checks import check_number, require
 from dfc_jax._dynamics.closed_loop import ClosedLoop
 from dfc_jax._dynamics.states import Sample
+from dfc_jax._fields import Part
 from dfc_jax._methods.base import AbstractMethod
 from dfc_jax._methods.references import parameter_gram
 from dfc_jax._network.learned import learned_weights
-from dfc_jax._network.network import check_batch, check_inputs, Network
+from dfc_jax._network.network import as_batch, as_inputs, Network
 from dfc_jax._numerics.arrays import BatchInputs, BatchOutputs, OutputVector, Scalar
 from dfc_jax._steady_state.base import Equilibrium
 
@@ -33,7 +34,7 @@ def published_condition_one(model: Network, x: BatchInputs) -> Float[Array, " ba
 
 
 def _input_norms(model: Network, x: BatchInputs) -> Float[Array, "layers batch"]:
-    check_inputs(model, x)
+    x = as_inputs(model, x)
     inputs = jax.vmap(model.feedforward)(x).inputs
     return jnp.stack([jnp.linalg.norm(rate.reshape(len(rate), -1), axis=1) for rate in inputs])
 
@@ -45,7 +46,7 @@ def condition_two(model: Network, x: BatchInputs) -> Float[Array, " batch"]:
     sqrt(n_L / sum of n_i) for random feedback weights.
     """
 
-    check_inputs(model, x)
+    x = as_inputs(model, x)
 
     def one(sample: Float[Array, "..."]) -> Scalar:
         J, Q = _jacobian_and_feedback(model, sample)
@@ -62,7 +63,7 @@ def feedback_angles(
 
     **Raises:** `ValueError` for a negative `damping`.
     """
-    check_inputs(model, x)
+    x = as_inputs(model, x)
     if damping is not None:
         check_number("damping", damping, minimum=0)
 
@@ -85,7 +86,7 @@ def _jacobian_and_feedback(
     return J, jnp.concatenate([weights.reshape(-1, weights.shape[-1]) for weights in feedback])
 
 
-class UpdateAngles(eqx.Module):
+class UpdateAngles(Part):
     """Degrees between two updates."""
 
     layers: tuple[Scalar, ...]  # weights and bias of each layer together
@@ -126,7 +127,7 @@ def null_space_fraction(
     damping. `key` is for methods with noise, the same for every sample.
     """
 
-    check_batch(model, x, y)
+    x, y = as_batch(model, x, y)
 
     def one(sample: Float[Array, "..."], label: OutputVector) -> Scalar:
         update, _ = method(model, sample[None], label[None], key=key)

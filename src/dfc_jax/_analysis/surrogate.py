@@ -24,7 +24,7 @@ from dfc_jax._dynamics.closed_loop import ClosedLoop
 from dfc_jax._dynamics.states import Sample
 from dfc_jax._methods.base import shaped_like
 from dfc_jax._network.learned import no_change, split_weights
-from dfc_jax._network.network import Layer, Network
+from dfc_jax._network.network import as_batch, Layer, Network
 from dfc_jax._numerics.arrays import BatchInputs, BatchOutputs, OutputVector, Scalar
 from dfc_jax._steady_state.base import Equilibrium
 
@@ -51,6 +51,7 @@ def surrogate_gradient(
     they are from rest. Feedback that depends on the sample is held fixed at what `samples` hold. (The
     published code takes the feedforward Jacobian for that of the steady state.)
     """
+    x, y = as_batch(loop.network, x, y)
     layers, rest = split_weights(loop.network.layers)
 
     def one(x: Float[Array, "..."], y: OutputVector, sample: Sample, found: Equilibrium) -> tuple[Layer, ...]:

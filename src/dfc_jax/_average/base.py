@@ -2,7 +2,6 @@
 
 import abc
 
-import equinox as eqx
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, PRNGKeyArray
@@ -10,7 +9,7 @@ from jaxtyping import Array, Float, PRNGKeyArray
 from dfc_jax._dynamics.closed_loop import ClosedLoop
 from dfc_jax._dynamics.states import Deviation, Sample
 from dfc_jax._dynamics.teaching import forward_signals
-from dfc_jax._fields import check_parts
+from dfc_jax._fields import check_parts, Part
 from dfc_jax._network.learned import no_change
 from dfc_jax._network.network import Layer
 from dfc_jax._network.plasticity import forward_rule
@@ -18,7 +17,7 @@ from dfc_jax._numerics.arrays import Scalar
 from dfc_jax._steady_state.base import Equilibrium
 
 
-class AbstractAverage(eqx.Module):
+class AbstractAverage(Part):
     """A way to step through time that averages the forward rule on the fly."""
 
     def __check_init__(self) -> None:
@@ -42,7 +41,7 @@ class AbstractAverage(eqx.Module):
         return []
 
 
-class Accumulator(eqx.Module):
+class Accumulator(Part):
     """A running time integral of the forward rule (eq. 4), summed over a batch: for averages of one's own.
 
     The first layer's presynaptic rate is the input, which is constant, so its teaching signal is

@@ -7,10 +7,10 @@ import jax.random as jr
 from jaxtyping import Array, Float, PRNGKeyArray
 
 from dfc_jax._checks import check_image
-from dfc_jax._fields import count, flag
+from dfc_jax._fields import count, flag, Part
 
 
-class CropAndFlip(eqx.Module):
+class CropAndFlip(Part):
     """Standard augmentation of small images: a shift by up to `padding` pixels each way, and a mirror image.
 
     What a shift brings in is zero, the mean of standardised pixels. He et al. (2016, sec. 4.2) train on

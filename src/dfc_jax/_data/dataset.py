@@ -8,9 +8,10 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from dfc_jax._checks import check_image, require
+from dfc_jax._fields import Part
 
 
-class Split(eqx.Module):
+class Split(Part):
     """The inputs `x` of some samples and their targets `y` (for classification one-hot rows)."""
 
     x: Float[np.ndarray | Array, "samples ..."]
@@ -32,7 +33,7 @@ class Split(eqx.Module):
         return len(self.x)
 
 
-class Dataset(eqx.Module):
+class Dataset(Part):
     """Three splits of one task. `classification` says whether `y` holds classes or regression targets.
 
     `image` is the shape (channels, height, width) of inputs that are images, flattened in this order.

@@ -24,14 +24,14 @@ from dfc_jax._dynamics.noise import AbstractNoise
 from dfc_jax._dynamics.readout import AbstractReadout
 from dfc_jax._dynamics.states import at_rest, Deviation, LoopState, PerLayer, Sample
 from dfc_jax._dynamics.targets import AbstractTarget, Nudge
-from dfc_jax._fields import check_parts, default, number
-from dfc_jax._network.network import check_batch, Network
+from dfc_jax._fields import check_parts, default, number, Part
+from dfc_jax._network.network import as_batch, float_type, Network
 from dfc_jax._network.plasticity import AbstractTeachingSignal, RateDifference
 from dfc_jax._numerics.arrays import BatchInputs, BatchOutputs, OutputMatrix, OutputVector, Scalar
 from dfc_jax._numerics.finite import is_finite
 
 
-class ClosedLoop(eqx.Module):
+class ClosedLoop(Part):
     """A network under control. Arrays here may be swept without recompiling.
 
     **Arguments:**
@@ -66,6 +66,8 @@ class ClosedLoop(eqx.Module):
 
     def sample(self, x: Float[Array, "*inputs"], y: OutputVector) -> Sample:
         """The feedforward pass of one input, its target error and, if need be, its own feedback."""
+        dtype = float_type(self.network)
+        x, y = jnp.asarray(x, dtype), jnp.asarray(y, dtype)
         feedforward = self.network.feedforward(x)
         shape, wanted = jnp.shape(y), feedforward.output.shape
         require(
@@ -82,8 +84,7 @@ class ClosedLoop(eqx.Module):
 
     def samples(self, x: BatchInputs, y: BatchOutputs) -> Sample:
         """Those of a batch. **Raises:** `ValueError` unless `x` and `y` are a batch of the network's."""
-        check_batch(self.network, x, y)
-        return jax.vmap(self.sample)(x, y)
+        return jax.vmap(self.sample)(*as_batch(self.network, x, y))
 
     def feedback(self, sample: Sample) -> tuple[Float[Array, "... out"], ...]:
         """Q_i of every layer for this sample."""

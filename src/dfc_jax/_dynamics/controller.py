@@ -2,14 +2,13 @@
 
 import abc
 
-import equinox as eqx
 import jax.numpy as jnp
 
-from dfc_jax._fields import number
+from dfc_jax._fields import number, Part
 from dfc_jax._numerics.arrays import OutputVector, Scalar
 
 
-class AbstractController(eqx.Module):
+class AbstractController(Part):
     """A proportional-integral controller. Time is measured in units of its time constant tau_u = 1."""
 
     @abc.abstractmethod

@@ -5,15 +5,15 @@ A loss is never divided by the batch size: a sample's target does not depend on 
 
 import abc
 
-import equinox as eqx
 import jax
 import jax.numpy as jnp
 
 from dfc_jax._dynamics.readout import AbstractReadout, IdentityReadout, SoftmaxReadout
+from dfc_jax._fields import Part
 from dfc_jax._numerics.arrays import OutputVector, Scalar
 
 
-class AbstractLoss(eqx.Module):
+class AbstractLoss(Part):
     """The loss of one sample as a function of the network's output r_L (logits for cross-entropy)."""
 
     @abc.abstractmethod

@@ -4,11 +4,11 @@ import abc
 
 import equinox as eqx
 
-from dfc_jax._fields import number
+from dfc_jax._fields import number, Part
 from dfc_jax._numerics.arrays import Scalar
 
 
-class AbstractNoise(eqx.Module):
+class AbstractNoise(Part):
     """Independent noise for every neuron. `sigma_output` is that of the output layer (None: as `sigma`)."""
 
     sigma: eqx.AbstractVar[Scalar]

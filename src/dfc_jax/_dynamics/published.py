@@ -12,7 +12,6 @@ transmission, layer after layer) or from r_{i-1}[t] (delayed transmission).
 
 from collections.abc import Callable
 
-import equinox as eqx
 import jax
 import jax.numpy as jnp
 import jax.random as jr
@@ -21,11 +20,11 @@ from jaxtyping import Array, Int, Key, PRNGKeyArray, PyTree
 from dfc_jax._checks import require
 from dfc_jax._dynamics.closed_loop import ClosedLoop
 from dfc_jax._dynamics.states import Deviation, PerLayer, Sample, sweep
-from dfc_jax._fields import count, flag, number
+from dfc_jax._fields import count, flag, number, Part
 from dfc_jax._numerics.arrays import OutputVector, Scalar
 
 
-class PublishedState(eqx.Module):
+class PublishedState(Part):
     """One state of the published simulation, as deviations from the feedforward state."""
 
     deviation: Deviation
@@ -36,7 +35,7 @@ class PublishedState(eqx.Module):
     noise: PerLayer | None
 
 
-class PublishedEuler(eqx.Module):
+class PublishedEuler(Part):
     """Forward Euler as in the published code.
 
     **Arguments:**

@@ -6,15 +6,15 @@ best. Every form has the roots of F(u) = e(u) - a u; convergence is always judge
 
 import abc
 
-import equinox as eqx
 import jax
 import jax.numpy as jnp
 
+from dfc_jax._fields import Part
 from dfc_jax._numerics.arrays import Flag, OutputMatrix, OutputVector, Scalar
 from dfc_jax._numerics.small_matrices import eigenvalues_right_of_zero, inverse as inverse_of
 
 
-class AbstractReadout(eqx.Module):
+class AbstractReadout(Part):
     """A function of the output r_L that the controller compares with its target.
 
     One of your own needs `error` and `difference`. Its steady state then solves F(u) = 0 itself, which is

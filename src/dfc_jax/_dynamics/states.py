@@ -2,11 +2,11 @@
 
 from collections.abc import Callable, Sequence
 
-import equinox as eqx
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
+from dfc_jax._fields import Part
 from dfc_jax._network.network import Feedforward, Layer
 from dfc_jax._numerics.arrays import OutputVector
 
@@ -14,7 +14,7 @@ from dfc_jax._numerics.arrays import OutputVector
 PerLayer = tuple[Float[Array, "..."], ...]
 
 
-class Sample(eqx.Module):
+class Sample(Part):
     """What one sample fixes before its dynamics start. Computed once, never at every step.
 
     Of a batch, every array has it along the first axis; `scale` and `finite` are then of every sample.
@@ -36,7 +36,7 @@ class Sample(eqx.Module):
         return jnp.isfinite(jnp.sum(self.error, axis=-1))
 
 
-class Deviation(eqx.Module):
+class Deviation(Part):
     """A controlled state of the network relative to its feedforward state, one entry a layer."""
 
     voltage: PerLayer  # d_i = v_i - v_i^-
@@ -75,7 +75,7 @@ def at_rest(layers: Sequence[Layer], voltages: PerLayer, apical: PerLayer) -> De
     return sweep(layers, voltages, lambda i, basal: basal + apical[i])
 
 
-class LoopState(eqx.Module):
+class LoopState(Part):
     """The state of the dynamics."""
 
     voltage: PerLayer  # d_i

@@ -2,16 +2,15 @@
 
 import abc
 
-import equinox as eqx
 import jax.numpy as jnp
 
 from dfc_jax._dynamics.losses import AbstractLoss
 from dfc_jax._dynamics.readout import AbstractReadout, IdentityReadout
-from dfc_jax._fields import number
+from dfc_jax._fields import number, Part
 from dfc_jax._numerics.arrays import OutputVector, Scalar
 
 
-class AbstractTarget(eqx.Module):
+class AbstractTarget(Part):
     """The target of the output, as the control error it leaves. One of your own needs `initial_error`."""
 
     @abc.abstractmethod

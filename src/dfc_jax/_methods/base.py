@@ -16,7 +16,7 @@ from jaxtyping import Array, Float, Int, PRNGKeyArray
 from dfc_jax._dynamics.closed_loop import ClosedLoop
 from dfc_jax._dynamics.losses import AbstractLoss
 from dfc_jax._dynamics.states import PerLayer, Sample
-from dfc_jax._fields import check_parts
+from dfc_jax._fields import check_parts, Part
 from dfc_jax._network.learned import no_change
 from dfc_jax._network.network import Feedforward, Layer, Network
 from dfc_jax._network.plasticity import forward_rule
@@ -25,7 +25,7 @@ from dfc_jax._numerics.finite import is_finite, zero_unless_finite
 from dfc_jax._steady_state.base import Equilibrium
 
 
-class Report(eqx.Module):
+class Report(Part):
     """What happened to a batch, sample by sample. Without dynamics every sample that is finite converges."""
 
     loss: Float[Array, " batch"]
@@ -38,7 +38,7 @@ class Report(eqx.Module):
     control: BatchOutputs  # u at the end; zero for methods without dynamics
 
 
-class AbstractMethod(eqx.Module):
+class AbstractMethod(Part):
     """A rule that turns a batch into an update of the forward weights."""
 
     loss: eqx.AbstractVar[AbstractLoss]
@@ -91,7 +91,7 @@ def batch_report(
 ) -> Report:
     output = samples.feedforward.output
     return Report(
-        jax.vmap(loss)(output, y),
+        jax.vmap(loss)(output, jnp.asarray(y, output.dtype)),
         output,
         found.converged,
         found.residual,

@@ -9,7 +9,7 @@ from dfc_jax._checks import require
 from dfc_jax._dynamics.losses import AbstractLoss, CrossEntropy
 from dfc_jax._methods.base import AbstractMethod, instant_report, instant_update, Report, shaped_like
 from dfc_jax._network.learned import no_change, split_weights
-from dfc_jax._network.network import check_batch, Layer, Network
+from dfc_jax._network.network import as_batch, Layer, Network
 from dfc_jax._numerics.arrays import BatchInputs, BatchOutputs
 from dfc_jax._numerics.finite import is_finite, zero_unless_finite
 
@@ -28,7 +28,7 @@ class Backprop(AbstractMethod):
         key: PRNGKeyArray | None = None,
     ) -> tuple[Network, Report]:
         del key
-        check_batch(model, x, y)
+        x, y = as_batch(model, x, y)
         harmless, finite = jax.vmap(zero_unless_finite)(x), jax.vmap(is_finite)(x)
         layers, rest = split_weights(model.layers)
 
@@ -61,7 +61,7 @@ class DFA(AbstractMethod):
         key: PRNGKeyArray | None = None,
     ) -> tuple[Network, Report]:
         del key
-        check_batch(model, x, y)
+        x, y = as_batch(model, x, y)
         require(
             not model.feedback.needs_jacobian,
             f"`model.feedback` is {type(model.feedback).__name__}, which depends on the sample; direct "

@@ -23,7 +23,7 @@ from dfc_jax._dynamics.states import PerLayer
 from dfc_jax._fields import number
 from dfc_jax._methods.base import AbstractMethod, instant_update, Report
 from dfc_jax._network.convolution import Chain
-from dfc_jax._network.network import check_batch, Dense, Feedforward, Network, Transform
+from dfc_jax._network.network import as_batch, Dense, Feedforward, Network, Transform
 from dfc_jax._numerics.arrays import BatchInputs, BatchOutputs, OutputMatrix, OutputVector, Scalar
 
 
@@ -44,7 +44,7 @@ class _OutputSpaceMethod(AbstractMethod):
         key: PRNGKeyArray | None = None,
     ) -> tuple[Network, Report]:
         del key
-        check_batch(model, x, y)
+        x, y = as_batch(model, x, y)
         state = jax.vmap(model.feedforward)(x)
         teaching = jax.vmap(self._teaching, in_axes=(None, 0, 0))(model, state, y)
         teaching = jax.tree.map(lambda t: -t / len(y), teaching)

@@ -2,7 +2,6 @@
 
 import abc
 
-import equinox as eqx
 import jax
 import jax.numpy as jnp
 from jaxtyping import PRNGKeyArray
@@ -16,14 +15,14 @@ from dfc_jax._dynamics.published import PublishedEuler, PublishedState
 from dfc_jax._dynamics.states import PerLayer
 from dfc_jax._dynamics.targets import AbstractTarget, Rest
 from dfc_jax._dynamics.teaching import feedback_change
-from dfc_jax._fields import check_parts, default, number
+from dfc_jax._fields import check_parts, default, number, Part
 from dfc_jax._network.feedback import FeedbackWeights
 from dfc_jax._network.learned import no_change
 from dfc_jax._network.network import Network
 from dfc_jax._numerics.arrays import BatchInputs, BatchOutputs, Scalar
 
 
-class AbstractSleepPhase(eqx.Module):
+class AbstractSleepPhase(Part):
     """An update of the feedback weights, `(model, x, y, key=...) -> update`."""
 
     def __check_init__(self) -> None:

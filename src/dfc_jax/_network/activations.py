@@ -7,15 +7,14 @@ of rounding of the displacement `d`, however large `a` is.
 
 import abc
 
-import equinox as eqx
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from dfc_jax._fields import number
+from dfc_jax._fields import number, Part
 
 
-class AbstractActivation(eqx.Module):
+class AbstractActivation(Part):
     """An elementwise activation function."""
 
     @abc.abstractmethod

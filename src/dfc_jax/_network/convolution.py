@@ -17,21 +17,24 @@ import jax.random as jr
 from jaxtyping import Array, Float, PRNGKeyArray
 
 from dfc_jax._checks import check_count, check_image, check_key, check_type, require
-from dfc_jax._fields import count
+from dfc_jax._fields import count, Part
 from dfc_jax._network.activations import AbstractActivation, Linear, Tanh
 from dfc_jax._network.feedback import AbstractFeedbackInit, ProductOfWeights
-from dfc_jax._network.network import Dense, Layer, Network, Transform
+from dfc_jax._network.network import check_floats, Dense, Layer, Network, Transform
 from dfc_jax._numerics.arrays import OutputVector
 from dfc_jax._numerics.cross_correlation import correlate
 
 
-class Convolution(eqx.Module):
+class Convolution(Part):
     """A convolution (cross-correlation) with one bias a channel."""
 
     weight: Float[Array, "height width in out"]
     bias: OutputVector
     stride: int = count("stride", 1)
     padding: int = count("padding", 0, minimum=0)
+
+    def __check_init__(self) -> None:
+        check_floats("weight", self.weight)
 
     def __call__(self, rate: Float[Array, "rows columns in"]) -> Float[Array, "newrows newcolumns out"]:
         dtype = jnp.result_type(rate, self.weight)
@@ -40,7 +43,7 @@ class Convolution(eqx.Module):
         return correlate(*given, stride=self.stride, edges=(edge, edge))[0] + self.bias[None, None]
 
 
-class AveragePool(eqx.Module):
+class AveragePool(Part):
     """Means over squares of `size` x `size`; rows and columns that fill no square are left out."""
 
     size: int = count("size", 2)
@@ -51,7 +54,7 @@ class AveragePool(eqx.Module):
         return squares.reshape(rows, self.size, columns, self.size, rate.shape[2]).mean(axis=(1, 3))
 
 
-class Image(eqx.Module):
+class Image(Part):
     """A feature map from an image of `shape` (channels, height, width), flattened in this order or not."""
 
     shape: tuple[int, int, int] = eqx.field(static=True)
@@ -60,14 +63,14 @@ class Image(eqx.Module):
         return jnp.moveaxis(pixels.reshape(self.shape), 0, -1)
 
 
-class Flatten(eqx.Module):
+class Flatten(Part):
     """A feature map as a vector."""
 
     def __call__(self, rate: Float[Array, "*n"]) -> Float[Array, " m"]:
         return rate.ravel()
 
 
-class Chain(eqx.Module):
+class Chain(Part):
     """Affine transforms one after another, which are one affine transform."""
 
     parts: tuple[Transform, ...]

@@ -14,10 +14,10 @@ import jax.numpy as jnp
 import jax.random as jr
 from jaxtyping import Array, DTypeLike, Float, PRNGKeyArray
 
-from dfc_jax._fields import number
+from dfc_jax._fields import number, Part
 
 
-class AbstractFeedback(eqx.Module):
+class AbstractFeedback(Part):
     """Where a sample's feedback weights come from. One of your own needs `matrices` and `needs_jacobian`."""
 
     @abc.abstractmethod
@@ -56,7 +56,7 @@ class FeedbackWeights(AbstractFeedback):
         return self.weights
 
 
-class AbstractFeedbackInit(eqx.Module):
+class AbstractFeedbackInit(Part):
     """How the feedback of a new network starts."""
 
     @abc.abstractmethod

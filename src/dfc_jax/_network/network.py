@@ -10,10 +10,10 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import jax.random as jr
-from jaxtyping import Array, Float, PRNGKeyArray
+from jaxtyping import Array, DTypeLike, Float, PRNGKeyArray
 
 from dfc_jax._checks import check_key, check_type, require
-from dfc_jax._fields import check_parts
+from dfc_jax._fields import check_parts, Part
 from dfc_jax._network.activations import AbstractActivation, Linear, Tanh
 from dfc_jax._network.feedback import AbstractFeedback, AbstractFeedbackInit, ProductOfWeights
 from dfc_jax._numerics.arrays import BatchInputs, BatchOutputs, OutputVector
@@ -22,7 +22,7 @@ from dfc_jax._numerics.arrays import BatchInputs, BatchOutputs, OutputVector
 Transform = Callable[[Float[Array, "..."]], Float[Array, "..."]]  # an Equinox module, affine in its input
 
 
-class Dense(eqx.Module):
+class Dense(Part):
     """The affine map r -> W r + b.
 
     Written as r W^T so that a batch, and the tangents of a batch, stay one matrix product in memory order;
@@ -32,11 +32,14 @@ class Dense(eqx.Module):
     weight: Float[Array, "out in"]
     bias: OutputVector
 
+    def __check_init__(self) -> None:
+        check_floats("weight", self.weight)
+
     def __call__(self, rate: Float[Array, " in"]) -> OutputVector:
         return rate @ self.weight.T + self.bias
 
 
-class Layer(eqx.Module):
+class Layer(Part):
     """One layer: basal voltage v_ff = f(r_prev) of an affine `transform`, and rate phi(v).
 
     `transform` is any Equinox module that is affine in its input; the local update is its own VJP. Its arrays
@@ -57,7 +60,7 @@ class Layer(eqx.Module):
         return jax.jvp(self.transform, (origin,), (change,))[1]
 
 
-class Feedforward(eqx.Module):
+class Feedforward(Part):
     """The state of a network without control, one entry a layer."""
 
     inputs: tuple[Float[Array, "..."], ...]  # r_{i-1}
@@ -65,7 +68,7 @@ class Feedforward(eqx.Module):
     output: OutputVector  # r_L
 
 
-class Network(eqx.Module):
+class Network(Part):
     """A feedforward network with feedback from the control signal to every layer.
 
     `layers` and `feedback` are the two sets of weights: the optimiser of the one never sees the other.
@@ -114,30 +117,48 @@ class Network(eqx.Module):
         return tuple(reversed(jacobian))
 
 
-def check_batch(model: Network, x: BatchInputs, y: BatchOutputs) -> None:
-    """Raise `ValueError` unless `x` and `y` are a batch that `model` can learn from. Works under jit."""
+def as_batch(model: Network, x: BatchInputs, y: BatchOutputs) -> tuple[BatchInputs, BatchOutputs]:
+    """`x` and `y` in the type of the model's arrays. Works under jit.
+
+    **Raises:** `ValueError` unless they are a batch that `model` can learn from.
+    """
     check_floats("y", y)
     fine = x.ndim >= 2 and y.ndim == 2 and len(x) == len(y) > 0
     wanted = "(batch, inputs) and (batch, outputs) of the same batch, of one sample or more"
     require(fine, f"`x` has shape {x.shape} and `y` {y.shape}; they must be {wanted}.")
-    output = check_inputs(model, x)
+    x = as_inputs(model, x)
+    output = jax.eval_shape(model, jax.eval_shape(lambda inputs: inputs[0], x)).shape
     problem = f"`y` has {y.shape[1]} outputs a sample"
-    require(output.shape == y.shape[1:], f"{problem}; those of `model` have the shape {output.shape}.")
+    require(output == y.shape[1:], f"{problem}; those of `model` have the shape {output}.")
+    return x, jnp.asarray(y, x.dtype)
 
 
-def check_inputs(model: Network, x: BatchInputs) -> jax.ShapeDtypeStruct:
-    """Raise `ValueError` unless `x` is a batch of inputs of `model`; returns what one output looks like."""
+def as_inputs(model: Network, x: BatchInputs) -> BatchInputs:
+    """`x` in the type of the model's arrays. **Raises:** `ValueError` unless it is a batch of its inputs."""
     check_type("model", model, Network)
     check_floats("x", x)
     require(x.ndim >= 2 and len(x) > 0, f"`x` has shape {x.shape}; it must be (batch, inputs), not empty.")
-    for weights in jax.tree.leaves(eqx.filter(model, eqx.is_inexact_array)):
-        check_floats("model", weights, "weights")
-    one = jax.ShapeDtypeStruct(x.shape[1:], x.dtype)
+    x = jnp.asarray(x, float_type(model))
+    one = jax.eval_shape(lambda inputs: inputs[0], x)
     state, feedback = jax.eval_shape(lambda sample: _state_and_feedback(model, sample), one)
     shapes = tuple(Q.shape for Q in feedback)
     wanted = tuple((*voltage.shape, *state.output.shape) for voltage in state.voltages)
     require(shapes == wanted, f"`model.feedback` has the shapes {shapes}; its layers need {wanted}.")
-    return state.output
+    return x
+
+
+def float_type(model: Network) -> DTypeLike:
+    """The type of the model's arrays of floats; numbers that JAX holds as Python's own take any type.
+
+    **Raises:** `ValueError` if they are of several types, or of one that the dynamics cannot be solved in.
+    """
+    arrays = jax.tree.leaves(eqx.filter(model, eqx.is_inexact_array))
+    for array in arrays:
+        check_floats("model", array, "weights")
+    found = {jnp.result_type(array) for array in arrays if not getattr(array, "weak_type", False)}
+    names = " and ".join(sorted(str(dtype) for dtype in found))
+    require(len(found) <= 1, f"`model` holds arrays of {names}; make them all of one type.")
+    return found.pop() if found else jnp.result_type(float)
 
 
 def _state_and_feedback(

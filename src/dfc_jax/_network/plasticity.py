@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from dfc_jax._fields import Part
 from dfc_jax._network.activations import AbstractActivation
 from dfc_jax._network.learned import no_change, split_weights
 from dfc_jax._network.network import Layer
@@ -43,7 +44,7 @@ def feedback_rule(
     return tuple(jnp.tensordot(a, control, axes=(0, 0)) for a in apical)
 
 
-class AbstractTeachingSignal(eqx.Module):
+class AbstractTeachingSignal(Part):
     """The postsynaptic factor of the forward rule, one for each neuron of a layer."""
 
     @abc.abstractmethod

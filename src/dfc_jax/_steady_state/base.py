@@ -9,18 +9,17 @@ Residuals are relative to the sample's own target error, |F| / |e^-|.
 
 import abc
 
-import equinox as eqx
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
 from dfc_jax._dynamics.closed_loop import ClosedLoop
 from dfc_jax._dynamics.states import Deviation, Sample
-from dfc_jax._fields import check_parts
+from dfc_jax._fields import check_parts, Part
 from dfc_jax._numerics.arrays import BatchOutputs, OutputVector
 
 
-class Equilibrium(eqx.Module):
+class Equilibrium(Part):
     """Steady states, of one sample or of a batch along the first axis, and how far each can be trusted."""
 
     control: Float[Array, "... out"]  # u
@@ -31,7 +30,7 @@ class Equilibrium(eqx.Module):
     stable: Bool[Array, "..."]
 
 
-class AbstractEquilibrium(eqx.Module):
+class AbstractEquilibrium(Part):
     """A way to find steady states."""
 
     def __check_init__(self) -> None:

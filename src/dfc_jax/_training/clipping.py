@@ -15,7 +15,7 @@ def clip_by_tensor_norm(max_norm: float) -> optax.GradientTransformation:
     check_number("max_norm", max_norm, above=0)
 
     def clip(tensor: Array) -> Array:
-        return tensor * _shrinkage(jnp.linalg.norm(tensor), max_norm)
+        return tensor * _shrinkage(jnp.linalg.norm(tensor), float(max_norm))
 
     return optax.stateless(lambda updates, params: jax.tree.map(clip, updates))
 
@@ -25,7 +25,7 @@ def clip_by_layer_norm(max_norm: float) -> optax.GradientTransformation:
     check_number("max_norm", max_norm, above=0)
 
     def clip(layer: Layer) -> Layer:
-        shrinkage = _shrinkage(optax.tree.norm(layer), max_norm)
+        shrinkage = _shrinkage(optax.tree.norm(layer), float(max_norm))
         return jax.tree.map(lambda tensor: tensor * shrinkage, layer)
 
     is_layer = lambda part: isinstance(part, Layer)

@@ -9,7 +9,7 @@ from jaxtyping import Array, Float
 from dfc_jax._checks import check_type
 from dfc_jax._data.dataset import Dataset, Split
 from dfc_jax._dynamics.losses import AbstractLoss
-from dfc_jax._network.network import check_batch, Network
+from dfc_jax._network.network import as_batch, Network
 from dfc_jax._numerics.arrays import Scalar
 from dfc_jax._training.devices import divided, everywhere
 from dfc_jax._training.several_runs import for_runs
@@ -22,7 +22,6 @@ def evaluate(model: Network, loss: AbstractLoss, split: Split, *, classification
     """Mean loss of a split and, for classification, its accuracy (a fraction)."""
     check_type("split", split, Split)
     x, y = jnp.asarray(split.x), jnp.asarray(split.y)
-    check_batch(model, x, y)
     mean_loss, accuracy = _evaluate(False, model, loss, x, y, None)
     return {"loss": float(mean_loss)} | ({"accuracy": float(accuracy)} if classification else {})
 
@@ -36,6 +35,7 @@ def _evaluate(
     y: Float[Array, "samples out"],
     mesh: Mesh | None,
 ) -> tuple[Scalar, Scalar]:
+    x, y = as_batch(model, x, y)
     outputs = _outputs(model, x, mesh)
     right = jnp.argmax(outputs, axis=1) == jnp.argmax(y, axis=1)
     scores = jnp.mean(jax.vmap(loss)(outputs, y)), jnp.mean(right.astype(outputs.dtype))

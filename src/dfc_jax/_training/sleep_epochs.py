@@ -11,7 +11,7 @@ from jaxtyping import Array, Key, PRNGKeyArray, PyTree
 from tqdm import tqdm
 
 from dfc_jax._checks import check_type
-from dfc_jax._fields import check_parts, default, flag, number
+from dfc_jax._fields import check_parts, default, flag, number, Part
 from dfc_jax._methods.sleep import AbstractSleepPhase, SleepPhase
 from dfc_jax._network.feedback import AbstractFeedback
 from dfc_jax._network.network import Network
@@ -25,7 +25,7 @@ from dfc_jax._training.traced import Traced
 DIVERGED = "feedback pre-training: a weight is no longer finite; lower its learning rate or its step `dt`."
 
 
-class FeedbackLearning(eqx.Module):
+class FeedbackLearning(Part):
     """How feedback weights are learned beside the forward weights.
 
     A method that learns feedback itself (`StrongDFC`) hands its updates to the same `optimiser`, and needs
