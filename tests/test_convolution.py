@@ -194,7 +194,7 @@ def test_strides_instead_of_pooling() -> None:
 @pytest.mark.parametrize("feedback", [dfc.ProductOfWeights(), dfc.ExactFeedback()], ids=["weights", "exact"])
 def test_checkpoints_describe_it(feedback: object) -> None:
     model = small(jr.key(1), feedback, dfc.LeakyReLU(0.3))
-    built = architecture.build(json.loads(json.dumps(architecture.describe(model))))
+    built = architecture.build(json.loads(json.dumps(architecture.describe(model))), 10**6)
     assert jax.tree.structure(built) == jax.tree.structure(model)
     assert [leaf.shape for leaf in jax.tree.leaves(built)] == [leaf.shape for leaf in jax.tree.leaves(model)]
 
