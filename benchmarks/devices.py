@@ -12,15 +12,15 @@ cores of one machine, which bounds what can be gained.
 
 import dataclasses
 import pathlib
+import sys
 
 import jax
 import jax.random as jr
 import numpy as np
 import optax
-import tyro
 from contenders import DEVICES, METHODS
 from regimes import digits
-from reporting import environment, heading, machine, RESULTS, save, settings_of, table
+from reporting import check, environment, heading, machine, OUT, outermost, parse, save, settings_of, table
 from timing import Case, compile_case, cost, measure
 
 import dfc_jax as dfc
@@ -46,7 +46,8 @@ class Options:
     rounds: int = 15
     seconds: float = 20.0
     """A case stops taking part after so many seconds of measurements (but not before three rounds)."""
-    out: pathlib.Path = RESULTS
+    out: pathlib.Path = OUT
+    """The folder for the figures; benchmarks/results holds the published ones."""
 
 
 def compiled(name: str, count: int, samples: int, options: Options) -> Case:
@@ -67,8 +68,10 @@ def compiled(name: str, count: int, samples: int, options: Options) -> Case:
     return compile_case(step, *placed(given, mesh))
 
 
+@outermost
 def main(options: Options) -> None:
     """Measure and write."""
+    check(options, "devices")
     counts = [n for n in (1, 2, 4, 8, 16) if n <= jax.device_count()]
     largest = counts[-1] * options.batch_size
     figures, rows = [], []
@@ -94,5 +97,11 @@ def main(options: Options) -> None:
     )
 
 
+@outermost
+def command() -> int:
+    """The whole command; returns the exit status."""
+    return main(parse(Options, None, __doc__))
+
+
 if __name__ == "__main__":
-    main(tyro.cli(Options, description=__doc__))
+    sys.exit(command())

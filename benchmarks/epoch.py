@@ -11,14 +11,27 @@ the next time in the other; a round's figure is its median epoch, and the median
 import dataclasses
 import pathlib
 import statistics
+import sys
 from typing import Any, Literal
 
 import jax
-import matplotlib.pyplot as plt
 import optax
-import tyro
 from contenders import EPOCHS
-from reporting import COLOURS, environment, finish, heading, machine, RESULTS, save, settings_of, table
+from reporting import (
+    check,
+    COLOURS,
+    environment,
+    finish,
+    heading,
+    machine,
+    OUT,
+    outermost,
+    parse,
+    plt,
+    save,
+    settings_of,
+    table,
+)
 
 import dfc_jax as dfc
 
@@ -38,11 +51,14 @@ class Options:
     epochs: int = 4
     """Epochs of a round, after one that compiles."""
     seed: int = 0
-    out: pathlib.Path = RESULTS
+    out: pathlib.Path = OUT
+    """The folder for the figures; benchmarks/results holds the published ones."""
 
 
+@outermost
 def main(options: Options) -> None:
     """Measure, print and write."""
+    check(options, "epoch")
     data, optimiser = dfc.load(options.dataset), optax.adam(1e-3)
     model_key, key = jax.random.split(jax.random.key(options.seed))
     model = dfc.mlp((data.input_size, 256, 256, 256, data.output_size), key=model_key)
@@ -86,5 +102,11 @@ def _write(result: dict[str, Any], options: Options) -> None:
     finish(figure, options.out / "epoch.png")
 
 
+@outermost
+def command() -> int:
+    """The whole command; returns the exit status."""
+    return main(parse(Options, None, __doc__))
+
+
 if __name__ == "__main__":
-    main(tyro.cli(Options, description=__doc__))
+    sys.exit(command())

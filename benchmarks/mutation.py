@@ -8,7 +8,7 @@ notice. Each place is changed once, an operator or a comparison into a random ot
 alone, for a broken one would be found by import alone, and so is `zip(..., strict=True)`, which checks what
 already holds. The work is done in clones of HEAD, the verdicts are kept in `--work`, so that the same command
 goes on after an interruption; `--retry` tries survivors again with the tests of a later HEAD. The report is
-`results/mutation.md`; reasons for survivors are kept in `mutation_survivors.json`, by their number.
+`mutation.md`; reasons for survivors are kept in `mutation_survivors.json`, by their number.
 """
 
 import ast
@@ -24,12 +24,9 @@ import sys
 import xml.etree.ElementTree
 from collections.abc import Iterable
 
-import coverage
-import tyro
-from cosmic_ray.mutating import mutate_and_test
-from cosmic_ray.work_item import MutationSpec, TestOutcome
 from mutation_places import CORE, Mutant, mutants, ROOT, SOURCE
 from mutation_report import write_report
+from reporting import OUT, outermost, parse
 
 
 SUITE = "not script"
@@ -52,6 +49,8 @@ class Options:
     work: pathlib.Path = pathlib.Path("runs/mutation")
     report: bool = False
     """Only write the report from the verdicts in `work`."""
+    out: pathlib.Path = OUT
+    """The folder for the report; benchmarks/results holds the published one."""
 
 
 def run(*command: str, folder: pathlib.Path) -> None:
@@ -103,6 +102,8 @@ class Tests:
     """Which tests run a line, shortest first."""
 
     def __init__(self, clone: pathlib.Path, worker: pathlib.Path) -> None:
+        import coverage  # an extra, which --help does without
+
         self.clone, self.worker = clone, worker
         self.data = coverage.CoverageData(str(clone / ".coverage"))
         self.data.read()
@@ -116,7 +117,11 @@ class Tests:
 
     def of(self, path: pathlib.Path, line: int, seconds: float) -> list[str]:
         """Those of the statement's lines or, if import alone runs it, of the whole file."""
-        statements = [node for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.stmt)]
+        statements = [
+            node
+            for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+            if isinstance(node, ast.stmt)
+        ]
         around = [node for node in statements if node.lineno <= line <= node.end_lineno]
         smallest = min(around, key=lambda node: node.end_lineno - node.lineno)
         by_line = self.data.contexts_by_lineno(str(self.clone / path.relative_to(self.worker)))
@@ -152,12 +157,15 @@ def settle(work: pathlib.Path, numbers: multiprocessing.Queue) -> None:
 
 def judge(mutant: Mutant, options: Options) -> Mutant:
     """Mutate, test, restore, in the clone of this process."""
+    from cosmic_ray.mutating import mutate_and_test
+    from cosmic_ray.work_item import MutationSpec, TestOutcome
+
     clone, tests = _mine
     path = clone / SOURCE / f"{mutant.module}.py"
     chosen = tests.of(path, mutant.line, options.seconds)
     listed = clone / "chosen.txt"
     flags = ["-n0", "-x", "-pno:cacheprovider", "--no-header", "--no-cov", f"-m{SUITE}"]
-    listed.write_text("\n".join([*flags, *chosen]))
+    listed.write_text("\n".join([*flags, *chosen]), encoding="utf-8")
     place = MutationSpec(path, mutant.operator, mutant.occurrence, (mutant.line, 0), (mutant.line, 1))
     os.chdir(clone)
     os.environ |= {"PYTHONPATH": str(clone / "src"), "MPLBACKEND": "Agg"}
@@ -174,6 +182,7 @@ def judge(mutant: Mutant, options: Options) -> Mutant:
     return dataclasses.replace(mutant, verdict=verdict, tests=len(chosen), diff="\n".join(changed))
 
 
+@outermost
 def main(options: Options) -> None:
     """Try every mutant that has no verdict yet, then write the report."""
     options = dataclasses.replace(options, work=options.work.absolute())
@@ -182,7 +191,11 @@ def main(options: Options) -> None:
     programs = {"JAX_COMPILATION_CACHE_DIR": str(options.work / "programs")}
     os.environ |= programs | {"JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0.3"}
     verdicts = options.work / "verdicts.jsonl"
-    done = [Mutant(**json.loads(l)) for l in verdicts.read_text().splitlines()] if verdicts.exists() else []
+    done = (
+        [Mutant(**json.loads(l)) for l in verdicts.read_text(encoding="utf-8").splitlines()]
+        if verdicts.exists()
+        else []
+    )
     if options.retry:
         done = [mutant for mutant in done if mutant.verdict == "killed"]
         renew(options.work)
@@ -202,8 +215,14 @@ def main(options: Options) -> None:
                 print(f"{len(done)}: {done[-1].module}.py:{done[-1].line} {done[-1].verdict}", flush=True)
                 with open(verdicts, "a") as file:
                     file.write(json.dumps(dataclasses.asdict(done[-1])) + "\n")
-    write_report(done, options.work / "clone", options.seed, options.seconds)
+    write_report(done, options.work / "clone", options.seed, options.seconds, options.out)
+
+
+@outermost
+def command() -> int:
+    """The whole command; returns the exit status."""
+    return main(parse(Options, None, __doc__))
 
 
 if __name__ == "__main__":
-    main(tyro.cli(Options, description=__doc__))
+    sys.exit(command())

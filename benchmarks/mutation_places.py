@@ -6,9 +6,6 @@ import dataclasses
 import pathlib
 import random
 
-import cosmic_ray.plugins
-from cosmic_ray.ast import ast_nodes, get_ast_from_path
-
 
 ROOT = pathlib.Path(__file__).parent.parent
 SOURCE = pathlib.Path("src", "dfc_jax")
@@ -48,6 +45,9 @@ class Mutant:
 
 def places(path: pathlib.Path, rng: random.Random) -> list[tuple[int, str, int]]:
     """Line, operator and occurrence of one mutation for every place of a file that is no annotation."""
+    import cosmic_ray.plugins  # an extra, which --help does without
+    from cosmic_ray.ast import ast_nodes, get_ast_from_path
+
     nodes, found = list(ast_nodes(get_ast_from_path(path))), collections.defaultdict(list)
     for name in cosmic_ray.plugins.operator_names():
         operator = cosmic_ray.plugins.get_operator(name)

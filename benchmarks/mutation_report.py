@@ -6,10 +6,9 @@ import json
 import pathlib
 import subprocess
 
-import coverage
 import scipy.stats
 from mutation_places import CORE, Mutant
-from reporting import environment, heading, RESULTS, save, table
+from reporting import environment, heading, save, table
 
 
 REASONS = pathlib.Path(__file__).parent / "mutation_survivors.json"
@@ -17,17 +16,21 @@ REASONS = pathlib.Path(__file__).parent / "mutation_survivors.json"
 
 def covered(clone: pathlib.Path) -> float:
     """The percentage of lines that the suite has run in the clone."""
+    import coverage
+
     data = coverage.Coverage(data_file=str(clone / ".coverage"))
     data.load()
     return data.report(include=str(clone / "src" / "*"), file=io.StringIO())
 
 
-def write_report(done: list[Mutant], clone: pathlib.Path, seed: int, seconds: float) -> None:
+def write_report(
+    done: list[Mutant], clone: pathlib.Path, seed: int, seconds: float, out: pathlib.Path
+) -> None:
     """The rate with its interval, by module, and every survivor with its reason.
 
     `seed` is that of the sample, `seconds` what the tests of a mutant may take.
     """
-    reasons = json.loads(REASONS.read_text()) if REASONS.exists() else {}
+    reasons = json.loads(REASONS.read_text(encoding="utf-8")) if REASONS.exists() else {}
     survivors = sorted((m for m in done if m.verdict == "survived"), key=lambda m: (m.module, m.line))
     killed = sum(mutant.verdict == "killed" for mutant in done)
     low, high = scipy.stats.binomtest(killed, len(done)).proportion_ci()
@@ -59,4 +62,4 @@ def write_report(done: list[Mutant], clone: pathlib.Path, seed: int, seconds: fl
         lines += [*(f"  {line}" for line in m.diff.splitlines()), "  ```"]
     settings = {"seed": seed, "seconds": seconds}
     result = {"environment": where, "settings": settings, "mutants": [dataclasses.asdict(m) for m in done]}
-    save(result, lines, RESULTS, "mutation")
+    save(result, lines, out, "mutation")

@@ -2,7 +2,7 @@
 
     python benchmarks/reliability.py            ten minutes or so: 20 runs are killed and resumed
 
-Runs those tests, the long ones included, and writes `results/reliability.md` from what they record.
+Runs those tests, the long ones included, and writes `reliability.md` from what they record.
 """
 
 import dataclasses
@@ -13,8 +13,7 @@ import sys
 import tempfile
 import xml.etree.ElementTree
 
-import tyro
-from reporting import environment, heading, RESULTS, save, table
+from reporting import environment, heading, OUT, outermost, parse, save, table
 
 
 ROOT = pathlib.Path(__file__).parent.parent
@@ -37,10 +36,11 @@ FILES = {
 class Options:
     """Where the figures go; there is nothing else to choose."""
 
-    out: pathlib.Path = RESULTS
-    """The folder for the figures."""
+    out: pathlib.Path = OUT
+    """The folder for the figures; benchmarks/results holds the published ones."""
 
 
+@outermost
 def main(options: Options) -> None:
     """Run, count and write."""
     with tempfile.TemporaryDirectory() as folder:
@@ -76,5 +76,11 @@ def main(options: Options) -> None:
     sys.exit(1 if failed else done.returncode)
 
 
+@outermost
+def command() -> int:
+    """The whole command; returns the exit status."""
+    return main(parse(Options, None, __doc__))
+
+
 if __name__ == "__main__":
-    main(tyro.cli(Options, description=__doc__))
+    sys.exit(command())

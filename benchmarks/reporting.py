@@ -7,18 +7,22 @@ import shlex
 import sys
 from typing import Any
 
-import matplotlib
-
 import dfc_jax as dfc
+from dfc_jax._checks import check_count, check_number
 
 
-matplotlib.use("Agg")
-from matplotlib import pyplot as plt
+sys.path.append(str(pathlib.Path(__file__).parents[1] / "experiments"))
+import options.needed  # noqa: F401
+from options.checks import check_seeds
+from options.script import outermost, parse
+from report.pictures import plt
 
 
-RESULTS = pathlib.Path(__file__).parent / "results"
+__all__ = ["outermost", "parse", "plt"]  # what scripts share with the experiments
+OUT = pathlib.Path("runs/benchmarks")
 COLOURS = ("#0072B2", "#E69F00", "#009E73", "#D55E00", "#CC79A7", "#56B4E9", "#000000", "#F0E442", "#999999")
 MARKERS = "osD^vPX*h"
+COUNTS = ("rounds", "batch_size", "epochs", "draws")
 
 
 def environment(script: str) -> dict[str, Any]:
@@ -37,6 +41,26 @@ def environment(script: str) -> dict[str, Any]:
 def settings_of(options: Any) -> dict[str, Any]:
     """What was asked for, apart from where the results go."""
     return {name: value for name, value in dataclasses.asdict(options).items() if name != "out"}
+
+
+def check(options: Any, name: str) -> None:
+    """Raise `ValueError` for numbers that cannot be, or if `options.out` holds other settings' figures."""
+    for count in COUNTS:
+        if hasattr(options, count):
+            check_count(count, getattr(options, count))
+    if hasattr(options, "seconds"):
+        check_number("seconds", options.seconds, above=0)
+    if hasattr(options, "seed"):
+        check_seeds("seed", options.seed)
+    file = options.out / f"{name}.json"
+    if not file.exists():
+        return
+    held = json.loads(file.read_text(encoding="utf-8")).get("settings") or {}
+    now = json.loads(json.dumps(settings_of(options)))
+    for setting in held:
+        if setting in now and held[setting] != now[setting]:
+            problem = f"`out` holds {file} with `{setting}` {held[setting]!r}, not {now[setting]!r}"
+            raise ValueError(f"{problem}; name another folder, or delete it.")
 
 
 def heading(environment: dict[str, Any], caption: str, legend: str) -> list[str]:
@@ -66,8 +90,8 @@ def shown(value: float | None, spec: str) -> str:
 def save(result: dict[str, Any], lines: list[str], folder: pathlib.Path, name: str) -> None:
     """Write the JSON and the Markdown, and print the latter."""
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / f"{name}.md").write_text("\n".join([*lines, ""]))
-    (folder / f"{name}.json").write_text(json.dumps(result, indent=2) + "\n")
+    (folder / f"{name}.md").write_text("\n".join([*lines, ""]), encoding="utf-8")
+    (folder / f"{name}.json").write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
     print("\n".join(lines))
 
 

@@ -1,6 +1,6 @@
 """How the cost of an update grows with width, depth, number of outputs and batch size.
 
-    python benchmarks/scaling.py            # minutes; writes to benchmarks/results
+    python benchmarks/scaling.py            # minutes; writes to runs/benchmarks
     python benchmarks/scaling.py --small    # small networks, two points an axis, for a first look
 
 One size changes at a time; the others stay at 784-256-256-256-10 and batch 128. Inputs are normal noise,
@@ -10,23 +10,25 @@ size by least squares; the times are medians over rounds in which all methods of
 
 import dataclasses
 import pathlib
+import sys
 from typing import Any
 
 import jax.numpy as jnp
 import jax.random as jr
 import numpy as np
-import rich
-import tyro
 from contenders import SCALING, UP_TO_32_OUTPUTS
-from matplotlib import pyplot as plt
 from reporting import (
+    check,
     COLOURS,
     environment,
     finish,
     heading,
     machine,
     MARKERS,
-    RESULTS,
+    OUT,
+    outermost,
+    parse,
+    plt,
     save,
     settings_of,
     shown,
@@ -64,21 +66,23 @@ class Options:
     small: bool = False
     """Small networks, two points an axis and three rounds, whatever else is said."""
     seed: int = 0
-    out: pathlib.Path = RESULTS
-    """The folder for the figures."""
+    out: pathlib.Path = OUT
+    """The folder for the figures; benchmarks/results holds the published ones."""
 
 
+@outermost
 def main(options: Options) -> None:
     """Measure, print and write."""
     base, axes = {"width": 256, "depth": 3, "outputs": 10, "batch": 128}, AXES
     if options.small:
         options = dataclasses.replace(options, rounds=3, seconds=1.0)
         base, axes = {"width": 32, "depth": 2, "outputs": 10, "batch": 8}, SMALL_AXES
+    check(options, "scaling")
     results: dict[str, Any] = {}
     for axis, sizes in axes.items():
         points = {}
         for size in sizes:
-            rich.print(f"{axis} {size}")
+            print(f"{axis} {size}")
             points[str(size)] = _measure_point(base | {axis: size}, options)
         results[axis] = {"points": points, "exponents": _exponents(points)}
         results[axis]["last_exponents"] = _exponents(points, -2)
@@ -165,5 +169,11 @@ def _draw(axes_figures: dict[str, Any], caption: str, path: pathlib.Path) -> Non
     finish(figure, path)
 
 
+@outermost
+def command() -> int:
+    """The whole command; returns the exit status."""
+    return main(parse(Options, None, __doc__))
+
+
 if __name__ == "__main__":
-    main(tyro.cli(Options, description=__doc__))
+    sys.exit(command())

@@ -1,6 +1,6 @@
 """How exact the updates of the feedback weights are, and what they cost.
 
-    python benchmarks/sleep.py            # minutes; writes to benchmarks/results
+    python benchmarks/sleep.py            # minutes; writes to runs/benchmarks
     python benchmarks/sleep.py --small    # a small network and few draws, for a first look
 
 The network is one in the middle of training whose feedback weights are off by half their size. What one
@@ -10,6 +10,7 @@ far that mean itself can be trusted. The expected update should be no further fr
 
 import dataclasses
 import pathlib
+import sys
 from typing import Any
 
 import equinox as eqx
@@ -17,18 +18,19 @@ import jax
 import jax.numpy as jnp
 import jax.random as jr
 import numpy as np
-import rich
-import tyro
 from jaxtyping import Array
-from matplotlib import pyplot as plt
 from regimes import make_regimes, Regime
 from reporting import (
+    check,
     COLOURS,
     environment,
     finish,
     heading,
     machine,
-    RESULTS,
+    OUT,
+    outermost,
+    parse,
+    plt,
     save,
     settings_of,
     shown,
@@ -70,14 +72,16 @@ class Options:
     small: bool = False
     """A small network, 100 draws and three rounds, whatever else is said."""
     seed: int = 0
-    out: pathlib.Path = RESULTS
-    """The folder for the figures."""
+    out: pathlib.Path = OUT
+    """The folder for the figures; benchmarks/results holds the published ones."""
 
 
+@outermost
 def main(options: Options) -> None:
     """Measure, print and write."""
     if options.small:
         options = dataclasses.replace(options, hidden=(32, 32), batch_size=16, draws=100, rounds=3)
+    check(options, "sleep")
     if options.draws < 4 or options.draws % 2:
         raise ValueError(f"`draws` is {options.draws}; it must be an even number of at least 4.")
     regime = make_regimes(options.hidden, options.batch_size, options.seed)["mid-nudge"]
@@ -85,7 +89,7 @@ def main(options: Options) -> None:
     model = _disturbed(regime.model, disturbance_key)
     results = {}
     for name, setting in SETTINGS.items():
-        rich.print(name)
+        print(name)
         results[name] = _measure_setting(setting, dataclasses.replace(regime, model=model), key, options)
     where = environment("benchmarks/sleep.py")
     _write({"environment": where, "settings": settings_of(options), "noises": results}, options.out)
@@ -221,5 +225,11 @@ def _draw(noises: dict[str, Any], draws: int, caption: str, path: pathlib.Path) 
     finish(figure, path)
 
 
+@outermost
+def command() -> int:
+    """The whole command; returns the exit status."""
+    return main(parse(Options, None, __doc__))
+
+
 if __name__ == "__main__":
-    main(tyro.cli(Options, description=__doc__))
+    sys.exit(command())

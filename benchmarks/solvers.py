@@ -1,6 +1,6 @@
 """How exact every solver is and what it costs, in the regimes that a training run goes through.
 
-    python benchmarks/solvers.py            # minutes; writes to benchmarks/results
+    python benchmarks/solvers.py            # minutes; writes to runs/benchmarks
     python benchmarks/solvers.py --small    # a small network and few solvers, for a first look
 
 Updates are computed in float32 and in float64. Angles and errors are to a float64 reference of the same
@@ -11,6 +11,7 @@ Times are medians over rounds of the ratio to backprop's gradient in the same ro
 
 import dataclasses
 import pathlib
+import sys
 from collections.abc import Callable
 from typing import Any
 
@@ -20,13 +21,24 @@ import jax
 import jax.numpy as jnp
 import jax.random as jr
 import numpy as np
-import rich
-import tyro
 from contenders import AVERAGE, NUDGED_ONLY, SMALL, STEADY
 from jaxtyping import Array, Float, PyTree
-from matplotlib import pyplot as plt
 from regimes import make_regimes, Regime
-from reporting import environment, finish, heading, machine, RESULTS, save, settings_of, shown, table
+from reporting import (
+    check,
+    environment,
+    finish,
+    heading,
+    machine,
+    OUT,
+    outermost,
+    parse,
+    plt,
+    save,
+    settings_of,
+    shown,
+    table,
+)
 from sweeps import sweeps
 from timing import Case, compile_case, cost, measure, memory_added
 from updates import angle_degrees, as_vector, compiled_update, update_of
@@ -72,21 +84,23 @@ class Options:
     small: bool = False
     """A small network, a small batch, few solvers, three rounds, whatever else is said."""
     seed: int = 0
-    out: pathlib.Path = RESULTS
-    """The folder for the figures."""
+    out: pathlib.Path = OUT
+    """The folder for the figures; benchmarks/results holds the published ones."""
 
 
+@outermost
 def main(options: Options) -> None:
     """Measure, print and write."""
     jax.config.update("jax_enable_x64", True)  # for the references; what is timed stays in float32
     if options.small:
         options = dataclasses.replace(options, hidden=(32, 32), batch_size=16, rounds=3, seconds=1.0)
+    check(options, "solvers")
     regimes = make_regimes(options.hidden, options.batch_size, options.seed)
     if options.small:
         regimes = {name: regimes[name] for name in ("init-nudge", "late-strong")}
     results, programs = {}, {}
     for name, regime in regimes.items():
-        rich.print(f"{name}")
+        print(f"{name}")
         results[name] = _measure_regime(regime, programs, options)
     result = {
         "environment": environment("benchmarks/solvers.py"),
@@ -239,5 +253,11 @@ def _draw(regimes: dict[str, Any], caption: str, path: pathlib.Path) -> None:
     finish(figure, path)
 
 
+@outermost
+def command() -> int:
+    """The whole command; returns the exit status."""
+    return main(parse(Options, None, __doc__))
+
+
 if __name__ == "__main__":
-    main(tyro.cli(Options, description=__doc__))
+    sys.exit(command())

@@ -1,6 +1,6 @@
 """What a training step of every method costs, as a ratio to backpropagation's on the same batch.
 
-    python benchmarks/training_step.py            # minutes; writes to benchmarks/results
+    python benchmarks/training_step.py            # minutes; writes to runs/benchmarks
     python benchmarks/training_step.py --small    # a small network, for a first look
     python benchmarks/training_step.py --channels 32 64 --sizes 128 10 --methods Backprop DFA DFC-SSA \
         "DFC-SS, Broyden"                         # a convolutional network on images of 3 x 32 x 32
@@ -12,6 +12,7 @@ images are scikit-learn's digits, enlarged to 28 x 28, for convolutions with a m
 
 import dataclasses
 import pathlib
+import sys
 from typing import Any
 
 import equinox as eqx
@@ -19,13 +20,24 @@ import jax
 import jax.random as jr
 import numpy as np
 import optax
-import rich
-import tyro
 from contenders import METHODS
 from jaxtyping import Array, PyTree
-from matplotlib import pyplot as plt
 from regimes import digits
-from reporting import environment, finish, heading, machine, RESULTS, save, settings_of, shown, table
+from reporting import (
+    check,
+    environment,
+    finish,
+    heading,
+    machine,
+    OUT,
+    outermost,
+    parse,
+    plt,
+    save,
+    settings_of,
+    shown,
+    table,
+)
 from timing import compile_case, cost, measure, memory_added
 from updates import angle_degrees, as_vector, learned, quality, update_of
 
@@ -70,14 +82,17 @@ class Options:
     small: bool = False
     """A small network, a small batch and three rounds, whatever else is said."""
     seed: int = 0
-    out: pathlib.Path = RESULTS
-    """The folder for the figures."""
+    out: pathlib.Path = OUT
+    """The folder for the figures; benchmarks/results holds the published ones."""
 
 
+@outermost
 def main(options: Options) -> None:
     """Measure, print and write."""
     if options.small:
         options = dataclasses.replace(options, sizes=(784, 32, 32, 10), batch_size=16, rounds=3, seconds=3.0)
+    name = "training_step_conv" if options.channels else "training_step"
+    check(options, name)
     if not {BASELINE, REFERENCE} <= set(options.methods) <= set(METHODS):
         wanted = f"some of {', '.join(METHODS)}, {BASELINE} and {REFERENCE} among them"
         raise ValueError(f"`methods` is {options.methods}; it must name {wanted}.")
@@ -85,7 +100,7 @@ def main(options: Options) -> None:
     updates, steps, figures = {}, {}, {}
     for name in options.methods:
         method = METHODS[name]
-        rich.print(f"compiling {name}")
+        print(f"compiling {name}")
         updates[name] = compile_case(update_of, method, model, x, y, key)
         state = OPTIMISER.init(learned(method, model))
         steps[name] = compile_case(_step, method, model, x, y, key, state)
@@ -103,7 +118,7 @@ def main(options: Options) -> None:
         "settings": settings_of(options),
         "methods": figures,
     }
-    _write(result, options.out, "training_step_conv" if options.channels else "training_step")
+    _write(result, options.out, name)
 
 
 def _problem(options: Options) -> tuple[dfc.Network, Array, Array, Array]:
@@ -175,5 +190,11 @@ def _draw(methods: dict[str, dict[str, Any]], caption: str, path: pathlib.Path) 
     finish(figure, path)
 
 
+@outermost
+def command() -> int:
+    """The whole command; returns the exit status."""
+    return main(parse(Options, None, __doc__))
+
+
 if __name__ == "__main__":
-    main(tyro.cli(Options, description=__doc__))
+    sys.exit(command())

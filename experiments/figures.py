@@ -6,47 +6,58 @@
     python experiments/figures.py alignment --task mnist --feedback learned --epochs 5
 
 Each writes NAME.png and NAME.pdf, their data as NAME.csv, and NAME.json: the command, the configuration,
-versions, seconds and what the figure says in numbers. Configurations: `neurips2021/toy_presets.py`.
+versions, seconds and what the figure says in numbers. Configurations: `neurips2021/toy_presets.py`. After an
+interruption the same command goes on with the next curve. The published figures lie in
+`experiments/results/figures`, which is written to if it is given as --out.
 """
 
 import csv
 import dataclasses
+import io
 import json
+import pathlib
 import sys
 import time
+from collections.abc import Sequence
 from typing import Any
 
-import matplotlib.pyplot as plt
 import numpy as np
-import tyro
+import options.needed  # noqa: F401
 from icml2022.figures import Noise, SinglePhase, STRONG_FIGURES
 from neurips2021.figures import FIGURES, Options
-from report.figure import Rows
+from options.script import outermost, parse, STOPS
+from report.figure import Curves, plain, Rows
+from report.pictures import plt
 
 import dfc_jax as dfc
 
 
 def save(options: Options | SinglePhase | Noise, rows: Rows, seconds: float) -> None:
-    """The picture, its data, and a note of where both came from."""
-    options.out.mkdir(parents=True, exist_ok=True)
-    path = options.out / options.name
-    with open(path.with_suffix(".csv"), "w", newline="") as file:
-        writer = csv.DictWriter(file, list(rows[0]))
-        writer.writeheader()
-        writer.writerows({name: _short(value) for name, value in row.items()} for row in rows)
+    """The picture, its data, and a note of where both came from; nothing is written before all is there."""
+    table = io.StringIO(newline="")
+    writer = csv.DictWriter(table, list(rows[0]))
+    writer.writeheader()
+    writer.writerows({name: _short(value) for name, value in row.items()} for row in rows)
+    files = {"csv": table.getvalue().encode()}
     figure = options.draw(rows)
     for kind in ("png", "pdf"):
-        figure.savefig(path.with_suffix(f".{kind}"), dpi=150)
+        picture = io.BytesIO()
+        figure.savefig(picture, format=kind, dpi=150)
+        files[kind] = picture.getvalue()
     plt.close(figure)
     note = {
         "figure": options.name,
-        "options": {k: v for k, v in dataclasses.asdict(options).items() if k not in ("out", "progress")},
+        "options": options.given(),
         "configuration": options.configuration(),
         "environment": dfc.environment(),
         "seconds": round(seconds, 1),
         "facts": options.facts(rows),
     }
-    path.with_suffix(".json").write_text(json.dumps(note, indent=2, default=_plain) + "\n")
+    files["json"] = (json.dumps(note, indent=2, default=plain) + "\n").encode()
+    path = options.out / options.name
+    options.out.mkdir(parents=True, exist_ok=True)
+    for kind, content in files.items():
+        path.with_suffix(f".{kind}").write_bytes(content)
 
 
 def _short(value: Any) -> Any:
@@ -54,23 +65,29 @@ def _short(value: Any) -> Any:
     return f"{value:.6g}" if isinstance(value, float | np.floating) else value
 
 
-def _plain(value: Any) -> Any:
-    """What JSON does not know."""
-    return dataclasses.asdict(value) if dataclasses.is_dataclass(value) else value.item()
-
-
+@outermost
 def main(options: Options | SinglePhase | Noise) -> int:
     """Compute, save and draw one figure; returns the exit status."""
+    options = dataclasses.replace(options, out=pathlib.Path(options.out))
+    options.check()
     start = time.perf_counter()
+    curves = Curves(options.out / options.name, options.given())
     try:
-        rows = options.compute()
+        rows = options.compute(curves)
         save(options, rows, time.perf_counter() - start)
-    except (ValueError, OSError, ImportError, RuntimeError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
+    except STOPS as stopped:
+        stopped.add_note("the same command goes on")
+        raise
+    curves.forget()
     print(f"{options.out / options.name}.png")
     return 0
 
 
+@outermost
+def command(arguments: Sequence[str] | None = None) -> int:
+    """The whole command; returns the exit status."""
+    return main(parse(FIGURES | STRONG_FIGURES, arguments, __doc__))
+
+
 if __name__ == "__main__":
-    sys.exit(main(tyro.extras.subcommand_cli_from_dict(FIGURES | STRONG_FIGURES, description=__doc__)))
+    sys.exit(command())

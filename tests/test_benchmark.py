@@ -1,6 +1,7 @@
 """The benchmarks, run as a user runs them, on a small network."""
 
 import ast
+import importlib
 import json
 import math
 import pathlib
@@ -17,9 +18,6 @@ SCRIPTS = [path for path in sorted(SCRIPT.parent.glob("*.py")) if '"__main__"' i
 
 @pytest.mark.parametrize("script", SCRIPTS, ids=lambda path: path.stem)
 def test_every_script_says_what_it_does_and_starts_nothing(script, monkeypatch, capsys):
-    if script.stem == "mutation":
-        pytest.importorskip("cosmic_ray")
-
     def started(*_, **__):
         raise AssertionError(f"{script.name} --help starts something")
 
@@ -31,6 +29,21 @@ def test_every_script_says_what_it_does_and_starts_nothing(script, monkeypatch, 
     shown, said = capsys.readouterr().out, ast.get_docstring(ast.parse(script.read_text()))
     assert " ".join(said.split()[:5]) in " ".join(shown.split())
     assert "--seed" in shown or "--out" in shown
+
+
+def test_published_figures_are_not_replaced_by_those_of_a_trial(monkeypatch, capsys):
+    """Not by default, and not by other settings."""
+    published = SCRIPT.parent / "results"
+    for script in SCRIPTS:
+        module = importlib.import_module(script.stem)
+        assert module.Options().out.absolute() != published
+        if not (published / f"{script.stem}.json").exists() or not hasattr(module, "check"):
+            continue
+        settings = json.loads((published / f"{script.stem}.json").read_text())["settings"]
+        name, held = next((n, v) for n, v in settings.items() if n in ("rounds", "sizes"))
+        other = {"rounds": 2, "sizes": (784, 8, 10)}[name]
+        assert module.main(module.Options(out=published, **{name: other})) == 2
+        assert f"with `{name}` {held!r}, not" in capsys.readouterr().err
 
 
 @pytest.fixture(scope="module")

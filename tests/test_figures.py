@@ -5,16 +5,19 @@ import dataclasses
 import json
 import pathlib
 
+import figures
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 from figures import main
 from neurips2021 import figures as figure_options, toy, toy_presets as figure_presets
+from report.pictures import plt
 
 import dfc_jax as dfc
 
 
+ROOT = pathlib.Path(__file__).parents[1]
 pytestmark = pytest.mark.usefixtures("as_users_run")
 SMALL = dataclasses.replace(figure_presets.FIGURE_3, num_train=128, num_val=16, num_test=16)
 
@@ -216,6 +219,68 @@ def test_alignment_has_every_layer(feedback, tmp_path, monkeypatch):
         for layer in range(1, 5):
             numbers(rows, f"angle_{measure}_layer_{layer}")
     numbers(rows, "condition_two")
+
+
+def test_what_is_finished_of_a_figure_is_kept(tmp_path, monkeypatch, capsys):
+    """A stop leaves the curves that are there; the same command goes on, another one begins anew."""
+    asked = []
+
+    def train(toy_network, method, feedback, *_):
+        if len(asked) == 1:
+            asked.append("stopped")
+            raise KeyboardInterrupt
+        asked.append(feedback)
+        return [{"method": method, "feedback": feedback, "epoch": 1, "x": np.float32(0.1)}]
+
+    monkeypatch.setattr(toy, "train", train)
+    monkeypatch.setattr(
+        figure_options.FigureS1,
+        "compute",
+        lambda self, curves: [
+            row for kind in ("learned", "fixed") for row in self._train(curves, SMALL, "dfc", kind)
+        ],
+    )
+    monkeypatch.setattr(figure_options.FigureS1, "draw", lambda self, rows: plt.figure())
+    monkeypatch.setattr(figure_options.FigureS1, "facts", lambda self, rows: {"rows": len(rows)})
+    options = figure_options.FigureS1(out=tmp_path, epochs=3)
+    assert main(options) == 130 and "the same command goes on" in capsys.readouterr().err
+    assert main(options) == 0 and asked == ["learned", "stopped", "fixed"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == [
+        f"figure-s1.{k}" for k in ("csv", "json", "pdf", "png")
+    ]
+    rows = (tmp_path / "figure-s1.csv").read_bytes()
+    assert main(dataclasses.replace(options, epochs=4)) == 2  # a trial does not replace what is there
+    assert "with `epochs` 3, not 4" in capsys.readouterr().err
+
+    def broken(self, rows):
+        raise ValueError("cannot draw")
+
+    monkeypatch.setattr(figure_options.FigureS1, "draw", broken)
+    assert main(options) == 2
+    assert (tmp_path / "figure-s1.csv").read_bytes() == rows
+
+
+def test_trials_do_not_write_where_the_published_figures_lie():
+    for kind in (figures.FIGURES | figures.STRONG_FIGURES).values():
+        assert kind().out.absolute() != ROOT / "experiments" / "results" / "figures"
+
+
+@pytest.mark.parametrize(
+    "options, said",
+    [
+        (figure_options.Figure1D(samples=0), "`samples` is 0"),
+        (figure_options.Figure2(number=-1), "`number` is -1"),
+        (figure_options.Alignment(epochs=0), "`epochs` is 0"),
+        (figure_options.Figure3(sleep_epochs=-1), "`sleep_epochs` is -1"),
+        (figure_options.Figure3(seed=2**32), "`seed` is 4294967296"),
+        (figures.SinglePhase(seed=2**32 - 1, seeds=2), "`seed` is 4294967296"),
+        (figures.Noise(sigmas=(0.1, 0.0)), "`sigmas` is 0.0"),
+    ],
+    ids=lambda value: value if isinstance(value, str) else "",
+)
+def test_a_number_that_cannot_be_is_refused_by_name(options, said, tmp_path, capsys):
+    assert main(dataclasses.replace(options, out=tmp_path)) == 2
+    assert said in capsys.readouterr().err and not list(tmp_path.iterdir())
 
 
 def test_a_wrong_value_is_one_sentence(tmp_path, capsys):

@@ -9,7 +9,7 @@ import numpy as np
 import optax
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from report.figure import Common, Rows, tidied
+from report.figure import Common, Curves, Rows, tidied
 from report.pictures import plt
 from tqdm import tqdm
 
@@ -54,10 +54,11 @@ class SinglePhase(Common):
             "feedback": "Adam, lr 2e-3, weight decay 0.1, no pre-training",
         }
 
-    def compute(self) -> Rows:
+    def compute(self, curves: Curves) -> Rows:
         rows = []
         for variant, (start, learns, _) in VARIANTS.items():
-            rows += [{"variant": variant} | row for row in self._train(start, learns)]
+            found = curves(variant, functools.partial(self._train, start, learns))
+            rows += [{"variant": variant} | row for row in found]
         return rows
 
     def _method(self, start: dfc.AbstractEquilibrium | None) -> dfc.StrongDFC:
@@ -164,15 +165,14 @@ class Noise(Common):
             **methods,
         }
 
-    def compute(self) -> Rows:
+    def compute(self, curves: Curves) -> Rows:
         data = dfc.load(self.dataset)
         runs = [(curve, sigma) for curve in CURVES for sigma in self.sigmas]
         rows = []
         for curve, sigma in tqdm(runs, disable=not self.progress):
-            for seed, accuracy, converged in self._train(data, curve, sigma):
-                std = sigma / np.sqrt(2 * TAU_NOISE)
-                found = {"curve": curve, "sigma": sigma, "noise_std": std, "seed": seed}
-                rows.append(found | {"test_accuracy": accuracy, "converged": converged})
+            std = sigma / np.sqrt(2 * TAU_NOISE)
+            found = curves(f"{curve}, {sigma:g}", functools.partial(self._train, data, curve, sigma))
+            rows += [{"curve": curve, "sigma": sigma, "noise_std": std} | row for row in found]
         return rows
 
     def _method(self, curve: Curve, sigma: float) -> dfc.AbstractMethod:
@@ -185,7 +185,7 @@ class Noise(Common):
         options = {"tau_v": 0.02, "tau_filter": 0.25, "scheme": scheme, "start": dfc.Broyden()}
         return dfc.StrongDFC(controller, target, noise=noise, **options)
 
-    def _train(self, data: dfc.Dataset, curve: Curve, sigma: float) -> list[tuple[int, float, float]]:
+    def _train(self, data: dfc.Dataset, curve: Curve, sigma: float) -> Rows:
         seeds = range(self.seed, self.seed + self.seeds)
         sizes = (data.input_size, *self.hidden, data.output_size)
         found = dfc.fit_many(
@@ -200,7 +200,7 @@ class Noise(Common):
         )
         last = [history.records[-1] for _, history in found]
         return [
-            (seed, record["test_accuracy"], record["converged"])
+            {"seed": seed, "test_accuracy": record["test_accuracy"], "converged": record["converged"]}
             for seed, record in zip(seeds, last, strict=True)
         ]
 

@@ -221,7 +221,7 @@ def strong_paper(config: Config, method: Method) -> Config:
         raise ValueError(f"`feedback` is {config.feedback}; the preset strong-paper exists for learned.")
     refuse_beside(config)
     run = RUNS[config.dataset][method]
-    config = dataclasses.replace(config, epochs=config.epochs or EPOCHS)
+    config = dataclasses.replace(config, epochs=EPOCHS if config.epochs is None else config.epochs)
     if isinstance(run, Backprop):
         return dataclasses.replace(config, optimiser=_adam(run, 1.0))
     nudge = run.target_stepsize or config.nudge

@@ -20,7 +20,7 @@ from neurips2021.toy_presets import (
 )
 from options.config import Method
 from options.groups import Update
-from report.figure import Common, Rows
+from report.figure import Common, Curves, Rows
 
 
 @dataclasses.dataclass(frozen=True)
@@ -36,8 +36,8 @@ class Figure1D(Common):
     def configuration(self) -> Toy:
         return dataclasses.replace(FIGURE_1D, epochs_fb=self.pretraining_epochs, random_seed=self.seed)
 
-    def compute(self) -> Rows:
-        return toy.control_of_samples(self.configuration(), self.samples)
+    def compute(self, curves: Curves) -> Rows:
+        return curves("all", lambda: toy.control_of_samples(self.configuration(), self.samples))
 
     def draw(self, rows: Rows) -> Figure:
         return plots.draw_1d(rows)
@@ -70,7 +70,7 @@ class Figure2(Common):
             "seed": self.seed,
         }
 
-    def compute(self) -> Rows:
+    def compute(self, curves: Curves) -> Rows:
         return toy.feedback_in_two_components(self.seed, self.number, np.logspace(-5, 2, 100))
 
     def draw(self, rows: Rows) -> Figure:
@@ -127,8 +127,9 @@ class Training(Common):
             random_seed=self.seed,
         )
 
-    def _train(self, published: Toy, method: Method, feedback: Kind) -> Rows:
-        return toy.train(self._of(published), method, feedback, self.sleep, self.samples, self.progress)
+    def _train(self, curves: Curves, published: Toy, method: Method, feedback: Kind) -> Rows:
+        chosen = (self._of(published), method, feedback, self.sleep, self.samples, self.progress)
+        return curves(f"{method}-{feedback}", lambda: toy.train(*chosen))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -137,12 +138,12 @@ class Figure3(Training):
 
     name = "figure-3"
 
-    def compute(self) -> Rows:
+    def compute(self, curves: Curves) -> Rows:
         runs = [(method, kind) for kind in ("learned", "fixed") for method in toy.METHODS]
         rows = []
         for method, kind in (*runs, ("dfa", "fixed")):
             published = FIGURE_3_DFA if method == "dfa" else FIGURE_3
-            for found in self._train(published, method, kind):
+            for found in self._train(curves, published, method, kind):
                 row = {name: found[name] for name in ("method", "feedback", "epoch")}
                 rows.append(row | {new: found.get(old) for old, new in COLUMNS_3.items()})
         return rows
@@ -168,13 +169,13 @@ class FigureS1(Training):
 
     name = "figure-s1"
 
-    def compute(self) -> Rows:
+    def compute(self, curves: Curves) -> Rows:
         measured = [*toy.MATRICES, "norm_mean", "norm_input", "norm_layer_1", "norm_layer_2"]
         names = [f"{name}_{statistic}" for name in measured for statistic in ("mean", "std")]
         return [
             {name: found[name] for name in ("method", "feedback", "epoch", *names)}
             for kind in ("learned", "fixed")
-            for found in self._train(FIGURE_3, "dfc", kind)
+            for found in self._train(curves, FIGURE_3, "dfc", kind)
         ]
 
     def draw(self, rows: Rows) -> Figure:
@@ -206,8 +207,8 @@ class Pretraining(Common):
         base = dataclasses.replace(sweep.base, epochs_fb=self.pretraining_epochs, random_seed=self.seed)
         return dataclasses.replace(sweep, base=base)
 
-    def compute(self) -> Rows:
-        return toy.sweep_pretraining(self.configuration(), self.samples, self.progress)
+    def compute(self, curves: Curves) -> Rows:
+        return toy.sweep_pretraining(self.configuration(), self.samples, self.progress, curves)
 
     def draw(self, rows: Rows) -> Figure:
         return plots.draw_sweep(rows, self.configuration().flag)
@@ -253,8 +254,9 @@ class Alignment(Common):
     def configuration(self) -> Pipeline:
         return PIPELINES[self.task, self.feedback]
 
-    def compute(self) -> Rows:
-        found = toy.alignment(self.task, self.feedback, self.epochs, self.seed, self.samples, self.progress)
+    def compute(self, curves: Curves) -> Rows:
+        chosen = (self.task, self.feedback, self.epochs, self.seed, self.samples, self.progress)
+        found = toy.alignment(*chosen, curves)
         return [self._row(record) for record in found]
 
     def _row(self, record: dict[str, Any]) -> dict[str, Any]:

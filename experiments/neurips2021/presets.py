@@ -210,7 +210,7 @@ def paper(config: Config, method: Method) -> Config:
         raise ValueError(f"`feedback` is exact; the preset {config.preset} exists for learned and fixed.")
     refuse_beside(config)
     published = TABLE_1[task]
-    config = dataclasses.replace(config, epochs=config.epochs or published.epochs)
+    config = dataclasses.replace(config, epochs=published.epochs if config.epochs is None else config.epochs)
     match method, config.feedback:
         case "bp", _:
             return dataclasses.replace(config, optimiser=_adam(published.bp, scale=1.0, clip=False))

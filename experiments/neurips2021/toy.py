@@ -29,7 +29,7 @@ from options.objects import (
     make_model as make_run_model,
     make_optimiser as make_run_optimiser,
 )
-from report.figure import Rows
+from report.figure import Curves, Rows
 from sklearn.decomposition import PCA
 from tqdm import tqdm
 
@@ -175,7 +175,7 @@ def train(toy: Toy, method: Method, feedback: Kind, sleep: Update, samples: int,
     return [{"method": method, "feedback": feedback} | record for record in history.records]
 
 
-def sweep_pretraining(sweep: Sweep, samples: int, progress: bool) -> Rows:
+def sweep_pretraining(sweep: Sweep, samples: int, progress: bool, curves: Curves) -> Rows:
     """Figures S2 to S4: the feedback during its pre-training, every `log_interval` batches.
 
     Every such group of batches is drawn anew from all training samples. `gn_damping` belongs to the reference
@@ -187,8 +187,10 @@ def sweep_pretraining(sweep: Sweep, samples: int, progress: bool) -> Rows:
         toys = [dataclasses.replace(base, **{sweep.flag: value}) for value in sweep.values]
         runs = [toys] if sweep.flag == "gn_damping" else [[toy] for toy in toys]
         for run in tqdm(runs, activation, disable=not progress):
-            for row in _pretraining_curve(run[0], [toy.gn_damping for toy in run], sweep, samples):
-                value = row["damping"] if sweep.flag == "gn_damping" else getattr(run[0], sweep.flag)
+            dampings, first = [toy.gn_damping for toy in run], getattr(run[0], sweep.flag)
+            compute = functools.partial(_pretraining_curve, run[0], dampings, sweep, samples)
+            for row in curves(f"{activation}-{first:g}", compute):
+                value = row["damping"] if sweep.flag == "gn_damping" else first
                 rows.append({"activation": activation, "value": value} | row)
     return rows
 
@@ -228,31 +230,44 @@ def _feedback_measures(model: dfc.Network, x: Array, damping: float) -> dict[str
 
 
 def alignment(
-    task: AlignmentTask, feedback: Kind, epochs: int | None, seed: int, samples: int, progress: bool
+    task: AlignmentTask,
+    feedback: Kind,
+    epochs: int | None,
+    seed: int,
+    samples: int,
+    progress: bool,
+    curves: Curves,
 ) -> Rows:
     """Figures S5 to S12: DFC, DFC-SS, DFC-SSA and DFA with Table 1's hyperparameters."""
-    data, pipeline = dfc.load(task), PIPELINES[task, feedback]
-    loss = dfc.CrossEntropy() if data.classification else dfc.MeanSquaredError()
+    data = dfc.load(task)
     rows = []
     for method in (*METHODS, "dfa"):
         config = Config(task, (method,), feedback, "paper", epochs, (seed,))
-        config = paper(config, method).resolved()
-        duration = pipeline.dt_di[0 if method == "dfc" else 1] * pipeline.tmax_di
-        config = dataclasses.replace(config, solver=dataclasses.replace(config.solver, duration=duration))
-        rule = make_run_method(config, method, loss)
-        if method == "dfc-ss":
-            rule = dataclasses.replace(rule, include_unconverged=pipeline.include_non_converged_samples)
-        learns = feedback == "learned" and method != "dfa"
-        _, history = dfc.fit(
-            make_run_model(config, method, data, seed),
-            rule,
-            data,
-            make_run_optimiser(config.optimiser),
-            epochs=config.epochs,
-            key=jax.random.fold_in(jax.random.key(seed), 1),
-            feedback_learning=make_run_learning(config, method, loss) if learns else None,
-            diagnostics=measurements(samples, pipeline.gn_damping),
-            progress=progress,
-        )
-        rows += [{"method": method, "feedback": feedback} | record for record in history.records]
+        compute = functools.partial(_aligned, paper(config, method).resolved(), data, samples, progress)
+        rows += curves(method, compute)
     return rows
+
+
+def _aligned(config: Config, data: dfc.Dataset, samples: int, progress: bool) -> Rows:
+    """The training run of one method in the alignment figures."""
+    (method,), (seed,), feedback = config.method, config.seeds, config.feedback
+    pipeline = PIPELINES[config.dataset, feedback]
+    loss = dfc.CrossEntropy() if data.classification else dfc.MeanSquaredError()
+    duration = pipeline.dt_di[0 if method == "dfc" else 1] * pipeline.tmax_di
+    config = dataclasses.replace(config, solver=dataclasses.replace(config.solver, duration=duration))
+    rule = make_run_method(config, method, loss)
+    if method == "dfc-ss":
+        rule = dataclasses.replace(rule, include_unconverged=pipeline.include_non_converged_samples)
+    learns = feedback == "learned" and method != "dfa"
+    _, history = dfc.fit(
+        make_run_model(config, method, data, seed),
+        rule,
+        data,
+        make_run_optimiser(config.optimiser),
+        epochs=config.epochs,
+        key=jax.random.fold_in(jax.random.key(seed), 1),
+        feedback_learning=make_run_learning(config, method, loss) if learns else None,
+        diagnostics=measurements(samples, pipeline.gn_damping),
+        progress=progress,
+    )
+    return [{"method": method, "feedback": feedback} | record for record in history.records]

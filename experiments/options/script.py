@@ -146,8 +146,10 @@ def undivided() -> Iterator[None]:
         signal.raise_signal(came[0])
 
 
-def parse(options: type, arguments: Sequence[str] | None, description: str, default: Any = None) -> Any:
-    """The options of a command line, those of `default` where it names none."""
+def parse(
+    options: type | dict[str, type], arguments: Sequence[str] | None, description: str, default: Any = None
+) -> Any:
+    """The options of a command line, those of `default` where it names none; or of one of several."""
     import tyro  # so that its absence is said in a sentence
 
     arguments = tidied(arguments)
@@ -155,8 +157,10 @@ def parse(options: type, arguments: Sequence[str] | None, description: str, defa
         print(_versions())
         raise SystemExit(0)
     prog = None if sys.argv[0].endswith(("pytest", "__main__.py")) else pathlib.Path(sys.argv[0]).name
-    default = {} if default is None else {"default": default}
-    return tyro.cli(options, args=arguments, description=description, prog=prog, **default)
+    shared = {"args": arguments, "description": description, "prog": prog}
+    if isinstance(options, dict):
+        return tyro.extras.subcommand_cli_from_dict(options, **shared)
+    return tyro.cli(options, **shared, **({} if default is None else {"default": default}))
 
 
 def tidied(arguments: Sequence[str] | None) -> list[str]:
