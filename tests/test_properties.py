@@ -101,7 +101,7 @@ def test_networks_and_their_measures(sizes: list[int], feedback, scale: float, s
 
 
 @settings(max_examples=10, deadline=None, derandomize=True)
-@given(samples=st.integers(1, 2100), outputs=st.integers(1, 4), seed=st.integers(0, 99))
+@given(samples=st.integers(1, 2100), outputs=st.integers(2, 4), seed=st.integers(0, 99))
 def test_evaluation_is_the_mean_over_any_number_of_samples(samples: int, outputs: int, seed: int) -> None:
     rng = np.random.default_rng(seed)
     model = dfc.mlp((2, outputs), key=jr.key(seed))

@@ -444,6 +444,21 @@ def test_models_that_do_not_fit_the_data():
         fit(small_network(1, (6, 8, 4)), regression())
 
 
+def test_a_loss_that_does_not_suit_the_data_is_refused():
+    model, data = small_network(1, (6, 8, 3)), regression()
+    match = r"`method\.loss` is CrossEntropy, .*, but the targets are those of a regression: try MeanSquared"
+    with pytest.raises(ValueError, match=match):
+        fit(model, data, method=dfc.DFCSS())
+    with pytest.raises(ValueError, match=match):
+        fit_many([model], data, method=dfc.Backprop())
+    with pytest.raises(ValueError, match=r"`loss` is CrossEntropy, .*, but the targets are those"):
+        dfc.evaluate(model, dfc.CrossEntropy(), data.test, classification=False)
+    certain = dfc.Split(data.test.x, np.ones_like(data.test.y[:, :1]))
+    one = dfc.Dataset("one", certain, certain, certain, classification=True)
+    with pytest.raises(ValueError, match=r"`method\.loss` is CrossEntropy, .*, but there is one output"):
+        fit(small_network(1, (6, 8, 1)), one, method=dfc.Backprop())
+
+
 def test_only_weights_can_learn():
     model = small_network(1, (6, 8, 3), feedback=dfc.ExactFeedback())
     with pytest.raises(ValueError, match="ExactFeedback; `feedback_learning` needs FeedbackWeights"):

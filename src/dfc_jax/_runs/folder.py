@@ -10,7 +10,7 @@ from typing import Any
 
 import equinox as eqx
 
-from dfc_jax._checks import require
+from dfc_jax._checks import check_type, require
 from dfc_jax._runs import checkpoints
 from dfc_jax._runs.environment import environment
 from dfc_jax._runs.files import clear_parts, delete, sync, write_whole
@@ -29,6 +29,9 @@ class RunFolder(eqx.Module):
 
     path: pathlib.Path = eqx.field(static=True)
     _lock: Lock | None = eqx.field(static=True, default=None, repr=False)
+
+    def __check_init__(self) -> None:
+        check_type("_lock", self._lock, Lock, type(None))
 
     @staticmethod
     def create(path: str | os.PathLike, config: dict[str, Any]) -> "RunFolder":

@@ -6,9 +6,9 @@ import jax.numpy as jnp
 from jax.sharding import Mesh
 from jaxtyping import Array, Float
 
-from dfc_jax._checks import check_type
+from dfc_jax._checks import check_type, require
 from dfc_jax._data.dataset import Dataset, Split
-from dfc_jax._dynamics.losses import AbstractLoss
+from dfc_jax._dynamics.losses import AbstractLoss, CrossEntropy
 from dfc_jax._network.network import as_batch, Network
 from dfc_jax._numerics.arrays import Scalar
 from dfc_jax._training.devices import divided, everywhere
@@ -19,11 +19,25 @@ _BLOCK = 1000  # samples; large feature maps of all would not fit
 
 
 def evaluate(model: Network, loss: AbstractLoss, split: Split, *, classification: bool) -> dict[str, float]:
-    """Mean loss of a split and, for classification, its accuracy (a fraction)."""
+    """Mean loss of a split and, for classification, its accuracy (a fraction).
+
+    **Raises:** `ValueError` if the split does not suit the model, or the loss neither of them.
+    """
     check_type("split", split, Split)
     x, y = jnp.asarray(split.x), jnp.asarray(split.y)
-    mean_loss, accuracy = _evaluate(False, model, loss, x, y, None)
+    mean_loss, accuracy = _evaluate(False, model, loss, x, y, None)  # which checks the shapes first
+    check_loss("loss", loss, y.shape[1], classification)
     return {"loss": float(mean_loss)} | ({"accuracy": float(accuracy)} if classification else {})
+
+
+def check_loss(name: str, loss: AbstractLoss, outputs: int, classification: bool) -> None:
+    """Raise unless `loss` judges so many outputs, of classes or of a regression."""
+    if isinstance(loss, CrossEntropy):
+        problem = f"`{name}` is CrossEntropy, which compares distributions over classes"
+        require(
+            classification, f"{problem}, but the targets are those of a regression: try MeanSquaredError."
+        )
+        require(outputs > 1, f"{problem}, but there is one output: give two, or try MeanSquaredError.")
 
 
 @eqx.filter_jit

@@ -21,6 +21,7 @@ from dfc_jax._runs.history import History, Record
 from dfc_jax._training.batches import Augmentation, Batches
 from dfc_jax._training.devices import mesh_of, placed
 from dfc_jax._training.epochs import Options, train
+from dfc_jax._training.evaluation import check_loss
 from dfc_jax._training.resuming import writing
 from dfc_jax._training.sleep_epochs import DIVERGED, FeedbackLearning, pretrain
 
@@ -71,9 +72,9 @@ def fit(
     - `min_converged`: when a smaller part of an epoch's samples converges, a warning says so and why, and
       `history.doubts` keeps it.
 
-    **Raises:** `ValueError` if sizes of model and data differ, an argument is out of range, or `resume` holds
-    damaged checkpoints, those of another run, or is being written by another process; `OSError` if a
-    checkpoint cannot be written.
+    **Raises:** `ValueError` if model, loss and data do not suit, an argument is out of range, or `resume`
+    holds damaged checkpoints or those of another run, or is being written by another process; `OSError` if
+    a checkpoint cannot be written.
     """
     check_key("key", key)
     heard = None if on_epoch is None else lambda _, record: on_epoch(record)
@@ -221,6 +222,7 @@ def _check_fit(
     if learning is not None:
         model.feedback.learnable("`feedback_learning`")
     _check_data(model, data, batch_size)
+    check_loss("method.loss", method.loss, data.output_size, data.classification)
 
 
 def _check_data(model: Network, data: Dataset, batch_size: int) -> None:
