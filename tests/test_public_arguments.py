@@ -3,6 +3,7 @@
 import dataclasses
 import inspect
 import math
+import pathlib
 
 import diffrax
 import equinox as eqx
@@ -35,6 +36,7 @@ REQUIRED = {
     "Convolution": {"weight": np.ones((3, 3, 1, 2)), "bias": np.ones(2)},
     "CropAndFlip": {"shape": (1, 8, 8)},
     "FeedbackLearning": {"optimiser": optax.sgd(0.1)},
+    "RunFolder": {"path": pathlib.Path("run")},
     "clip_by_layer_norm": {},
     "clip_by_tensor_norm": {},
 }
