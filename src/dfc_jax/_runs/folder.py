@@ -28,7 +28,7 @@ class RunFolder(eqx.Module):
     `summary.json`."""
 
     path: pathlib.Path = eqx.field(static=True)
-    _lock: Lock | None = eqx.field(static=True, default=None, repr=False)
+    _lock: Lock | None = eqx.field(default=None, repr=False)
 
     def __check_init__(self) -> None:
         check_type("_lock", self._lock, Lock, type(None))
