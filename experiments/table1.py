@@ -91,8 +91,9 @@ class Options:
     epochs_scale: float = 1.0
     """Part of the paper's epochs (100; the autoencoder's 25) that every cell runs."""
     sleep: Update = "expected"
-    """How the sleep phase is computed: its mean over all noise, or one draw as in the paper. That of the
-    autoencoder with its 784 outputs is always simulated."""
+    """How the sleep phase is computed: its mean over all noise, or one draw as in the paper, which under Adam
+    is another learning rule (see --feedback-learning.update of run.py). That of the autoencoder with its 784
+    outputs is always simulated."""
     sleep_epochs: float | None = None
     """Sleep epochs before every wake epoch; by default the paper's 3."""
     pretraining_epochs: float | None = None

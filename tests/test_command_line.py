@@ -4,6 +4,7 @@ import dataclasses
 import errno
 import os
 import pathlib
+import shutil
 import signal
 import subprocess
 import sys
@@ -86,7 +87,7 @@ def test_a_job_of_several_methods_goes_on_as_it_is(tmp_path, started, capsys):
     assert run.command([*both, *out]) == 0
     assert run.command([*out, "--resume", "--epochs", "3"]) == 0
     assert [(c.method[0], c.hidden, c.epochs) for c in started[2:]] == [("bp", (8,), 3), ("dfa", (8,), 3)]
-    (tmp_path / "job" / "bp" / "config.json").unlink()  # as a crash between the two leaves it
+    shutil.rmtree(tmp_path / "job" / "bp")  # as a crash between the two leaves it
     assert run.command([*out, "--resume", "--method", "bp"]) == 2  # whose other options are not given
     assert "dfa' holds a run with other options: `feedback` is 'fixed' there" in capsys.readouterr().err
     assert run.command([*both, *out, "--resume", "--epochs", "3"]) == 0

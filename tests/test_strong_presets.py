@@ -3,13 +3,15 @@
 import dataclasses
 import json
 
+import jax
 import jax.numpy as jnp
 import jax.random as jr
+import optax
 import pytest
 from icml2022.presets import RUNS, strong_paper
 from options.config import Config
 from options.groups import Optimiser, Strong
-from options.objects import make_feedback_learning, make_method
+from options.objects import floored, make_feedback_learning, make_method
 from run import main
 
 import dfc_jax as dfc
@@ -46,6 +48,29 @@ def test_presets_undo_the_published_scales(task: str, method: str) -> None:
     assert type(phase.target) is (dfc.Clamp if method == "strong-dfc-2phase" else dfc.Rest)
     floor = max(run.sigma, 0.01) ** 2 / run.sigma**2
     assert chosen.feedback_learning.weight_decay == pytest.approx(run.feedback_wd * floor)
+
+
+@pytest.mark.usefixtures("as_users_run")
+@pytest.mark.parametrize("task, ratio", [("mnist", 0.183184), ("fashion_mnist", 0.112896)])
+def test_the_single_phase_floors_sigma_layer_by_layer(task: str, ratio: float) -> None:
+    """The published code divides by max(sigma, 0.01)^2, ours by sigma^2; sigma is 0.00428 and 0.00336 in the
+    hidden layers, above the floor in the output layer. Decay and clip are those of the published update."""
+    learning = resolved(task, "strong-dfc").feedback_learning
+    assert (learning.clip, learning.weight_decay) == (1, RUNS[task]["strong-dfc"].feedback_wd)
+    config = dataclasses.replace(resolved(task, "strong-dfc"), hidden=(3,))
+    update = dfc.mlp((2, 3, 2), key=jr.key(0), feedback=dfc.RandomFeedback()).feedback
+    noise = make_method(config, "strong-dfc", dfc.CrossEntropy()).noise
+    scaled, _ = floored(noise, learning.sigma_floor).update(update, optax.EmptyState())
+    for found, given, wanted in zip(scaled.weights, update.weights, (ratio, 1), strict=True):
+        assert jnp.allclose(found, wanted * given, rtol=1e-5)
+    small = jax.tree.map(lambda Q: -1e-3 * Q, update)  # not clipped; Adam keeps the sign of update plus decay
+    for decay in (2e-3 * ratio, 0.5e-3 * ratio):
+        weighed = dataclasses.replace(learning, weight_decay=decay, eps=1e-12)
+        chosen = dataclasses.replace(config, feedback_learning=weighed)
+        optimiser = make_feedback_learning(chosen, "strong-dfc", dfc.CrossEntropy()).optimiser
+        change, _ = optimiser.update(small, optimiser.init(update), update)
+        sign = 1 if decay < 1e-3 * ratio else -1
+        assert jnp.all(jnp.sign(change.weights[0]) == sign * jnp.sign(update.weights[0]))
 
 
 @pytest.mark.parametrize("task", RUNS)

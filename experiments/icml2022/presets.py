@@ -5,7 +5,8 @@ Names are those of the published flags, values theirs rounded. What `strong_pape
 - The published updates are 2 times ours, with weak feedback 2 lambda times: Adam's eps and the clip, of each
   layer's weights and biases together, are divided by that. Backprop's are plain gradients.
 - The published sleep updates divide by max(sigma, 0.01)^2, ours by sigma^2, as in
-  `neurips2021/presets.py`. Those of the single phase divide by sigma^2 alone.
+  `neurips2021/presets.py`. So do those of the single phase, whose sigma is another one in the output layer:
+  `sigma_floor` makes ours the published ones, layer by layer.
 - Weak feedback keeps one-hot labels, where the published Fashion-MNIST run has 0.999 for the class.
 """
 
@@ -270,6 +271,7 @@ def _feedback(run: Published, method: Method, chosen: Feedback) -> Feedback:
     """Feedback learning; how it is computed, and how often, stays as `chosen`."""
     single = method == "strong-dfc"
     scale = 1.0 if single else run.sigma**2 / max(run.sigma, SIGMA_FLOOR) ** 2
+    floor = SIGMA_FLOOR if single else chosen.sigma_floor
     pretraining, often = chosen.pretraining_epochs, chosen.sleep_epochs
     return dataclasses.replace(
         chosen,
@@ -283,6 +285,7 @@ def _feedback(run: Published, method: Method, chosen: Feedback) -> Feedback:
         pretraining_epochs=run.init_fb_epochs if pretraining is None else pretraining,
         sleep_epochs=run.extra_fb_epochs + (0 if single else 1) if often is None else often,
         sigma=run.sigma,
+        sigma_floor=floor,
         k_p=run.k_p_fb,
         alpha=run.alpha_di_fb,
         tau_v=max(run.time_constant_ratio_fb, run.dt_di_fb),

@@ -38,6 +38,7 @@ NUMBERS = {
     "feedback_learning.sleep_epochs": NOT_NEGATIVE,
     "feedback_learning.sigma": POSITIVE,
     "feedback_learning.sigma_output": NOT_NEGATIVE,
+    "feedback_learning.sigma_floor": NOT_NEGATIVE,
     "feedback_learning.k_p": NOT_NEGATIVE,
     "feedback_learning.alpha": NOT_NEGATIVE,
     "feedback_learning.tau_v": POSITIVE,

@@ -3,7 +3,9 @@
 import dataclasses
 
 import diffrax
+import equinox as eqx
 import jax
+import jax.numpy as jnp
 import optax
 import optimistix as optx
 from options.config import Config, Method, WITH_CONTROLLER
@@ -119,14 +121,15 @@ def make_feedback_learning(config: Config, method: Method, loss: dfc.AbstractLos
             scheme=dfc.PublishedEuler(learning.dt, learning.steps),
             start=None,
         )
-        phase = dfc.HighPassPhase(dynamics)
+        phase, noise = dfc.HighPassPhase(dynamics), dynamics.noise
     else:
         phase_class = SLEEP_PHASES[learning.update]
         clamped = method == "strong-dfc-2phase" and learning.update == "simulated"
         scheme = dfc.PublishedEuler(learning.dt, learning.steps, proactive=False)
+        noise = dfc.WhiteNoise(learning.sigma, learning.sigma_output)
         phase = phase_class(
             controller,
-            dfc.WhiteNoise(learning.sigma, learning.sigma_output),
+            noise,
             learning.tau_v,
             learning.tau_apical,
             scheme,
@@ -138,7 +141,8 @@ def make_feedback_learning(config: Config, method: Method, loss: dfc.AbstractLos
         decay = optax.add_decayed_weights(learning.weight_decay)
         adam = optax.adam(lr, learning.beta1, learning.beta2, learning.eps)
         clip = [] if learning.clip is None else [optax.clip_by_global_norm(learning.clip)]
-        return optax.chain(*clip, decay, adam)
+        floor = [] if learning.sigma_floor == 0 else [floored(noise, learning.sigma_floor)]
+        return optax.chain(*floor, *clip, decay, adam)
 
     return dfc.FeedbackLearning(
         optimiser(learning.lr),
@@ -148,6 +152,18 @@ def make_feedback_learning(config: Config, method: Method, loss: dfc.AbstractLos
         epochs_per_wake_epoch=learning.sleep_epochs,
         freeze_output=learning.freeze_output,
     )
+
+
+def floored(noise: dfc.WhiteNoise | dfc.FilteredNoise, floor: float) -> optax.GradientTransformation:
+    """Feedback updates, which are divided by sigma^2, as if by max(sigma, floor)^2, layer by layer."""
+
+    def scale(update: dfc.FeedbackWeights, _: dfc.FeedbackWeights | None) -> dfc.FeedbackWeights:
+        sigmas = noise.sigmas(len(update.weights))
+        factors = [jnp.minimum(1.0, sigma / floor) ** 2 for sigma in sigmas]
+        pairs = zip(factors, update.weights, strict=True)
+        return eqx.tree_at(lambda u: u.weights, update, tuple(f.astype(w.dtype) * w for f, w in pairs))
+
+    return optax.stateless(scale)
 
 
 def make_model(config: Config, method: Method, data: dfc.Dataset, seed: int) -> dfc.Network:
