@@ -71,5 +71,29 @@ def test_training_sees_the_changed_images(getkey):
 
 def test_a_data_set_whose_images_are_of_another_size_is_refused():
     split = dfc.Split(np.ones((2, 12)), np.eye(2))
-    with pytest.raises(ValueError, match=r"`image` is \(1, 3, 5\), but `train.x` has 12 numbers a sample"):
+    with pytest.raises(ValueError, match=r"`train.x` has images of shape \(12,\); they must be \(1, 3, 5\)"):
         dfc.Dataset("noise", split, split, split, classification=True, image=(1, 3, 5))
+
+
+def placed_last(x: np.ndarray) -> dfc.Dataset:
+    split = dfc.Split(x, np.eye(2)[[0, 1]])
+    return dfc.Dataset("images", split, split, split, classification=True, image=(3, 4, 5))
+
+
+TAKERS = {
+    "Image": lambda x: dfc.Image((3, 4, 5))(jnp.asarray(x[0])),
+    "convnet": lambda x: dfc.convnet((3, 4, 5), (2,), (2,), key=jr.key(0), pool=1)(jnp.asarray(x[0])),
+    "CropAndFlip": lambda x: dfc.CropAndFlip((3, 4, 5))(jnp.asarray(x[0]), key=jr.key(0)),
+    "Dataset": placed_last,
+}
+
+
+@pytest.mark.parametrize("name", TAKERS)
+def test_images_are_flat_or_channels_first_and_nothing_else(name):
+    image = np.random.default_rng(0).normal(size=(2, 3, 4, 5))
+    TAKERS[name](image)
+    TAKERS[name](image.reshape(2, -1))
+    for other in (np.moveaxis(image, 1, -1), image.reshape(2, 3, 5, 4), image.reshape(2, 1, 3, 4, 5)):
+        wanted = r"must be \(3, 4, 5\), that is \(channels, height, width\), or flattened in this order"
+        with pytest.raises(ValueError, match=wanted):
+            TAKERS[name](other)

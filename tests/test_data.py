@@ -358,7 +358,7 @@ def test_reading_needs_no_tensorflow(prepared, tiny, monkeypatch):
 @pytest.mark.parametrize("module", ["tensorflow_datasets", "importlib_resources", "PIL", "array_record"])
 def test_a_missing_module_is_named(module, prepared, tiny, monkeypatch):
     monkeypatch.setitem(sys.modules, module, None)
-    with pytest.raises(ImportError, match=rf'module `{module}`; run `pip install "dfc_jax\[data\]"`'):
+    with pytest.raises(ImportError, match=rf'module `{module}`; run `pip install "dfc_jax\[tfds\]"`'):
         load("mnist", validation_samples=5, data_dir=prepared)
 
 
@@ -392,17 +392,44 @@ def leave_unfinished(folder: pathlib.Path) -> None:
     next(folder.iterdir()).rename(folder / "incomplete.ABC_3.0.1")
 
 
-@pytest.mark.parametrize("damage", [truncate, lose_examples, garble_description, leave_unfinished])
+WHAT_IS_WRONG = {
+    truncate: "is damaged,",
+    lose_examples: "is damaged,",
+    garble_description: "is damaged,",
+    leave_unfinished: "holds nothing that was prepared to the end.",
+}
+
+
+@pytest.mark.parametrize("damage", WHAT_IS_WRONG)
 def test_damaged_data_are_to_be_prepared_again(damage, prepared, tiny, tmp_path):
     shutil.copytree(prepared / "mnist", tmp_path / "mnist")
     damage(tmp_path / "mnist")
-    message = rf"{tmp_path}/mnist' is damaged, .* Delete it or use another .* again, .* tfds.builder\("
-    with pytest.raises(RuntimeError, match=message):
+    remedy = r".*Use another `data_dir`, or move it away and prepare it again: .* tfds.builder\("
+    with pytest.raises(RuntimeError, match=f"{tmp_path}/mnist' {WHAT_IS_WRONG[damage]}{remedy}") as caught:
         load("mnist", validation_samples=5, data_dir=tmp_path)
+    assert "elete" not in str(caught.value)
+
+
+@pytest.mark.parametrize("part", [".", "mnist", "mnist/3.0.1", "mnist/3.0.1/dataset_info.json"])
+def test_what_may_not_be_read_is_not_called_damage(part, prepared, tiny, monkeypatch):
+    forbidden, access = prepared / part, os.access  # by its mode alone, root would read it
+    monkeypatch.setattr(
+        os, "access", lambda path, mode: pathlib.Path(path) != forbidden and access(path, mode)
+    )
+    with pytest.raises(PermissionError, match=rf"{forbidden}' may not be read by this user: ask its owner"):
+        load("mnist", validation_samples=5, data_dir=prepared)
+
+
+def test_a_data_set_in_the_folder_of_another_is_refused(prepared, tiny, tmp_path):
+    shutil.copytree(prepared / "mnist", tmp_path / "fashion_mnist")
+    with pytest.raises(ValueError, match="fashion_mnist' holds the data set 'mnist', not 'fashion_mnist'"):
+        load("fashion_mnist", validation_samples=5, data_dir=tmp_path)
 
 
 def test_too_few_examples_are_damage(prepared):
-    with pytest.raises(RuntimeError, match=f"incomplete .*{TRAIN} train examples where 60000 belong.*Delete"):
+    with pytest.raises(
+        RuntimeError, match=f"incomplete .*{TRAIN} train examples where 60000 belong.*Use another"
+    ):
         load("mnist", data_dir=prepared)
 
 

@@ -236,3 +236,37 @@ def test_diagnostics_say_what_is_wrong() -> None:
         dfc.Diagnostics(0)
     with pytest.raises(ValueError, match="`samples` is 0"):
         dfc.Diagnostics(samples=0)
+
+
+def silenced(outputs: list[int]) -> tuple[dfc.Network, Array, Array]:
+    """A setting whose output neurons are ReLUs, some of them silent for every sample."""
+    model, x, y = setting(output_activation=dfc.ReLU())
+    bias = jnp.full(3, 20.0).at[jnp.asarray(outputs)].set(-20.0)
+    return eqx.tree_at(lambda m: m.layers[-1].transform.bias, model, bias), x, y
+
+
+@pytest.mark.parametrize("outputs", [[1], [0, 2], [0, 1, 2]])
+def test_silent_outputs_leave_the_pseudo_inverse(outputs: list[int]) -> None:
+    model, x, y = silenced(outputs)
+    Q = np.concatenate([np.asarray(weights) for weights in model.feedback.weights])
+    wanted = [np.linalg.norm(np.linalg.pinv(J) @ J @ Q) / np.linalg.norm(Q) for *_, J in states(model, x)]
+    np.testing.assert_allclose(dfc.condition_two(model, x), wanted, atol=1e-12)
+    if len(outputs) < 3:
+        angles = dfc.feedback_angles(model, x, 0.0)
+        for angle, (*_, J) in zip(angles, states(model, x), strict=True):
+            inverse = np.linalg.pinv(J)
+            cosine = np.sum(Q * inverse) / np.linalg.norm(Q) / np.linalg.norm(inverse)
+            np.testing.assert_allclose(np.cos(np.radians(angle)), cosine, atol=1e-10)
+    loss = dfc.MeanSquaredError()
+    update, _ = learn(dfc.GaussNewton(loss, 0.0), model, x[:1], y[:1])
+    G = parameter_jacobian(model, x[0])
+    delta = -np.asarray(loss.gradient(model(x[0]), y[0]))
+    np.testing.assert_allclose(ravel(update), -np.linalg.pinv(G) @ delta, atol=1e-10)
+    method = dfc.Backprop(loss)
+    for found, sample, label in zip(dfc.null_space_fraction(method, model, x, y), x, y, strict=True):
+        G, own = parameter_jacobian(model, sample), ravel(learn(method, model, sample[None], label[None])[0])
+        if np.any(own):
+            left = own - np.linalg.pinv(G) @ G @ own
+            np.testing.assert_allclose(found, np.linalg.norm(left) / np.linalg.norm(own), atol=1e-7)
+    update, _ = learn(dfc.MinimumNorm(loss, 0.0), model, x, y)
+    assert np.all(np.isfinite(ravel(update)))

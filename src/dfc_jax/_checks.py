@@ -1,6 +1,7 @@
 """Early checks of what a user passes in."""
 
 import inspect
+import math
 import pathlib
 import warnings
 from collections.abc import Sequence
@@ -71,6 +72,13 @@ def check_image(name: str, shape: Sequence[int]) -> None:
     for number in shape:
         check_count(name, number)
     require(len(shape) == 3, f"`{name}` is {tuple(shape)}; it must be (channels, height, width).")
+
+
+def check_pixels(name: str, shape: Sequence[int], image: Sequence[int]) -> None:
+    """Raise unless an array of `shape` is an image of the shape `image`, flattened in that order or not."""
+    fine = tuple(shape) in (tuple(image), (math.prod(image),))
+    wanted = f"{tuple(image)}, that is (channels, height, width), or flattened in this order"
+    require(fine, f"`{name}` has images of shape {tuple(shape)}; they must be {wanted}.")
 
 
 def check_key(name: str, key: PRNGKeyArray) -> None:

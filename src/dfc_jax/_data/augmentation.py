@@ -6,7 +6,7 @@ import jax.numpy as jnp
 import jax.random as jr
 from jaxtyping import Array, Float, PRNGKeyArray
 
-from dfc_jax._checks import check_image
+from dfc_jax._checks import check_image, check_pixels
 from dfc_jax._fields import count, flag, Part
 
 
@@ -34,7 +34,8 @@ class CropAndFlip(Part):
         check_image("shape", self.shape)
 
     def __call__(self, x: Float[Array, "*shape"], *, key: PRNGKeyArray) -> Float[Array, "*shape"]:
-        """One image, changed."""
+        """One image, changed. **Raises:** `ValueError` unless it is of `shape`, or flat."""
+        check_pixels("x", x.shape, self.shape)
         shift_key, flip_key = jr.split(key)
         image = x.reshape(self.shape)
         edge = (self.padding, self.padding)

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from dfc_jax._checks import check_image, require
+from dfc_jax._checks import check_image, check_pixels, require
 from dfc_jax._fields import Part
 
 
@@ -36,7 +36,8 @@ class Split(Part):
 class Dataset(Part):
     """Three splits of one task. `classification` says whether `y` holds classes or regression targets.
 
-    `image` is the shape (channels, height, width) of inputs that are images, flattened in this order.
+    `image` is the shape (channels, height, width) of inputs that are images, flattened in this order
+    or not.
     """
 
     name: str = eqx.field(static=True)
@@ -54,8 +55,7 @@ class Dataset(Part):
                 require(shape == wanted, f"{problem}; it must be {wanted} as in `train`.")
         if self.image is not None:
             check_image("image", self.image)
-            problem = f"`image` is {tuple(self.image)}, but `train.x` has {self.input_size} numbers a sample"
-            require(math.prod(self.image) == self.input_size, f"{problem}; they must be as many.")
+            check_pixels("train.x", self.train.x.shape[1:], self.image)
         if self.classification:
             for name in ("train", "validation", "test"):
                 y = np.asarray(getattr(self, name).y)

@@ -1,9 +1,12 @@
 """Data sets by name, as plain float32 arrays split into training, validation and test samples."""
 
+import contextlib
 import dataclasses
 import difflib
+import glob
 import importlib
 import itertools
+import json
 import math
 import os
 from types import ModuleType
@@ -62,7 +65,8 @@ def load(
     (1257, 64)
 
     **Raises:** `ValueError` for an argument out of range; for images also `ImportError` (no TFDS),
-    `FileNotFoundError` (not prepared) and `RuntimeError` (prepared, but unreadable or incomplete).
+    `FileNotFoundError` (not prepared), `PermissionError`, `ValueError` (a folder that holds another data set)
+    and `RuntimeError` (prepared, but damaged or incomplete).
     """
     options = {} if validation_samples is None else {"validation_samples": validation_samples}
     if name == "digits":
@@ -165,6 +169,10 @@ def _read(source: str, split: str, samples: int, root: str) -> tuple[np.ndarray,
     """Images and labels of one split, through the part of TFDS that needs no TensorFlow."""
     tfds = _import_tfds()
     folder = os.path.join(root, source)
+    forbidden = _forbidden(root, folder)
+    if forbidden is not None:
+        remedy = "ask its owner for the permission to read it, or use another `data_dir`"
+        raise PermissionError(f"{forbidden!r} may not be read by this user: {remedy}.")
     prepare = (  # TFDS writes TFRecord files unless told otherwise, which `data_source` cannot read
         'on a machine with network access, install TensorFlow by `pip install "dfc_jax[data]"` and run '
         f'`python -c "import tensorflow_datasets as tfds; tfds.builder({source!r}, data_dir={root!r}, '
@@ -173,6 +181,7 @@ def _read(source: str, split: str, samples: int, root: str) -> tuple[np.ndarray,
     if not os.path.isdir(folder):
         wanted = "Set `data_dir` or the environment variable TFDS_DATA_DIR to a directory that holds it"
         raise FileNotFoundError(f"{source} is not in {root!r}. {wanted}; or, to prepare it there, {prepare}")
+    _check_name(folder, source)
     try:
         records = tfds.data_source(source, split=split, data_dir=root, download=False)
         require(len(records) == samples, f"{len(records)} {split} examples where {samples} belong")
@@ -183,8 +192,39 @@ def _read(source: str, split: str, samples: int, root: str) -> tuple[np.ndarray,
     except Exception as error:  # its kind varies with what is damaged: protobuf, array_record, PIL, ...
         reason = f"{type(error).__name__}: {error}".partition("\n")[0]
         problem = f"{folder!r} is damaged, incomplete or not in the array_record format ({reason})"
-        remedy = f"Delete it or use another `data_dir`; to prepare it again, {prepare}"
+        if not _descriptions(folder):
+            problem = f"{folder!r} holds nothing that was prepared to the end"
+        remedy = f"Use another `data_dir`, or move it away and prepare it again: {prepare}"
         raise RuntimeError(f"{problem}. {remedy}") from error
+
+
+def _forbidden(root: str, folder: str) -> str | None:
+    """What of a prepared data set may not be read: a folder on the way to it, or a file of it."""
+    for part in (root, folder):
+        if os.path.isdir(part) and not os.access(part, os.R_OK | os.X_OK):
+            return part
+    for within, folders, files in os.walk(folder):
+        for name in (*folders, *files):
+            path = os.path.join(within, name)
+            if not os.access(path, os.R_OK | (os.X_OK if name in folders else 0)):
+                return path
+    return None
+
+
+def _descriptions(folder: str) -> list[str]:
+    """The descriptions of the versions that a folder holds, but for those left half prepared."""
+    found = glob.glob(os.path.join(glob.escape(folder), "*", "dataset_info.json"))
+    return [path for path in found if "incomplete" not in os.path.basename(os.path.dirname(path))]
+
+
+def _check_name(folder: str, source: str) -> None:
+    """Raise unless what was prepared in the folder is the data set that its name says."""
+    for path in _descriptions(folder):
+        held = source
+        with open(path, encoding="utf-8") as file, contextlib.suppress(ValueError):  # damage is found later
+            held = json.load(file)["name"]
+        problem = f"{folder!r} holds the data set {held!r}, not {source!r}"
+        require(held == source, f"{problem}: give the folder its own name back, or use another `data_dir`.")
 
 
 def _import_tfds() -> ModuleType:
@@ -194,7 +234,7 @@ def _import_tfds() -> ModuleType:
             importlib.import_module(needed)
         return importlib.import_module("tensorflow_datasets")
     except ImportError as error:
-        message = f'image data sets need the module `{error.name}`; run `pip install "dfc_jax[data]"`.'
+        message = f'image data sets need the module `{error.name}`; run `pip install "dfc_jax[tfds]"`.'
         raise ImportError(message, name=error.name) from error
 
 

@@ -5,7 +5,8 @@ Both move the output of a sample by delta = -dl/dr_L with the smallest change of
     z = (sum_i G_i G_i^T + damping I)^-1 delta,   dW_i = J_i^T z r_{i-1}^T,   db_i = J_i^T z,
 
 where G_i = J_i makes the change of the voltages the smallest (minimum norm) and G_i = dr_L/dtheta_i that of
-weights and biases (Gauss-Newton).
+weights and biases (Gauss-Newton). Without damping the inverse is the pseudo-inverse: an output neuron that
+cannot move, as a silent ReLU, stays.
 """
 
 import abc
@@ -25,6 +26,7 @@ from dfc_jax._methods.base import AbstractMethod, instant_update, Report
 from dfc_jax._network.convolution import Chain
 from dfc_jax._network.network import as_batch, Dense, Feedforward, Network, Transform
 from dfc_jax._numerics.arrays import BatchInputs, BatchOutputs, OutputMatrix, OutputVector, Scalar
+from dfc_jax._numerics.small_matrices import solve_gram
 
 
 class _OutputSpaceMethod(AbstractMethod):
@@ -55,7 +57,7 @@ class _OutputSpaceMethod(AbstractMethod):
         jacobian = model.jacobian(state.voltages)
         gram = self._gram(model, state, jacobian)
         delta = -self.loss.gradient(state.output, y)
-        z = jnp.linalg.solve(gram + self.damping * jnp.eye(len(gram), dtype=gram.dtype), delta)
+        z = solve_gram(gram + self.damping * jnp.eye(len(gram), dtype=gram.dtype), delta)
         return tuple(jnp.tensordot(z, J, axes=1) for J in jacobian)
 
 

@@ -16,7 +16,7 @@ import jax.numpy as jnp
 import jax.random as jr
 from jaxtyping import Array, Float, PRNGKeyArray
 
-from dfc_jax._checks import check_count, check_image, check_key, check_type, require
+from dfc_jax._checks import check_count, check_image, check_key, check_pixels, check_type, require
 from dfc_jax._fields import count, Part
 from dfc_jax._network.activations import AbstractActivation, Linear, Tanh
 from dfc_jax._network.feedback import AbstractFeedbackInit, ProductOfWeights
@@ -55,11 +55,15 @@ class AveragePool(Part):
 
 
 class Image(Part):
-    """A feature map from an image of `shape` (channels, height, width), flattened in this order or not."""
+    """A feature map from an image of `shape` (channels, height, width), flattened in this order or not.
+
+    **Raises:** `ValueError` for an image of any other shape, as (height, width, channels).
+    """
 
     shape: tuple[int, int, int] = eqx.field(static=True)
 
     def __call__(self, pixels: Float[Array, "..."]) -> Float[Array, "rows columns channels"]:
+        check_pixels("x", pixels.shape, self.shape)
         return jnp.moveaxis(pixels.reshape(self.shape), 0, -1)
 
 

@@ -14,8 +14,12 @@ from jaxtyping import Array, Float, Int
 from dfc_jax._numerics.arrays import Flag
 
 
+@jax.custom_jvp
 def inverse(matrix: Float[Array, "n n"]) -> Float[Array, "n n"]:
-    """The inverse, by Gauss-Jordan elimination; by QR where that, which does not pivot, went wrong."""
+    """The inverse, by Gauss-Jordan elimination; by QR where that, which does not pivot, went wrong.
+
+    Its derivative, -A^-1 dA A^-1, can be taken in reverse as well, which a loop's cannot.
+    """
     identity = jnp.eye(len(matrix), dtype=matrix.dtype)
     found = _eliminate(matrix)
     wrong = ~jnp.all(jnp.abs(matrix @ found - identity) < 1e-3)  # NaN is wrong as well
@@ -29,10 +33,27 @@ def inverse(matrix: Float[Array, "n n"]) -> Float[Array, "n n"]:
     return jax.lax.while_loop(lambda state: state[1], again, (found, wrong))[0]
 
 
+@inverse.defjvp
+def _(primals: tuple[Array], tangents: tuple[Array]) -> tuple[Array, Array]:
+    found = inverse(*primals)
+    return found, -found @ tangents[0] @ found
+
+
 def inverse_by_qr(matrix: Float[Array, "n n"]) -> Float[Array, "n n"]:
     """The inverse, one matrix of a batch after another: slow, but half as much to compile as `inverse`."""
     q, r = jnp.linalg.qr(matrix)
     return jax.scipy.linalg.solve_triangular(r, q.T)
+
+
+def solve_gram(gram: Float[Array, "n n"], right: Float[Array, "n ..."]) -> Float[Array, "n ..."]:
+    """The pseudo-inverse of R R^T times `right`, for rows of R that are independent, or zero.
+
+    So are those of a Jacobian by all voltages: an output neuron whose slope is zero, as that of a silent
+    ReLU, has a row of zeros, and the others see a voltage of their own.
+    """
+    silent = jnp.diagonal(gram) == 0
+    seen = jnp.where(silent.reshape(-1, *[1] * (right.ndim - 1)), 0, right)
+    return jnp.linalg.solve(gram + jnp.diag(silent.astype(gram.dtype)), seen)
 
 
 def eigenvalues_right_of_zero(
@@ -44,6 +65,7 @@ def eigenvalues_right_of_zero(
     vanish exactly if all of A's eigenvalues lie there. Eigenvalues within about 1e-4 of the imaginary axis,
     relative to the size of `matrix`, count as not stable; so does a matrix that is not finite.
     """
+    matrix = jax.lax.stop_gradient(matrix)  # a yes or no has no derivative
     identity = jnp.eye(len(matrix), dtype=matrix.dtype)
     shift = jnp.linalg.norm(matrix) / jnp.sqrt(jnp.asarray(len(matrix), matrix.dtype))
     cayley = identity - 2 * shift * inverse(matrix + shift * identity)
