@@ -158,6 +158,18 @@ def test_a_part_that_the_library_does_not_know_is_named() -> None:
         model_description.build([{"kind": "Cubic"}], 0)
 
 
+def test_a_run_is_not_read_into_another_architecture(as_users_run, tmp_path, data) -> None:
+    """Though its arrays have the same shapes."""
+    options = {"epochs": 1, "key": jr.key(1), "batch_size": 32, "progress": False}
+    model = dfc.mlp((64, 8, 10), key=jr.key(0))
+    dfc.fit(model, dfc.Backprop(), data, sgd(0.1), resume=tmp_path / "checkpoints", **options)
+    (tmp_path / "config.json").write_text(json.dumps({"config": {"seeds": [0]}}))
+    dfc.load_run(tmp_path, model)
+    other = dfc.mlp((64, 8, 10), key=jr.key(0), activation=dfc.ReLU())
+    with pytest.raises(ValueError, match=r"`like\.layers\[0\]\.activation` is 'Tanh' there and 'ReLU' now"):
+        dfc.load_run(tmp_path, other)
+
+
 def test_networks_with_parts_of_the_users_own_need_a_model(as_users_run, tmp_path, data) -> None:
     model = dfc.mlp((64, 8, 10), key=jr.key(0), activation=Cubic())
     options = {"epochs": 1, "key": jr.key(1), "batch_size": 32, "progress": False}

@@ -59,7 +59,7 @@ def difference(there: Any, now: Any, name: str = "") -> str | None:
     What only one of them names is not compared: the other is of a version that did not know it.
     """
     if isinstance(there, dict) and isinstance(now, dict) and there.get("kind") == now.get("kind"):
-        if now.get("kind") == "array":
+        if "along" in there and "along" in now:
             return _array_difference(there, now, name)
         shared = (key for key in now if key in there)
         return _first(difference(there[key], now[key], _within(name, key)) for key in shared)

@@ -11,6 +11,7 @@ from dfc_jax._checks import require
 from dfc_jax._network.network import Network
 from dfc_jax._runs import checkpoints, model_description
 from dfc_jax._runs.history import Record
+from dfc_jax._runs.identity import difference
 
 
 class LoadedRun(eqx.Module):
@@ -41,6 +42,7 @@ def load_run(path: str | os.PathLike, like: Network | None = None) -> LoadedRun:
     require(fine and len(set(seeds)) == len(seeds), f"{problem}; they must be different whole numbers.")
     records = records_of(found, len(seeds))
     model = _described(found) if like is None else like
+    _check_architecture(found, model)
     best, last = found.first(([model] * len(seeds), [model] * len(seeds)))
     return LoadedRun(
         config,
@@ -48,6 +50,13 @@ def load_run(path: str | os.PathLike, like: Network | None = None) -> LoadedRun:
         dict(zip(seeds, best, strict=True)),
         dict(zip(seeds, records, strict=True)),
     )
+
+
+def _check_architecture(checkpoint: checkpoints.Checkpoint, like: Network) -> None:
+    """Raise unless `like` is of the architecture that the checkpoint describes, if both can be described."""
+    there, now = checkpoint.facts.get("model"), json.loads(json.dumps(model_description.describe(like)))
+    differs = None if there is None or now is None else difference(there, now, "like")
+    require(differs is None, f"{differs}: {str(checkpoint.path)!r} is of another architecture.")
 
 
 def read_config(folder: pathlib.Path) -> dict[str, Any]:
