@@ -19,7 +19,7 @@ from jaxtyping import Array, Float, PRNGKeyArray, PyTree
 import dfc_jax as dfc
 
 
-# The same object for the same rate: training is compiled anew for every other one.
+# The same object for the same rate: a test that compiles its steps by itself compiles them once.
 adam, sgd = functools.cache(optax.adam), functools.cache(optax.sgd)
 
 

@@ -19,6 +19,7 @@ from helpers import records, sgd
 
 import dfc_jax as dfc
 from dfc_jax._runs import checkpoints, environment, files, lock
+from dfc_jax._training import resuming
 
 
 CONFIG = {"seeds": [0], "epochs": 2, "lr": 0.1, "optimiser": {"clip": None}}
@@ -96,6 +97,17 @@ def test_training_writes_no_checkpoints_beside_another_process(
     busy.wait()
     fit(tmp_path)
     assert sorted(path.suffix for path in tmp_path.iterdir()) == [".checkpoint"] * 2
+
+
+def test_every_process_of_a_job_hears_that_the_folder_is_taken(
+    tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Else it would wait for the first for minutes."""
+    monkeypatch.setattr(jax, "process_index", lambda: 1)
+    monkeypatch.setattr(jax, "process_count", lambda: 2)
+    monkeypatch.setattr(resuming, "process_allgather", lambda failed: np.asarray([True, failed]))
+    with pytest.raises(ValueError, match=r"`resume` is .*, where the first process cannot write"):
+        fit(tmp_path)
 
 
 def test_what_stops_training_gives_the_folder_back(tmp_path: pathlib.Path) -> None:
@@ -357,8 +369,9 @@ def test_a_made_up_checkpoint_is_one_sentence(finished: pathlib.Path, tmp_path, 
     folder = tmp_path / "run"
     subprocess.run(["cp", "-r", finished, folder], check=True)
     rewrite(folder, CRAFTED[kind])
-    with pytest.raises(ValueError, match=r"^'[^\n]*\.checkpoint' [^\n]*$"):
+    with pytest.raises(ValueError, match=r"^'[^\n]*\.checkpoint' [^\n]*$") as said:
         dfc.load_run(folder)
+    assert "words" not in str(said.value)  # no function of ours was called for it
 
 
 @pytest.mark.parametrize(

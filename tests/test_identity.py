@@ -148,6 +148,18 @@ def test_several_runs_are_compared_too(tmp_path: pathlib.Path) -> None:
         fit(tmp_path, **both | {"models": [network(0), network(2)]})
 
 
+def test_a_key_of_another_kind_is_said(tmp_path: pathlib.Path) -> None:
+    plain = {"method": dfc.Backprop(), "feedback_learning": None, "augment": None}
+    fit(tmp_path, **plain)
+    given = GIVEN | plain
+    message = r"`key` is not that of the run .* \(one of threefry2x32 there and of rbg now\)"
+    with pytest.raises(ValueError, match=message):
+        dfc.fit(
+            given["models"][0], dfc.Backprop(), given["data"], adam(1e-3), epochs=2,
+            key=jr.key(0, impl="rbg"), batch_size=8, resume=tmp_path, progress=False,
+        )  # fmt: skip
+
+
 def test_checkpoints_of_before_there_were_descriptions_go_on(tmp_path: pathlib.Path) -> None:
     plain = {"method": dfc.Backprop(), "feedback_learning": None, "augment": None}
     fit(tmp_path, **plain)

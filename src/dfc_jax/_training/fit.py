@@ -52,7 +52,8 @@ def fit(
 
     **Arguments:**
 
-    - `optimiser`: of the forward weights.
+    - `optimiser`: of the forward weights. One that asks for the loss as `value` is given the batch's mean.
+      Calls whose optimisers, hyperparameters and augmentations differ in numbers alone share one program.
     - `feedback_learning`: None keeps the feedback as it is.
     - `augment`: a function `(x, key=...) -> x` of one sample, as `CropAndFlip`, that changes the inputs of
       every batch, of sleep epochs too.

@@ -29,9 +29,19 @@ def _snapshot(state: State, runs: list[Run]) -> PyTree:
 def writing(folder: str | os.PathLike | None) -> Generator[None]:
     """Nothing else writes checkpoints to the folder in the meantime.
 
-    **Raises:** as `Lock`.
+    **Raises:** as `Lock`, in all processes where there are several.
     """
-    lock = None if folder is None or jax.process_index() > 0 else Lock(pathlib.Path(folder), "resume")
+    lock, problem = None, None
+    if folder is not None and jax.process_index() == 0:
+        try:
+            lock = Lock(pathlib.Path(folder), "resume")
+        except (ValueError, OSError) as error:
+            problem = error
+    several = folder is not None and jax.process_count() > 1
+    if several and process_allgather(np.asarray(problem is not None)).any():
+        problem = problem or ValueError(f"`resume` is {str(folder)!r}, where the first process cannot write.")
+    if problem is not None:
+        raise problem
     try:
         yield
     finally:
@@ -52,6 +62,7 @@ def save(
     facts = {
         "epoch": epoch,
         "key": np.asarray(jr.key_data(key)).tolist(),
+        "key_kind": str(jr.key_impl(key)),
         "identity": identity,
         "runs": [run.facts() for run in runs],
         "model": model_description.describe(runs[0].model),
@@ -76,7 +87,9 @@ def resumed(
         return state, None
     facts = found.facts
     if facts["key"] != np.asarray(jr.key_data(key)).tolist():
-        raise ValueError(f"`key` is not that of the run in {str(folder)!r}; resume with the same one.")
+        kind, there = str(jr.key_impl(key)), facts.get("key_kind")
+        kinds = "" if there in (None, kind) else f" (one of {there} there and of {kind} now)"
+        raise ValueError(f"`key` is not that of the run in {str(folder)!r}{kinds}; resume with the same one.")
     held = f"`resume` is {str(folder)!r}, which holds another run"
     differs = difference(facts.get("identity", {}), json.loads(json.dumps(identity)))
     require(differs is None, f"{held}: {differs}. Give the same arguments, or name another folder.")

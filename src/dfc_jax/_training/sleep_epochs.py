@@ -33,7 +33,8 @@ class FeedbackLearning(Part):
 
     **Arguments:**
 
-    - `optimiser`: of the feedback weights; its weight decay is the decay of Q in the paper's eq. 12.
+    - `optimiser`: of the feedback weights; its weight decay is the decay of Q in the paper's eq. 12. Sleep
+      has no loss: one that asks for it is refused.
     - `phase`: the sleep phase: `SleepPhase(...)` or `ExpectedSleepPhase(...)`.
     - `pretraining_optimiser`: for the epochs before the first wake epoch (default: `optimiser`, with a
       state of its own).
