@@ -7,7 +7,7 @@ import statistics
 
 import jax
 import pytest
-from compare import compare
+from compare import command as compare_command, compare
 from helpers import records
 from options.config import Config
 from pool import pool
@@ -57,6 +57,59 @@ def test_seeds_trained_apart_are_pooled_and_compared(apart):
     for name in ("comparison.png", "alignment.png"):
         assert (apart / "table" / name).read_bytes().startswith(b"\x89PNG")
     assert f"{100 * statistics.fmean(scores):.2f} ±" in (apart / "table" / "table.md").read_text()
+
+
+@pytest.fixture
+def finished(tmp_path) -> pathlib.Path:
+    """What a finished run of backprop, one seed and one epoch, leaves for `compare`."""
+    folder = tmp_path / "run"
+    folder.mkdir()
+    numbers = {
+        "test_accuracy": 0.5,
+        "last_train_loss": 1.0,
+        "fraction_converged": 1.0,
+        "seconds_per_epoch": 1.0,
+    }
+    names = ("processor", "cores", "device", "python", "git_revision", "command")
+    environment = dict.fromkeys(names, "x") | {"versions": {}}
+    config = dataclasses.asdict(Config(method=("bp",)).resolved()) | {"epochs": 1}
+    summary = {"metric": "test_accuracy", "mean": numbers, "std": {}, "seeds": {"0": numbers}}
+    (folder / "config.json").write_text(json.dumps({"config": config, "environment": environment}))
+    (folder / "summary.json").write_text(json.dumps(summary))
+    (folder / "metrics.jsonl").write_text(
+        '{"seed": 0, "epoch": 1, "train_loss": 1.0, "test_accuracy": 0.5}\n'
+    )
+    return folder
+
+
+def test_a_table_says_what_is_there_and_replaces_no_other(finished, capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "40")
+    command = [str(finished)]
+    assert compare_command(command) == 0
+    shown, table = capsys.readouterr().out, (finished.parent / "table.md").read_text(encoding="utf-8")
+    assert "digits, 1 epoch, 1 seed" in shown and "…" not in shown
+    assert "The last column is the difference" not in table  # there is none
+    assert compare_command(command) == 2
+    assert "holds a table already" in capsys.readouterr().err
+    assert compare_command([*command, "--out", str(finished.parent)]) == 0  # which asks for it
+
+
+@pytest.mark.parametrize(
+    "file, text, said",
+    [
+        ("summary.json", "{}", "summary.json has no `metric`"),
+        ("summary.json", "{", "summary.json: "),
+        ("config.json", "[]", "config.json has no `config`"),
+        ("metrics.jsonl", None, "there is no metrics.jsonl"),
+        ("config.json", '{"config": {"method": ["x"]}, "environment": {}}', "`method` is 'x' in"),
+    ],
+)
+def test_what_is_no_finished_run_is_not_compared(finished, file, text, said, capsys):
+    (finished / file).unlink()
+    if text is not None:
+        (finished / file).write_text(text)
+    assert compare_command([str(finished)]) == 2
+    assert said in capsys.readouterr().err and not (finished.parent / "table.md").exists()
 
 
 @pytest.mark.slow
