@@ -141,6 +141,21 @@ def test_what_ends_a_script_is_one_sentence(error, code, said, capfd):
     assert said in found and len(found.splitlines()) == bool(said) and "Traceback" not in found
 
 
+@pytest.mark.skipif(not pathlib.Path("/dev/full").exists(), reason="there is no full device here")
+def test_a_full_disk_under_the_output_and_a_reader_that_left_are_no_tracebacks():
+    code = (
+        "import sys; from options.script import outermost; sys.exit(outermost(lambda: print('x' * 99999))())"
+    )
+    environment = os.environ | {"PYTHONPATH": str(EXPERIMENTS)}
+    for target, status, said in (
+        ("> /dev/full", 2, "error: standard output cannot be written (No space left on device)\n"),
+        ("| head -c1 > /dev/null; exit ${PIPESTATUS[0]}", 141, ""),
+    ):
+        command = ["bash", "-c", f'"{sys.executable}" -c "{code}" {target}']
+        done = subprocess.run(command, env=environment, capture_output=True, text=True)
+        assert (done.returncode, done.stderr) == (status, said)
+
+
 def test_a_fault_of_the_program_keeps_its_traceback(capsys):
     @outermost
     def main() -> None:
@@ -218,7 +233,9 @@ def test_numbers_and_inert_options_are_refused_by_name(options, said, tmp_path, 
 
 @pytest.mark.parametrize("backend", ["nonsense", "module://not_there"])
 def test_a_notebooks_backend_does_not_matter(backend):
-    code = "from report.pictures import plt; plt.subplots(); print(plt.get_backend())"
+    code = (
+        "from run import plot_curves; from report.pictures import plt; plt.figure(); print(plt.get_backend())"
+    )
     environment = os.environ | {"MPLBACKEND": backend, "PYTHONPATH": str(EXPERIMENTS)}
     done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True)
     assert done.stdout.lower() == "agg\n", done.stderr

@@ -1,8 +1,12 @@
-"""Says in a sentence what to install, should a package that the scripts need be missing."""
+"""What scripts do before they import anything else: say what to install, and draw to files."""
 
 import importlib.util
+import os
 import sys
 
+
+# Whatever a notebook has told the programs it starts: matplotlib refuses names that it does not know.
+os.environ["MPLBACKEND"] = "Agg"
 
 for name in ("matplotlib", "rich", "tyro"):
     if importlib.util.find_spec(name) is None:

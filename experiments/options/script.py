@@ -65,10 +65,11 @@ def outermost(main: Callable[Arguments, int | None]) -> Callable[Arguments, int]
 def _failed(error: Exception) -> int:
     match error:
         case BrokenPipeError():
-            # Python flushes once more at its end, which would fail again.
-            with contextlib.suppress(OSError, ValueError):
-                os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            _silence()
             return UNREAD
+        case OSError() if error.filename is None and not _writable():
+            _silence()
+            return _say(f"error: standard output cannot be written ({error.strerror})", error, CANNOT)
         case MemoryError():
             return _say(f"error: out of memory{_reason(error)}{SMALLER}", error, FAILED)
         case ModuleNotFoundError() if error.name in EXTRAS:
@@ -86,6 +87,21 @@ def _failed(error: Exception) -> int:
             return _say(f"error: {_first(error)}", error, FAILED if from_device else CANNOT)
     traceback.print_exception(error)  # with its notes
     return FAULT
+
+
+def _writable() -> bool:
+    """Whether what is printed goes out."""
+    try:
+        print(flush=True)
+    except OSError:
+        return False
+    return True
+
+
+def _silence() -> None:
+    """Python flushes standard output once more at its end, which would fail again."""
+    with contextlib.suppress(OSError, ValueError):
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _first(error: Exception) -> str:

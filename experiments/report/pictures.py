@@ -1,8 +1,4 @@
-"""Matplotlib that draws to files, whatever a notebook has told the programs it starts."""
+"""Matplotlib that draws to files."""
 
-import os
-
-
-os.environ["MPLBACKEND"] = "Agg"  # before the import, which refuses a name that it does not know
-
+import options.needed  # noqa: F401
 from matplotlib import pyplot as plt  # noqa: F401
