@@ -91,8 +91,8 @@ def main(options: Options) -> None:
     """Measure, print and write."""
     if options.small:
         options = dataclasses.replace(options, sizes=(784, 32, 32, 10), batch_size=16, rounds=3, seconds=3.0)
-    name = "training_step_conv" if options.channels else "training_step"
-    check(options, name)
+    file = "training_step_conv" if options.channels else "training_step"
+    check(options, file)
     if not {BASELINE, REFERENCE} <= set(options.methods) <= set(METHODS):
         wanted = f"some of {', '.join(METHODS)}, {BASELINE} and {REFERENCE} among them"
         raise ValueError(f"`methods` is {options.methods}; it must name {wanted}.")
@@ -118,7 +118,7 @@ def main(options: Options) -> None:
         "settings": settings_of(options),
         "methods": figures,
     }
-    _write(result, options.out, name)
+    _write(result, options.out, file)
 
 
 def _problem(options: Options) -> tuple[dfc.Network, Array, Array, Array]:
