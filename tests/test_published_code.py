@@ -1,7 +1,8 @@
 """The arrays of the published PyTorch code, every one of them, reproduced from its inputs.
 
 Each file holds one small network, its inputs, options and everything the code computed from them, in
-float64 (sources: mariacer/strong_dfc). Another folder of such files is checked by setting DFC_GOLDEN_DIR.
+float64 (sources: mariacer/strong_dfc); those in `single` are of single-phase Strong-DFC. Another folder of
+such files is checked by setting DFC_GOLDEN_DIR.
 """
 
 import functools
@@ -22,7 +23,8 @@ import dfc_jax as dfc
 
 FOLDER = Path(os.environ.get("DFC_GOLDEN_DIR") or Path(__file__).parent / "golden")
 FILES = sorted(FOLDER.glob("*.npz"))
-assert FILES, f"{FOLDER} holds no .npz files."
+SINGLE_PHASE = sorted((FOLDER / "single").glob("*.npz"))
+assert FILES or SINGLE_PHASE, f"{FOLDER} holds no .npz files."
 
 TOLERANCE = 1e-10
 
@@ -35,7 +37,7 @@ ACTIVATIONS = {
 }
 
 # What the code was given, by group: the name of an array without its layer.
-OPTIONS = {"sizes", "activation", "strong", "x", "y", "W", "b", "Q", "noise", "target_stepsize"}
+OPTIONS = {"sizes", "activation", "strong", "loss_name", "x", "y", "W", "b", "Q", "noise", "target_stepsize"}
 OPTIONS |= {"dt_di", "tmax_di", "k_p", "alpha_di", "time_constant_ratio", "apical_time_constant"}
 OPTIONS |= {"inst_transmission", "transmission_instant", "proactive_controller"}
 OPTIONS |= {"dt_di_fb", "tmax_di_fb", "k_p_fb", "alpha_di_fb", "time_constant_ratio_fb"}
@@ -76,7 +78,7 @@ class Case:
         self.target = dfc.Clamp() if self.strong else dfc.Nudge(float(get("target_stepsize")))
         self.tau_v, tau = float(get("time_constant_ratio")), float(get("apical_time_constant"))
         self.tau_apical = None if tau < 0 else tau
-        self.loss = dfc.CrossEntropy()
+        self.loss = dfc.MeanSquaredError() if str(self.file.get("loss_name")) == "mse" else dfc.CrossEntropy()
         self.loop = dfc.ClosedLoop(
             self.model, self.controller, self.target, self.loss, self.tau_v, self.tau_apical
         )
@@ -122,6 +124,20 @@ class Case:
         return named
 
 
+    def single_phase(self) -> dfc.StrongDFC:
+        """The single-phase method on the file's noise."""
+        get = self.file.__getitem__
+        noise = dfc.FilteredNoise(
+            float(get("sigma")), float(get("tau_noise")), sigma_output=float(get("sigma_output"))
+        )
+        draws = tuple(jnp.asarray(get(f"noise{i}")) for i in range(self.depth))
+        scheme = Replayed(*vars(self.scheme).values(), self.x, draws)
+        time_constants = self.tau_v, float(get("tau_f"))
+        return dfc.StrongDFC(
+            self.controller, self.target, self.loss, noise, *time_constants, scheme, start=None
+        )
+
+
 def _reproduce(case: Case) -> dict[str, Array | tuple[Array, ...]]:
     """All groups of arrays; a tuple has one array a layer, whose number replaces the @ in its name."""
     loop, model, T = case.loop, case.model, case.scheme.states
@@ -135,7 +151,8 @@ def _reproduce(case: Case) -> dict[str, Array | tuple[Array, ...]]:
     batch_and_time = lambda f: jax.vmap(jax.vmap(f), in_axes=(None, 0))(samples, path.deviation)
     last = jax.tree.map(lambda leaf: leaf[-1], path.deviation)
     jacobian = jax.vmap(lambda sample: model.jacobian(sample.feedforward.voltages))(samples)
-    error_free = jax.nn.softmax(samples.feedforward.output) if case.strong else samples.feedforward.output
+    softmax = isinstance(loop.readout, dfc.SoftmaxReadout)
+    error_free = jax.nn.softmax(samples.feedforward.output) if softmax else samples.feedforward.output
     lifted = lambda trees: tuple(leaf[None] for leaf in trees)
 
     found = {
@@ -169,10 +186,14 @@ def _reproduce(case: Case) -> dict[str, Array | tuple[Array, ...]]:
 
     sleep = case.sleep()
     update = sleep(model, case.x, case.y, key=jax.random.key(0)).feedback.weights
-    # The code divides by max(sigma, 0.01)^2, the library by sigma^2.
-    floors = ((s / jnp.maximum(s, 0.01)) ** 2 for s in sleep.noise.sigmas(case.depth))
-    found["dQ@"] = tuple(floor * Q for floor, Q in zip(floors, update, strict=True))
+    found["dQ@"] = _floored(update, sleep.noise)
     return found
+
+
+def _floored(feedback: tuple[Array, ...], noise: dfc.AbstractNoise) -> tuple[Array, ...]:
+    """The code divides by max(sigma, 0.01)^2, the library by sigma^2."""
+    floors = ((s / jnp.maximum(s, 0.01)) ** 2 for s in noise.sigmas(len(feedback)))
+    return tuple(floor * Q for floor, Q in zip(floors, feedback, strict=True))
 
 
 def _state_gradients(case: Case, samples: dfc.Sample, state: dfc.Deviation, name: str) -> dict:
@@ -311,3 +332,17 @@ def test_dfcss_of_the_last_state_is_the_published_gradient(path: Path) -> None:
     assert relative_error(report.control, case.file["u"][-1]) < TOLERANCE
     for name, array in _undo(update, case).items():
         assert relative_error(array, case.file[f"{name}_last_nonlinear_difference"]) < TOLERANCE, name
+
+
+@pytest.mark.parametrize("path", SINGLE_PHASE, ids=name_of)
+def test_single_phase_is_the_published_one_on_the_same_noise(path: Path) -> None:
+    case = Case(path)
+    method = case.single_phase()
+    key = jax.random.key(0)  # not used: the noise is the file's
+    update, report = eqx.filter_jit(method)(case.model, case.x, case.y, key=key)
+    feedback = _floored(update.feedback.weights, method.noise)
+    found = _undo(update, case) | {f"dQ{i}": Q for i, Q in enumerate(feedback)} | {"u_last": report.control}
+    for name, array in found.items():
+        assert relative_error(array, case.file[name]) < TOLERANCE, name
+    alone = dfc.HighPassPhase(method)(case.model, case.x, case.y, key=key)
+    assert relative_error(alone.feedback.weights, update.feedback.weights) < TOLERANCE

@@ -45,12 +45,12 @@ def replay(plain: Plain, x: np.ndarray, y: np.ndarray, draws: list[np.ndarray], 
     """Sums over one sample's trajectory, from u at rest if `settled`: forward rule and v_fb u_fast^T."""
     dt, k_p, alpha = 0.004, 1.5, 0.01
     v, r = plain.settle(x)
-    u = integral = slow = np.zeros(len(y))
+    u = integral = np.zeros(len(y))
     if settled is not None:
         v, r = plain.settle(x, settled)
-        u = slow = settled
+        u = settled
         integral = u - k_p * (soft(y) - softmax(r[-1]))
-    eps = [np.zeros_like(a) for a in v]
+    eps, apical, slow = [np.zeros_like(a) for a in v], [Q @ u for Q in plain.Q], None
     weights = [np.zeros((len(a), len(p))) for a, p in zip(v, [x, *r[:-1]], strict=True)]
     biases, feedback = [np.zeros_like(a) for a in v], [np.zeros_like(Q) for Q in plain.Q]
 
@@ -65,15 +65,15 @@ def replay(plain: Plain, x: np.ndarray, y: np.ndarray, draws: list[np.ndarray], 
         error = soft(y) - softmax(r[-1])
         integral = integral + dt * (error - alpha * u)
         u = integral + k_p * error
-        basal, apical, before = [], [], x
+        slow = u if slow is None else slow + dt / TAU_FILTER * (u - slow)
+        earlier, basal, apical, before = apical, [], [], x
         for i in range(len(v)):
             eps[i] = (1 - dt / TAU_NOISE) * eps[i] + np.sqrt(dt) / TAU_NOISE * draws[i][t]
             apical.append(plain.Q[i] @ u + SIGMAS[i] * eps[i])
             basal.append(plain.W[i] @ before + plain.b[i])
             v[i] = v[i] + dt / TAU_V * (basal[i] + apical[i] - v[i])
             r[i] = before = plain.phi[i](v[i])
-        slow = slow + dt / TAU_FILTER * (u - slow)
-        for i, a in enumerate(apical):
+        for i, a in enumerate(earlier if settled is None else apical):
             feedback[i] += np.outer(a, u - slow)
         learn(basal)
     return weights, biases, feedback

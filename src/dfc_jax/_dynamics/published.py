@@ -59,14 +59,20 @@ class PublishedEuler(Part):
         zero = jnp.zeros_like(sample.error)
         return PublishedState(rest, rest.voltage, rest.voltage, zero, zero, noise)
 
+    def next_control(
+        self, loop: ClosedLoop, state: PublishedState, sample: Sample
+    ) -> tuple[OutputVector, OutputVector]:
+        """u_int and u of the next state, which no noise of that step enters yet."""
+        error = loop.error(sample, state.deviation.rate[-1])
+        rate_of_integral = loop.controller.integral_rate(state.integral, state.control, error)
+        integral = state.integral + self.dt * rate_of_integral
+        return integral, loop.controller.control(integral, error)
+
     def step(
         self, loop: ClosedLoop, state: PublishedState, sample: Sample, draws: PerLayer | None = None
     ) -> PublishedState:
         """The next state. `draws` are this step's standard normal numbers, for a loop with noise."""
-        error = loop.error(sample, state.deviation.rate[-1])
-        rate_of_integral = loop.controller.integral_rate(state.integral, state.control, error)
-        integral = state.integral + self.dt * rate_of_integral
-        control = loop.controller.control(integral, error)
+        integral, control = self.next_control(loop, state, sample)
         drive = loop.apical_input(sample, control if self.proactive else state.control)
         apical, compartment, noise = self._apical(loop, state, drive, draws)
         deviation = self._neurons(loop, state.deviation, sample, apical)

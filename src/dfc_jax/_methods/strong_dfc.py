@@ -7,10 +7,11 @@ Ornstein-Uhlenbeck noise eps_i in every layer makes the control fluctuate. A low
 the slow part carries the target, the fast one answers the noise. Over a trajectory of K steps
 
     dW_i  ~  mean over k of (phi_i(v_i) - phi_i(v_ff_i)) r_(i-1)^T
-    dQ_i  ~  -(1 + tau_v / tau_noise)^(L-i) / sigma_i^2  mean over k of v_fb_i[k] u_fast[k]^T,
+    dQ_i  ~  -(1 + tau_v / tau_noise)^(L-i) / sigma_i^2  mean over k of v_fb_i[k] u_fast[k+1]^T,
 
-where the factor of layer i makes up for the low-pass of the voltages between it and the output. Both means
-are accumulated: memory does not grow with K.
+where the factor of layer i makes up for the low-pass of the voltages between it and the output. As in the
+published code the low-pass begins at the first computed control, u_slow[1] = u[1]: from zero it would take
+long to recover. Both means are accumulated: memory does not grow with K.
 """
 
 import equinox as eqx
@@ -52,10 +53,11 @@ class StrongDFC(AbstractMethod):
     - `tau_filter`: time constant of the low-pass that splits the control.
     - `scheme`: the discretisation, and how long the trajectory is.
     - `start`: an equilibrium strategy, whose steady state the trajectory starts at: only the noise is left
-      in it, so that it can be short. Converged then means that the steady state was found. None starts at
-      the feedforward state, as published. The control that then builds up is fast, too, and v_fb u_fast^T is
-      mostly that transient, not the answer to the noise; converged means that the control error has fallen
-      below half of what it was.
+      in it, so that it can be short. u_fast is then paired with the v_fb of the same time, which bears steps
+      of half of tau_v, as the pairing above does not. Converged means that the steady state was found. None
+      starts at the feedforward state: the published code, step for step but for its factors (a gradient's
+      sign and size here; it divides by max(sigma, 0.01)^2). The control that then builds up is fast, too,
+      and biases v_fb u_fast^T; converged means that the control error has fallen below half of what it was.
     - `teaching`: what the forward weights learn from, rates or voltages.
 
     The time scales must be ordered, dt << tau_v, tau_noise << tau_filter << tau_u = 1: `doubts` says where
@@ -117,10 +119,11 @@ class StrongDFC(AbstractMethod):
         weights = loop.network.feedback.learnable("StrongDFC")
         share, part = self.scheme.dt / self.tau_filter, 1 / self.scheme.states
 
-        def add(carry: PyTree, _: PublishedState, after: PublishedState) -> PyTree:
+        def add(carry: PyTree, before: PublishedState, after: PublishedState) -> PyTree:
             slow, forward, feedback = carry
             slow = slow + share * (after.control - slow)
-            change = feedback_change(after.apical, after.control - slow)
+            paired = before if self.start is None else after
+            change = feedback_change(paired.apical, after.control - slow)
             feedback = jax.tree.map(jnp.add, feedback, change)
             return slow, forward.plus(part, instant_change(loop, samples, after.deviation)), feedback
 
@@ -129,7 +132,8 @@ class StrongDFC(AbstractMethod):
         forward = Accumulator.zero(loop, samples)
         if self.start is not None:
             forward = forward.plus(part, instant_change(loop, samples, first.deviation))
-        carry = first.control, forward, nothing
+        _, slow = jax.vmap(self.scheme.next_control, in_axes=(None, 0, 0))(loop, first, samples)
+        carry = slow, forward, nothing
         last, (_, forward, feedback) = self.scheme.fold(loop, samples, add, carry, key=key, first=first)
         final = last_state(loop, samples, last.control, last.deviation, self.scheme.states - 1)
         if found is not None:  # small target errors drown in the noise without anything having failed
