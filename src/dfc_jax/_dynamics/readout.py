@@ -18,7 +18,7 @@ class AbstractReadout(Part):
     """A function of the output r_L that the controller compares with its target.
 
     One of your own needs `error` and `difference`. Its steady state then solves F(u) = 0 itself, which is
-    well where the readout is nearly linear; `equations`, `room` and `stable` belong together.
+    well where the readout is nearly linear; `equations`, `start`, `room` and `stable` belong together.
     """
 
     @abc.abstractmethod
@@ -43,6 +43,11 @@ class AbstractReadout(Part):
         `control` u, and the steady-state leak a.
         """
         return error - self.difference(output, change) - leak * control
+
+    def start(self, output: OutputVector, error: OutputVector, leak: Scalar) -> OutputVector | None:
+        """A control at which the equations are defined, to begin from; None for no control, where every
+        readout that is not restricted can begin."""
+        del output, error, leak
 
     def room(
         self,
@@ -111,6 +116,15 @@ class SoftmaxReadout(AbstractReadout):
         growth = (error - leak * control) / _probabilities(output)
         logarithms = jnp.log1p(growth) - change
         return logarithms - jnp.mean(logarithms) - jnp.mean(control)
+
+    def start(self, output: OutputVector, error: OutputVector, leak: Scalar) -> OutputVector:
+        # y - a u is to be a distribution; where y is (nearly) zero, no control asks for log 0. A control of
+        # 1 / n against every class but one is of the size that the roots have.
+        y = error + _probabilities(output)
+        inside = jnp.maximum(y, leak / y.size)
+        inside = inside / jnp.sum(inside)
+        edge = jnp.min(y) < leak / y.size
+        return jnp.where(edge, (y - inside) / jnp.where(edge, leak, 1), 0)
 
     def room(
         self,

@@ -164,8 +164,9 @@ def solve(
     rtol: Scalar | float,
     max_iterations: int,
     room: Callable[[Float[Array, "batch n"], Float[Array, "batch n"]], Float[Array, " batch"]] | None = None,
+    origin: Float[Array, "batch n"] | None = None,
 ) -> SecantSolution:
-    """Roots of R from u = 0, where everything is as in `start`, by at least one step.
+    """Roots of R from u = `origin`, 0 if None, where everything is as in `start`, by at least one step.
 
     A sample rests once its error is at most `rtol`, or no longer finite; its steps are zero from then on, so
     that it does not depend on the others. `room(u, s)` is the part of a step s that may be taken, all of
@@ -200,10 +201,11 @@ def solve(
         )
 
     batch = len(start.residual)
-    zero, everyone = jnp.zeros_like(start.residual), jnp.ones(batch, bool)
+    root = jnp.zeros_like(start.residual) if origin is None else origin
+    everyone = jnp.ones(batch, bool)
     direction = inverse.times(start.residual, jnp.asarray(0))
-    first = scaled(direction, zero, everyone)
+    first = scaled(direction, root, everyone)
     none = jnp.zeros(batch, int)
-    begun = turn(_State(zero, start, direction, first, inverse, jnp.asarray(0), none, everyone))
+    begun = turn(_State(root, start, direction, first, inverse, jnp.asarray(0), none, everyone))
     last = jax.lax.while_loop(unfinished, turn, begun)
     return SecantSolution(last.root, last.point, last.iterations, last.inverse, last.positive)

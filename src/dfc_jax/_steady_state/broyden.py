@@ -7,7 +7,7 @@ from jaxtyping import Array
 from dfc_jax._dynamics.closed_loop import ClosedLoop
 from dfc_jax._dynamics.states import Deviation, Sample
 from dfc_jax._fields import count, number
-from dfc_jax._numerics.arrays import OutputMatrix, OutputVector, Scalar
+from dfc_jax._numerics.arrays import BatchOutputs, OutputMatrix, OutputVector, Scalar
 from dfc_jax._numerics.secant import AbstractInverse, OwnInverses, Point, solve
 from dfc_jax._numerics.small_matrices import inverse
 from dfc_jax._steady_state.base import AbstractEquilibrium, Equilibrium
@@ -49,13 +49,20 @@ class Broyden(AbstractEquilibrium):
         def room(sample: Sample, control: OutputVector, step: OutputVector) -> Array:
             return readout.room(sample.feedforward.output, sample.error, control, step, leak)
 
+        begin = lambda sample: readout.start(sample.feedforward.output, sample.error, leak)
+        origin = jax.vmap(begin)(samples)
+        if origin is None:
+            start = jax.vmap(lambda sample: _uncontrolled(loop, sample))(samples)
+        else:
+            start = jax.vmap(at)(samples, origin)
         found = solve(
             lambda control: jax.vmap(at)(samples, control),
-            jax.vmap(lambda sample: _start(loop, sample))(samples),
-            _inverses(loop, samples, self.max_iterations),
+            start,
+            _inverses(loop, samples, origin, start.payload, self.max_iterations),
             self.rtol,
             self.max_iterations,
             lambda control, step: jax.vmap(room)(samples, control, step),
+            origin,
         )
         error, deviation = found.point.error, found.point.payload
         outputs = samples.feedforward.output + deviation.rate[-1]
@@ -73,24 +80,31 @@ class Broyden(AbstractEquilibrium):
         return Equilibrium(control, deviation, error <= self.rtol, error, found.iterations, found.positive)
 
 
-def _start(loop: ClosedLoop, sample: Sample) -> Point:
-    """Without control."""
+def _uncontrolled(loop: ClosedLoop, sample: Sample) -> Point:
     still = jnp.zeros_like(sample.error)
     remaining = loop.equations(sample, still, still)
     return Point(remaining, jnp.ones_like(sample.scale), Deviation.none(sample.feedforward.voltages))
 
 
-def _equations_gain(loop: ClosedLoop, sample: Sample) -> OutputMatrix:
-    """Minus the equations' derivative by u in the feedforward state."""
-    still = jnp.zeros_like(sample.error)
-    at = lambda control, change: loop.equations(sample, control, change)
-    push = lambda control, change: -jax.jvp(at, (still, still), (control, change))[1]
-    gain = loop.output_gain(sample)
-    return jax.vmap(push, in_axes=1, out_axes=1)(jnp.eye(len(gain), dtype=gain.dtype), gain)
-
-
-def _inverses(loop: ClosedLoop, samples: Sample, max_iterations: int) -> AbstractInverse:
-    gain = lambda sample: _equations_gain(loop, sample)
+def _inverses(
+    loop: ClosedLoop, samples: Sample, origin: BatchOutputs | None, begun: Deviation, max_iterations: int
+) -> AbstractInverse:
+    """Of minus the equations' derivatives by u at the control `origin`, 0 if None, and the state it leaves."""
     if not own_jacobians_pay(samples):
-        return zero_input_inverse(loop, samples, gain, max_iterations)
-    return OwnInverses(jax.vmap(lambda sample: inverse(gain(sample)))(samples))
+        uncontrolled = lambda sample: _equations_gain(loop, sample, jnp.zeros_like(sample.error), None)
+        return zero_input_inverse(loop, samples, uncontrolled, max_iterations)
+    if origin is None:
+        origin, begun = jnp.zeros_like(samples.error), None
+    gains = jax.vmap(lambda *of_each: _equations_gain(loop, *of_each))(samples, origin, begun)
+    return OwnInverses(jax.vmap(inverse)(gains))
+
+
+def _equations_gain(
+    loop: ClosedLoop, sample: Sample, control: OutputVector, state: Deviation | None
+) -> OutputMatrix:
+    """Minus the equations' derivative by u; in the feedforward state if `state` is None."""
+    change = jnp.zeros_like(sample.error) if state is None else state.rate[-1]
+    at = lambda control, change: loop.equations(sample, control, change)
+    push = lambda *by: -jax.jvp(at, (control, change), by)[1]
+    gain = loop.output_gain(sample, None if state is None else state.voltage)
+    return jax.vmap(push, in_axes=1, out_axes=1)(jnp.eye(len(gain), dtype=gain.dtype), gain)
