@@ -6,6 +6,7 @@ import jax.numpy as jnp
 import jax.random as jr
 import numpy as np
 import pytest
+import scipy.optimize
 from helpers import cast, find, make_batch, make_network, Plain, relative_error, softmax, take_samples
 from jaxtyping import Array
 
@@ -57,6 +58,34 @@ def test_strong_feedback_by_logarithms_and_by_continuation(gain: float) -> None:
     assert np.max(np.asarray(secants.iterations)) <= 25
     # Newton's method on the equations as they stand fails: without the logarithms this would too.
     assert not np.all(find(dfc.RootFind(), loop, x, y).converged)
+
+
+@pytest.mark.parametrize("outputs", [5, 20])
+def test_one_hot_labels_are_solved_from_inside_the_domain(outputs: int) -> None:
+    """A class value of 1 asks for log 0 where no control is: no sample may fail for that."""
+    model = make_network(jr.key(0), (4, 12, outputs))
+    x, labels = make_batch(jr.key(1), 12)[0], jnp.eye(outputs)[jnp.arange(12) % outputs]
+    loop = dfc.ClosedLoop(model, dfc.PIController(2.0, 0.1), dfc.Clamp())
+    found = find(dfc.Broyden(rtol=1e-9, max_iterations=100), loop, x, labels)
+    assert np.all(found.converged), found.residual
+    for sample in range(3):
+        plain, y = Plain(model), np.asarray(labels[sample])
+        settle = lambda u: softmax(plain.settle(np.asarray(x[sample]), u)[1][-1])  # noqa: B023
+        root = scipy.optimize.root(lambda u: y - settle(u) - 0.1 * u, np.zeros(outputs), tol=1e-12)  # noqa: B023
+        assert root.success
+        assert relative_error(found.control[sample], root.x) < 1e-6
+
+
+@pytest.mark.parametrize("value", [0.99999, 1.0])
+@pytest.mark.parametrize("alpha", [1e-4, 1e-2])
+def test_clamped_digits_need_no_fallback(value: float, alpha: float) -> None:
+    """In single precision, as users run it; a fallback would hide that the default scheme finds nothing."""
+    digits = dfc.load("digits")
+    x, y = jnp.asarray(digits.train.x[:64]), jnp.asarray(digits.train.y[:64])
+    model = cast(make_network(jr.key(0), (64, 12, 10)), jnp.float32)
+    loop = cast(dfc.ClosedLoop(model, dfc.PIController(2.0, alpha), dfc.Clamp(value)), jnp.float32)
+    found = find(dfc.Broyden(), loop, x, y)
+    assert np.mean(found.converged) >= 0.98 and np.mean(np.asarray(found.iterations)) < 15
 
 
 def test_strong_feedback_in_single_precision() -> None:
@@ -128,6 +157,53 @@ def test_the_fallback_takes_what_the_first_scheme_left(block: int, monkeypatch) 
     broken, rescued = both(x.at[0].set(jnp.nan), y)
     assert not rescued[0] and not broken.converged[0]
     assert np.array_equal(rescued[1:], left[1:]) and np.all(broken.converged[1:])
+
+
+def rest_under_its_own_jacobian(model: dfc.Network, x: np.ndarray, y: np.ndarray, alpha: float) -> np.ndarray:
+    """u of v_i = W_i r_(i-1) + b_i + J_i(v)^T u, y - softmax(r_L) = alpha u, for all of (v, u) at once."""
+    plain = Plain(model)
+    start = [np.asarray(v) for v in model.feedforward(jnp.asarray(x)).voltages]
+    ends = np.cumsum([len(v) for v in start])
+
+    def remaining(flat: np.ndarray) -> np.ndarray:
+        *v, u = np.split(flat, ends)
+        rates = plain.rates(v)
+        settled = zip(plain.basal(x, rates), plain.jacobian(v), v, strict=True)
+        layers = [basal + J.T @ u - own for basal, J, own in settled]
+        return np.concatenate([*layers, y - softmax(rates[-1]) - alpha * u])
+
+    found = scipy.optimize.root(remaining, np.concatenate([*start, np.zeros(len(y))]), tol=1e-13)
+    assert np.max(np.abs(remaining(found.x))) < 1e-10
+    return found.x[ends[-1] :]
+
+
+def test_a_fallback_solves_the_equations_that_were_asked_for() -> None:
+    """Exact feedback of the controlled state: not that of the feedforward state, which rests elsewhere."""
+    model = make_network(jr.key(0), (4, 5, 3), feedback=dfc.ExactFeedback())
+    x, y = make_batch(jr.key(1), 4)[0], jnp.eye(3)[jnp.asarray([0, 1, 2, 0])]
+    strategy = dfc.ControlledJacobian(dfc.Broyden(rtol=1e-12, max_iterations=2), rtol=1e-9)
+    method = dfc.DFCSS(
+        dfc.PIController(2.0, 0.1),
+        dfc.Clamp(),
+        equilibrium=strategy,
+        fallback=dfc.PseudoTransient(1e-11, 200),
+    )
+    _, report = eqx.filter_jit(method)(model, x, y)
+    assert np.all(report.converged) and np.all(report.fallback)
+    wanted = [
+        rest_under_its_own_jacobian(model, *pair, 0.1) for pair in zip(*map(np.asarray, (x, y)), strict=True)
+    ]
+    assert relative_error(report.control, np.stack(wanted)) < 1e-6
+    assert dfc.StateAtTime().rescued_by(dfc.PseudoTransient()) is None  # it has no equations
+
+
+def test_under_its_own_jacobian_a_sample_does_not_depend_on_its_companions() -> None:
+    model = make_network(jr.key(0), (4, 5, 3), feedback=dfc.ExactFeedback())
+    x, y = make_batch(jr.key(1), 6)[0], jnp.eye(3)[jnp.arange(6) % 3]
+    loop = dfc.ClosedLoop(model, dfc.PIController(2.0, 0.1), dfc.Clamp())
+    together = find(dfc.ControlledJacobian(rtol=1e-2), loop, x, y)
+    alone = [find(dfc.ControlledJacobian(rtol=1e-2), loop, x[i : i + 1], y[i : i + 1]) for i in range(6)]
+    assert np.max(np.abs(together.control - jnp.concatenate([a.control for a in alone]))) < 1e-12
 
 
 @pytest.mark.slow

@@ -123,7 +123,6 @@ class Case:
             named |= {f"{stem}{i}{rest}": array for i, array in enumerate(value)}
         return named
 
-
     def single_phase(self) -> dfc.StrongDFC:
         """The single-phase method on the file's noise."""
         get = self.file.__getitem__

@@ -71,7 +71,8 @@ class DFCSS(_SteadyStateMethod):
 
     - `controller`, `target`, `loss`: of the closed loop.
     - `equilibrium`: how the steady state is found: `Broyden()`, `RootFind(...)`, `Simulated(...)`.
-    - `fallback`: how it is found for the samples of which `equilibrium` failed to; None leaves them out.
+    - `fallback`: how it is found, in the same sense, for the samples of which `equilibrium` failed to; None
+      leaves them out.
     - `include_unconverged`: whether samples whose steady state was not found contribute. They are counted
       in the report either way; a sample that is not finite never contributes.
     - `teaching`: what the weights learn from, rates or voltages.
@@ -93,7 +94,8 @@ class DFCSS(_SteadyStateMethod):
 
     def _equilibrium(self, loop: ClosedLoop, samples: Sample) -> tuple[Equilibrium, BatchFlags | None]:
         found = self.equilibrium(loop, samples)
-        return (found, None) if self.fallback is None else rescue(loop, samples, found, self.fallback)
+        fallback = None if self.fallback is None else self.equilibrium.rescued_by(self.fallback)
+        return (found, None) if fallback is None else rescue(loop, samples, found, fallback)
 
     def doubts(self, model: Network, x: BatchInputs, y: BatchOutputs) -> list[str]:
         loop = self.loop(model)

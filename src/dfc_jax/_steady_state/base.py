@@ -40,6 +40,11 @@ class AbstractEquilibrium(Part):
     def __call__(self, loop: ClosedLoop, samples: Sample) -> Equilibrium:
         """The steady states; what failed is said in the result, never raised."""
 
+    def rescued_by(self, fallback: "AbstractEquilibrium") -> "AbstractEquilibrium | None":
+        """What solves the same equations by means of `fallback`, for the samples that this strategy leaves
+        over; None if nothing may. A strategy whose equations are not those of `loop` says here whose."""
+        return fallback
+
     def doubts(self, loop: ClosedLoop, samples: Sample) -> list[str]:
         """What is known to go wrong with these samples, in a sentence each; not for use under jit."""
         del loop, samples

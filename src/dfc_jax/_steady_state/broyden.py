@@ -89,7 +89,7 @@ def _uncontrolled(loop: ClosedLoop, sample: Sample) -> Point:
 def _inverses(
     loop: ClosedLoop, samples: Sample, origin: BatchOutputs | None, begun: Deviation, max_iterations: int
 ) -> AbstractInverse:
-    """Of minus the equations' derivatives by u at the control `origin`, 0 if None, and the state it leaves."""
+    """Of minus the equations' derivatives by u at the control `origin`, 0 if None, and its state `begun`."""
     if not own_jacobians_pay(samples):
         uncontrolled = lambda sample: _equations_gain(loop, sample, jnp.zeros_like(sample.error), None)
         return zero_input_inverse(loop, samples, uncontrolled, max_iterations)

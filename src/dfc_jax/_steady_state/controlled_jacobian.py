@@ -38,6 +38,9 @@ class ControlledJacobian(AbstractEquilibrium):
     def __call__(self, loop: ClosedLoop, samples: Sample) -> Equilibrium:
         return self.settle(loop, samples)[1]
 
+    def rescued_by(self, fallback: AbstractEquilibrium) -> "ControlledJacobian":
+        return eqx.tree_at(lambda strategy: strategy.equilibrium, self, fallback)
+
     def settle(self, loop: ClosedLoop, samples: Sample) -> tuple[Sample, Equilibrium]:
         """The steady states, and the samples with the feedback that holds there."""
         feedback = loop.network.feedback
@@ -56,7 +59,15 @@ class ControlledJacobian(AbstractEquilibrium):
             found = self.equilibrium(loop, moved)
             before = drives(loop, state.samples, state.found.control)
             after = drives(loop, moved, found.control)
-            return _Turn(moved, found, jax.vmap(_relative_change)(before, after), state.turn + 1)
+            change = jax.vmap(_relative_change)(before, after)
+            # What has settled rests, so that no sample depends on its companions.
+            moving = state.change > self.rtol
+            last = jax.tree.map(
+                lambda new, old: jnp.where(moving.reshape(-1, *[1] * (new.ndim - 1)), new, old),
+                (moved, found, change),
+                (state.samples, state.found, state.change),
+            )
+            return _Turn(*last, state.turn + 1)
 
         first = self.equilibrium(loop, samples)
         start = _Turn(samples, first, jnp.full_like(first.residual, jnp.inf), jnp.asarray(0))

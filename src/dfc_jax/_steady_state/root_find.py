@@ -13,14 +13,16 @@ from dfc_jax._steady_state.base import AbstractEquilibrium, Equilibrium
 
 
 class RootFind(AbstractEquilibrium):
-    """Any Optimistix root finder on F(u) = 0: Newton's method by default, from u = 0.
+    """Any Optimistix solver that finds roots, on F(u) = 0: Newton's method by default, from u = 0.
 
     The unknown and the residual are in units of |e^-|, so that absolute tolerances are relative ones:
     `RootFind(optx.Newton(rtol=1e-8, atol=1e-8))`, `RootFind(optx.Dogleg(rtol=1e-6, atol=1e-6))`.
     Converged means that the root finder reports success. `stable` is Condition 3 at the root.
     """
 
-    root_finder: optx.AbstractRootFinder = optx.Newton(rtol=3e-5, atol=3e-5)
+    root_finder: optx.AbstractRootFinder | optx.AbstractLeastSquaresSolver | optx.AbstractMinimiser = (
+        optx.Newton(rtol=3e-5, atol=3e-5)
+    )
     max_iterations: int = count("max_iterations", 50)
 
     def __call__(self, loop: ClosedLoop, samples: Sample) -> Equilibrium:

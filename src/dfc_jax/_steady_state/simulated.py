@@ -105,5 +105,9 @@ class StateAtTime(AbstractEquilibrium):
         found = last_state(loop, samples, last.control, last.deviation, self.scheme.states - 1)
         return eqx.tree_at(lambda f: f.converged, found, jnp.isfinite(found.residual))
 
+    def rescued_by(self, fallback: AbstractEquilibrium) -> None:
+        """Nothing: a state on the way has no equations."""
+        del fallback
+
     def doubts(self, loop: ClosedLoop, samples: Sample) -> list[str]:
         return scheme_doubts(eqx.tree_at(lambda l: l.tau_v, loop, self.tau_v), samples, self.scheme)
