@@ -57,13 +57,13 @@ def _run(
 
 def run(method: dfc.DFC, model: dfc.Network, x: Array, y: Array) -> tuple[dfc.Network, dfc.Report]:
     """Compiled anew for other constants of the library, which some tests change in between."""
-    constants = wide_steps._RTOL, wide_steps._MAX_ITERATIONS, WideSteps.create, HiddenSystem.fits
+    constants = wide_steps.STEP_RTOL, wide_steps.MAX_STEP_ITERATIONS, WideSteps.create, HiddenSystem.fits
     return _run(method, model, x, y, constants)
 
 
 def solved_to(monkeypatch: pytest.MonkeyPatch, rtol: float, iterations: int = 60) -> None:
-    monkeypatch.setattr("dfc_jax._average.wide_steps._RTOL", rtol)
-    monkeypatch.setattr("dfc_jax._average.wide_steps._MAX_ITERATIONS", iterations)
+    monkeypatch.setattr("dfc_jax._average.wide_steps.STEP_RTOL", rtol)
+    monkeypatch.setattr("dfc_jax._average.wide_steps.MAX_STEP_ITERATIONS", iterations)
 
 
 def without_elimination(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -14,7 +14,7 @@ from dfc_jax._dynamics.closed_loop import ClosedLoop
 from dfc_jax._dynamics.states import Deviation, LoopState, PerLayer, Sample, sweep
 from dfc_jax._network.network import Layer
 from dfc_jax._numerics.arrays import BatchOutputs, OutputMatrix, OutputVector, Scalar
-from dfc_jax._numerics.secant import broyden_update
+from dfc_jax._numerics.secant import OwnInverses, Point, SecantSolution, solve
 from dfc_jax._numerics.small_matrices import inverse
 
 
@@ -107,9 +107,19 @@ def implicit_inverse(loop: ClosedLoop, layer_gains: tuple[OutputMatrix, ...], h:
     return inverse(jnp.eye(len(damped), dtype=damped.dtype) + b * damped)
 
 
+# The error of e that a step may leave, relative to |e^-|. A third of it changed an autoencoder's update by
+# 0.01 degrees at most, where 24 steps were within 0.5 degrees of the exact average.
+STEP_RTOL = 3e-4
+MAX_STEP_ITERATIONS = 20
+
+
 class OwnSteps(AbstractSteps):
-    """One step of Broyden's method for a step in time, from the last control and, at first, the Jacobian of
-    the feedforward state: an inverse for every sample and every length, corrected along the trajectory."""
+    """Every step by Broyden's method, from the last control and, at first, the Jacobian of the feedforward
+    state: an inverse for every sample and every length, corrected along the trajectory.
+
+    A nudged step takes one iteration. A sample whose step is not solved gets a control that is not a number:
+    it teaches nothing from then on, and does not converge.
+    """
 
     loop: ClosedLoop
     samples: Sample
@@ -122,30 +132,25 @@ class OwnSteps(AbstractSteps):
         return Stepped.without_control(self.loop, self.samples, inverses)
 
     def advance(self, before: Stepped, segment: Int[Array, ""]) -> Stepped:
-        of_batch = jax.vmap(_advanced, in_axes=(None, 0, 0, 0, 0, None))
         inverses, h = before.memory, self.lengths[segment]
-        states, controls, deviations, corrected = of_batch(
-            self.loop, self.samples, before.states, before.controls, inverses[segment], h
-        )
-        return Stepped(states, controls, deviations, inverses.at[segment].set(corrected))
+        found = self._solve(before, h, OwnInverses(inverses[segment]))
+        solved = (found.point.error <= STEP_RTOL)[:, None]
+        control = jnp.where(solved, before.controls + found.root, jnp.nan)
+        state = jax.vmap(lambda *of_each: ImplicitStep(self.loop, *of_each[:2], h).state(*of_each[2:]))
+        states = state(self.samples, before.states, control, found.point.payload)
+        corrected = inverses.at[segment].set(found.inverse.matrices)
+        return Stepped(states, control, found.point.payload, corrected)
 
+    def _solve(self, before: Stepped, h: Scalar, inverses: OwnInverses) -> SecantSolution:
+        """The change of the controls in a step of length `h`."""
+        _, b = self.loop.controller.implicit_gains(h)
 
-def _advanced(
-    loop: ClosedLoop,
-    sample: Sample,
-    state: LoopState,
-    before: OutputVector,
-    inverted: OutputMatrix,
-    h: Scalar,
-) -> tuple[LoopState, OutputVector, Deviation, OutputMatrix]:
-    """One implicit Euler step of one sample from the control `before`.
+        def at(sample: Sample, state: LoopState, control: OutputVector) -> Point:
+            step = ImplicitStep(self.loop, sample, state, h)
+            deviation = step.neurons(control)
+            residual = step.unbalanced(control, deviation)
+            return Point(residual, jnp.linalg.norm(residual) / (b * sample.scale), deviation)
 
-    Returns the new state, control and deviation, and the inverse Jacobian corrected by what the step showed.
-    """
-    step = ImplicitStep(loop, sample, state, h)
-    moved = inverted @ step.unbalanced(before, step.neurons(before))
-    control = before + moved
-    deviation = step.neurons(control)
-    fallen = moved - inverted @ step.unbalanced(control, deviation)
-    corrected = broyden_update(inverted, moved, fallen)
-    return step.state(control, deviation), control, deviation, corrected
+        evaluate = lambda change: jax.vmap(at)(self.samples, before.states, before.controls + change)
+        start = evaluate(jnp.zeros_like(before.controls))
+        return solve(evaluate, start, inverses, STEP_RTOL, MAX_STEP_ITERATIONS)

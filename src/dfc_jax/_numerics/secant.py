@@ -16,15 +16,8 @@ from jaxtyping import Array, Bool, Float, Int, PyTree
 from dfc_jax._numerics.arrays import BatchFlags, Flag, Scalar
 
 
-def broyden_update(
-    inverse: Float[Array, "n n"], step: Float[Array, " n"], fallen: Float[Array, " n"]
-) -> Float[Array, "n n"]:
-    """(I + c s^T) H, given s and `fallen` = H y; H itself after a step that changed nothing."""
-    return inverse + jnp.outer(_factor(step, fallen), step @ inverse)
-
-
 def _factor(step: Float[Array, "*batch n"], fallen: Float[Array, "*batch n"]) -> Float[Array, "*batch n"]:
-    """c of the correction."""
+    """c of the correction, given s and `fallen` = H y; 0 after a step that changed nothing."""
     overlap = jnp.sum(step * fallen, axis=-1, keepdims=True)
     return jnp.where(overlap != 0, (step - fallen) / overlap, 0)
 
