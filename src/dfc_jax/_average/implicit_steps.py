@@ -134,6 +134,7 @@ class OwnSteps(AbstractSteps):
     def advance(self, before: Stepped, segment: Int[Array, ""]) -> Stepped:
         inverses, h = before.memory, self.lengths[segment]
         found = self._solve(before, h, OwnInverses(inverses[segment]))
+        assert isinstance(found.inverse, OwnInverses)  # as given
         solved = (found.point.error <= STEP_RTOL)[:, None]
         control = jnp.where(solved, before.controls + found.root, jnp.nan)
         state = jax.vmap(lambda *of_each: ImplicitStep(self.loop, *of_each[:2], h).state(*of_each[2:]))

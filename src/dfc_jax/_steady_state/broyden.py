@@ -93,9 +93,9 @@ def _inverses(
     if not own_jacobians_pay(samples):
         uncontrolled = lambda sample: _equations_gain(loop, sample, jnp.zeros_like(sample.error), None)
         return zero_input_inverse(loop, samples, uncontrolled, max_iterations)
-    if origin is None:
-        origin, begun = jnp.zeros_like(samples.error), None
-    gains = jax.vmap(lambda *of_each: _equations_gain(loop, *of_each))(samples, origin, begun)
+    still = origin is None
+    where = (jnp.zeros_like(samples.error), None) if still else (origin, begun)
+    gains = jax.vmap(lambda *of_each: _equations_gain(loop, *of_each))(samples, *where)
     return OwnInverses(jax.vmap(inverse)(gains))
 
 
