@@ -21,6 +21,7 @@ from dfc_jax._fields import count, number
 from dfc_jax._network.network import Layer
 from dfc_jax._numerics.arrays import Scalar
 from dfc_jax._numerics.finite import zero_unless_finite
+from dfc_jax._numerics.precision import in_full_precision
 from dfc_jax._steady_state.base import Equilibrium, last_state
 
 
@@ -55,6 +56,7 @@ class DiffraxAverage(AbstractAverage):
             "batch at once; give the solver root_finder=ControlRootFinder().",
         )
 
+    @in_full_precision
     def __call__(
         self, loop: ClosedLoop, samples: Sample, key: PRNGKeyArray | None = None
     ) -> tuple[tuple[Layer, ...], Equilibrium]:

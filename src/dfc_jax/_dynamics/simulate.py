@@ -18,8 +18,10 @@ from dfc_jax._checks import check_number, require
 from dfc_jax._dynamics.closed_loop import ClosedLoop
 from dfc_jax._dynamics.states import LoopState, Sample
 from dfc_jax._numerics.arrays import Scalar
+from dfc_jax._numerics.precision import in_full_precision
 
 
+@in_full_precision
 def simulate(
     loop: ClosedLoop,
     sample: Sample,

@@ -17,6 +17,7 @@ from dfc_jax._methods.sleep import AbstractNoisePhase
 from dfc_jax._network.network import Network
 from dfc_jax._numerics.arrays import BatchInputs, BatchOutputs, OutputVector, Scalar
 from dfc_jax._numerics.finite import zero_unless_finite
+from dfc_jax._numerics.precision import in_full_precision
 
 
 MAX_TERMS = 12  # of an elementwise matrix product: with more, XLA takes longer than one by one
@@ -41,6 +42,7 @@ class ExpectedSleepPhase(AbstractNoisePhase):
     not used. The target must be `Rest()`.
     """
 
+    @in_full_precision
     def __call__(
         self,
         model: Network,

@@ -20,6 +20,7 @@ from dfc_jax._network.feedback import FeedbackWeights
 from dfc_jax._network.learned import no_change
 from dfc_jax._network.network import Network
 from dfc_jax._numerics.arrays import BatchInputs, BatchOutputs, Scalar
+from dfc_jax._numerics.precision import in_full_precision
 
 
 class AbstractSleepPhase(Part):
@@ -95,6 +96,7 @@ class SleepPhase(AbstractNoisePhase):
     - `target`: `Rest()`; Strong-DFC pre-trains with `Clamp()`.
     """
 
+    @in_full_precision
     def __call__(
         self,
         model: Network,

@@ -39,6 +39,7 @@ from dfc_jax._network.learned import no_change
 from dfc_jax._network.network import Layer, Network
 from dfc_jax._network.plasticity import AbstractTeachingSignal, RateDifference
 from dfc_jax._numerics.arrays import BatchInputs, BatchOutputs, Scalar
+from dfc_jax._numerics.precision import in_full_precision
 from dfc_jax._steady_state.base import AbstractEquilibrium, Equilibrium, last_state
 from dfc_jax._steady_state.broyden import Broyden
 
@@ -87,6 +88,7 @@ class StrongDFC(AbstractMethod):
         parts = self.controller, self.target, self.loss, self.tau_v
         return ClosedLoop(model, *parts, noise=self.noise, teaching=self.teaching)
 
+    @in_full_precision
     def __call__(
         self,
         model: Network,

@@ -10,6 +10,7 @@ from dfc_jax._dynamics.closed_loop import ClosedLoop
 from dfc_jax._dynamics.states import PerLayer, Sample
 from dfc_jax._fields import count, default, number
 from dfc_jax._numerics.arrays import Flag, Scalar
+from dfc_jax._numerics.precision import in_full_precision
 from dfc_jax._numerics.secant import in_any_run
 from dfc_jax._steady_state.base import AbstractEquilibrium, Equilibrium
 from dfc_jax._steady_state.broyden import Broyden
@@ -35,6 +36,7 @@ class ControlledJacobian(AbstractEquilibrium):
     rtol: Scalar = number("rtol", 1e-4, above=0)
     max_iterations: int = count("max_iterations", 100)
 
+    @in_full_precision
     def __call__(self, loop: ClosedLoop, samples: Sample) -> Equilibrium:
         return self.settle(loop, samples)[1]
 

@@ -10,6 +10,7 @@ from jaxtyping import Array, Float, Int
 from dfc_jax._dynamics.closed_loop import ClosedLoop
 from dfc_jax._dynamics.states import Deviation, Sample
 from dfc_jax._numerics.arrays import BatchFlags, BatchOutputs, OutputMatrix
+from dfc_jax._numerics.precision import in_full_precision
 from dfc_jax._numerics.secant import Point, SharedInverse, solve
 from dfc_jax._numerics.small_matrices import eigenvalues_right_of_zero, inverse
 from dfc_jax._steady_state.base import AbstractEquilibrium, Equilibrium
@@ -34,6 +35,7 @@ class Analytic(AbstractEquilibrium):
     nonlinear equation, so it measures the linearisation. See `linear_solver` for how it is solved.
     """
 
+    @in_full_precision
     def __call__(self, loop: ClosedLoop, samples: Sample) -> Equilibrium:
         solution = linear_solver(loop, samples)(samples.error)
         deviation = jax.vmap(loop.controlled)(samples, solution.control)
