@@ -167,6 +167,8 @@ def test_a_fault_of_the_program_keeps_its_traceback(capsys):
 
 @pytest.mark.parametrize("number, code", [(signal.SIGTERM, 143), (signal.SIGHUP, 129), (signal.SIGINT, 130)])
 def test_signals_are_heard_and_what_is_undivided_is_finished(number, code, capsys):
+    # A process in the background is born with some of them ignored.
+    found = signal.signal(number, signal.default_int_handler if number == signal.SIGINT else signal.SIG_DFL)
     done, before = [], signal.getsignal(number)
 
     @outermost
@@ -176,8 +178,11 @@ def test_signals_are_heard_and_what_is_undivided_is_finished(number, code, capsy
             done.append("whole")
         done.append("after")
 
-    assert main() == code and done == ["whole"]
-    assert signal.getsignal(number) is before
+    try:
+        assert main() == code and done == ["whole"]
+        assert signal.getsignal(number) is before
+    finally:
+        signal.signal(number, found)
     capsys.readouterr()
 
 

@@ -7,7 +7,18 @@ import jax.random as jr
 import numpy as np
 import pytest
 import scipy.optimize
-from helpers import cast, find, make_batch, make_network, Plain, relative_error, softmax, take_samples
+from helpers import (
+    cast,
+    few_digits,
+    find,
+    make_batch,
+    make_network,
+    Plain,
+    relative_error,
+    sgd,
+    softmax,
+    take_samples,
+)
 from jaxtyping import Array
 
 import dfc_jax as dfc
@@ -266,3 +277,14 @@ def test_what_is_good_enough_at_once_takes_no_step() -> None:
     loop, x, y = strong(jr.key(0))
     found = find(dfc.PseudoTransient(rtol=1.5), loop, x[:3], y[:3])  # without control the residual is 1
     assert np.all(np.asarray(found.iterations) == 0) and np.all(found.converged)
+
+
+@pytest.mark.usefixtures("as_users_run")
+def test_a_fallback_that_does_most_of_the_work_is_no_secret(capsys) -> None:
+    data, model = few_digits(), dfc.mlp((64, 8, 10), key=jr.key(0))
+    hasty = dfc.DFCSS(target=dfc.Clamp(0.99), equilibrium=dfc.Broyden(max_iterations=1))
+    options = {"epochs": 1, "key": jr.key(1), "batch_size": 32}
+    with pytest.warns(UserWarning, match="left 100% of the samples of epoch 1 to the `fallback`"):
+        _, history = dfc.fit(model, hasty, data, sgd(0.1), **options)
+    assert len(history.doubts) == 1
+    assert "by the fallback 1 (in doubt)" in capsys.readouterr().err

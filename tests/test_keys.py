@@ -109,5 +109,5 @@ def test_figures_train_with_other_keys_than_they_draw_weights_with(
     data = dfc.student_teacher(train_samples=32, validation_samples=8, test_samples=8)
     monkeypatch.setattr(dfc, "load", lambda *_: data)
     with pytest.raises(Begun):
-        figure(seeds=1).compute()
+        figure(seeds=1).compute(lambda _, train: train())
     assert_used_once(uses)

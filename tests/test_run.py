@@ -157,8 +157,8 @@ def test_a_half_downloaded_data_set_is_refused(remains, tmp_path, monkeypatch, c
     monkeypatch.setenv("TFDS_DATA_DIR", str(tmp_path))
     assert main(Config(method=("bp",), dataset="mnist", out=str(tmp_path / "run"))) == 2
     error = capsys.readouterr().err
-    assert error.startswith("error: ") and "mnist' is damaged, incomplete or not in the array_record" in error
-    assert "Delete it or use another" in error and not (tmp_path / "run").exists()
+    assert error.startswith("error: ") and "mnist' holds nothing that was prepared to the end" in error
+    assert "download_and_prepare()" in error and not (tmp_path / "run").exists()
 
 
 @pytest.mark.parametrize(

@@ -154,14 +154,27 @@ def _record(epoch: int, values: dict[str, Array], seconds: float, model: Network
     return {"epoch": epoch} | numbers | {"seconds": seconds}
 
 
+# The part of an epoch's samples that a fallback may have to solve before it is said.
+_LEFT_OVER = 0.5
+
+
 def _doubt(run: Run, handful: tuple[Array, Array], options: Options) -> None:
-    """Note, and warn, that too few samples have converged, and why; once a run."""
-    share, epoch = run.records[-1]["converged"], run.records[-1]["epoch"]
-    if run.doubts or share >= options.min_converged:
+    """Note, and warn, that too few samples have converged, and why, or that most had to be solved twice; once
+    a run."""
+    last = run.records[-1]
+    share, left, epoch = last["converged"], last["fallback"], last["epoch"]
+    if run.doubts or (share >= options.min_converged and left <= _LEFT_OVER):
         return
-    reasons = reasons_for_failure(options.method, run.model, *handful)
-    unknown = "No cause was found in a handful of samples: look at the residuals in the method's report."
-    run.doubts += [f"Only {share:.1%} of the samples converged in epoch {epoch}.", *(reasons or [unknown])]
+    if share >= options.min_converged:
+        run.doubts += [
+            f"The `equilibrium` left {left:.0%} of the samples of epoch {epoch} to the `fallback`: the "
+            "updates are right, but two schemes work for one. Look for one that finds these steady states."
+        ]
+    else:
+        reasons = reasons_for_failure(options.method, run.model, *handful)
+        unknown = "No cause was found in a handful of samples: look at the residuals in the method's report."
+        found = f"Only {share:.1%} of the samples converged in epoch {epoch}."
+        run.doubts += [found, *(reasons or [unknown])]
     warn(" ".join(run.doubts))
 
 
@@ -176,8 +189,10 @@ def _note_pretraining(runs: list[Run], models: list[Network]) -> None:
 def _line(runs: list[Run]) -> str:
     """Means over the runs, and whether they can be trusted."""
     records = [run.records[-1] for run in runs]
-    names = ("train_loss", "validation_accuracy", "validation_loss", "converged")
-    shown = (name for name in names if records and name in records[0])
-    means = {name: math.fsum(record[name] for record in records) / len(records) for name in shown}
-    line = ", ".join(f"{name.replace('_', ' ')} {mean:.4g}" for name, mean in means.items())
-    return line + (" (too few)" if any(run.doubts for run in runs) else "")
+    mean = lambda name: math.fsum(record[name] for record in records) / len(records)
+    names = ["train_loss", "validation_accuracy", "validation_loss", "converged"]
+    means = {name: mean(name) for name in names if records and name in records[0]}
+    if records and mean("fallback") > 0:
+        means["by the fallback"] = mean("fallback")
+    line = ", ".join(f"{name.replace('_', ' ')} {value:.4g}" for name, value in means.items())
+    return line + (" (in doubt)" if any(run.doubts for run in runs) else "")
