@@ -54,6 +54,30 @@ def test_eigenvalues_are_those_of_all_neurons(controller, target) -> None:
         assert np.max(np.min(nearest, axis=0)) < 1e-4 and np.max(np.min(nearest, axis=1)) < 1e-4
 
 
+@pytest.mark.parametrize("sizes", [(5, 3), (5, 3, 3), (5, 2, 3), (5, 6, 3), (4, 1, 2, 3)], ids=str)
+def test_eigenvalues_are_those_of_all_neurons_and_no_others(sizes: tuple[int, ...]) -> None:
+    model = dfc.mlp(sizes, key=jr.key(3), feedback=dfc.RandomFeedback())
+    loop = dfc.ClosedLoop(cast(model, jnp.float64), cast(dfc.PIController(0.0, 1.0), jnp.float64), tau_v=0.3)
+    samples = loop.samples(jr.normal(jr.key(4), (2, sizes[0])), jnp.eye(3)[:2])
+    found = dfc.loop_eigenvalues(loop, samples)
+    for i in range(2):
+        everything = np.linalg.eigvals(_jacobian(loop.vector_field, loop, one(samples, i)))
+        nearest = np.abs(everything[:, None] - found[i][None])
+        assert np.max(np.min(nearest, axis=0)) < 1e-3 and np.max(np.min(nearest, axis=1)) < 1e-3
+        wanted = np.min(-2 * everything.real / np.abs(everything) ** 2)
+        assert dfc.euler_step_bound(loop, samples)[i] == pytest.approx(wanted, rel=1e-2)
+
+
+def test_an_unstable_loop_is_doubted_whatever_the_method() -> None:
+    """Through three lags a strong control overshoots, though Condition 3 holds."""
+    model, (x, y) = make_network(jr.key(0)), make_batch(jr.key(1), 6)
+    strong = eqx.tree_at(lambda m: m.feedback.weights[0], model, replace_fn=lambda Q: 100 * Q)
+    for method in (dfc.DFCSSA(), dfc.DFCSS(), dfc.DFC(), dfc.DFC(average=dfc.ClosedFormAverage())):
+        assert "the gain is too high, for Condition 3 holds" in method.doubts(strong, x, y)[0]
+        assert not any("unstable" in doubt for doubt in method.doubts(model, x, y))
+    assert dfc.DFCSSA().doubts(strong, x.at[0].set(jnp.nan), y)
+
+
 def end(loop: dfc.ClosedLoop, sample: dfc.Sample, dt: float, steps: int) -> float:
     solution = dfc.simulate(loop, sample, t1=steps * dt, dt0=dt, solver=diffrax.Euler(), max_steps=steps + 1)
     return float(jnp.linalg.norm(loop.control(jax.tree.map(lambda leaf: leaf[-1], solution.ys), sample)))

@@ -83,6 +83,25 @@ def test_softmax_difference_keeps_its_digits_late_in_training(margin: float) -> 
     assert np.max(np.abs(found - (after - before))) < 1e-5 * np.max(np.abs(after - before))
 
 
+@pytest.mark.parametrize(
+    "output, change",
+    [
+        ([200, 0, 0], [0, 150, 0]),
+        ([90, 0, 0], [0, 80, 0]),
+        ([200, 0, 0], [0, 250, 0]),
+        ([9, 0, 0], [-300, 0, 0]),
+    ],
+    ids=str,
+)
+def test_softmax_difference_of_logits_beyond_float32(output: list[float], change: list[float]) -> None:
+    before, after = (softmax(np.asarray(z, np.float64)) for z in (output, np.add(output, change)))
+    single = jnp.asarray(output, jnp.float32), jnp.asarray(change, jnp.float32)
+    found = dfc.SoftmaxReadout().difference(*single)
+    np.testing.assert_allclose(found, after - before, rtol=1e-4, atol=1e-7)
+    slope = jax.jacfwd(dfc.SoftmaxReadout().difference, argnums=1)(*single)
+    np.testing.assert_allclose(slope, np.diag(after) - np.outer(after, after), rtol=1e-4, atol=1e-6)
+
+
 def test_softmax_difference_of_a_common_shift_is_nothing() -> None:
     output = jnp.array([0.3, -0.2, 1.0])
     found = dfc.SoftmaxReadout().difference(output, jnp.full(3, 500.0))

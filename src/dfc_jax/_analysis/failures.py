@@ -1,12 +1,10 @@
 """Why samples fail to converge, found for the user, and what to change."""
 
 import equinox as eqx
-import jax
 import jax.numpy as jnp
 import numpy as np
 
-from dfc_jax._dynamics.closed_loop import ClosedLoop
-from dfc_jax._dynamics.stability import has_few_modes, loop_eigenvalues
+from dfc_jax._dynamics.stability import instability_doubts
 from dfc_jax._dynamics.states import Sample
 from dfc_jax._methods.base import AbstractMethod
 from dfc_jax._network.network import as_batch, Network
@@ -39,29 +37,8 @@ def reasons_for_failure(method: AbstractMethod, model: Network, x: BatchInputs, 
     x, y = x[finite], y[finite]
     samples = loop.samples(x, y)
     quiet = eqx.tree_at(lambda l: l.noise, loop, None, is_leaf=lambda leaf: leaf is None)
-    return [*found, *_instability(quiet, samples), *_saturation(model, samples), *method.doubts(model, x, y)]
-
-
-def _instability(loop: ClosedLoop, samples: Sample) -> list[str]:
-    if loop.tau_apical is not None or not has_few_modes(loop, samples.error.shape[1]):
-        return []
-    largest = loop_eigenvalues(loop, samples).real.max(axis=1)
-    if not np.any(largest > 0):
-        return []
-    sentence = (
-        f"The closed loop is unstable for {np.mean(largest > 0):.0%} of the samples tried, its eigenvalues' "
-        f"largest real part {np.max(largest):+.3g} per tau_u"
-    )
-    gains = np.asarray(jax.vmap(loop.gain)(samples), np.float64)
-    if np.all(np.linalg.eigvals(gains[largest > 0]).real > 0):  # then a slow controller is stable (Prop. 5)
-        return [
-            f"{sentence}: the gain is too high, for Condition 3 holds; lower k_p or the feedback weights, "
-            "or make the neurons faster (tau_v)."
-        ]
-    return [
-        f"{sentence}: the feedback weights do not fit the network (Condition 3); learn them for longer "
-        "or at a higher rate, start from ProductOfWeights(), or raise the leak alpha."
-    ]
+    found += [*instability_doubts(quiet, samples), *_saturation(model, samples), *method.doubts(model, x, y)]
+    return list(dict.fromkeys(found))  # many methods' doubts are those of their loop as well
 
 
 def _saturation(model: Network, samples: Sample) -> list[str]:

@@ -37,8 +37,10 @@ class ClosedFormAverage(AbstractAverage):
     targets that compare the output itself (`Nudge`), whose error is linear in it, and only for `duration`s
     well above the loop's time constants (2 or 3 tau_u, as a rule).
 
-    A sample whose linearised loop is not stable has no such average: it counts as not converged and
-    contributes nothing. The state in the report is the linearised steady state.
+    A sample that violates Condition 3 (see `Equilibrium`) has no such average for certain: it counts as not
+    converged and contributes nothing. Condition 3 does not see a loop that is unstable by its gain or lags:
+    such a sample contributes. `doubts` of the method, of which `fit` warns, and `loop_eigenvalues` see it.
+    The state in the report is the linearised steady state.
     """
 
     duration: Scalar = number("duration", 10.0, above=0)

@@ -97,13 +97,15 @@ class SoftmaxReadout(AbstractReadout):
 
     def difference(self, output: OutputVector, change: OutputVector) -> OutputVector:
         # softmax(r + c) - softmax(r) = p expm1(c - s) with s = log(sum p exp(c)). Softmax ignores a common
-        # shift: with that of the likeliest class, 1 + m below is at least 1 / n and nothing cancels.
-        p = jax.nn.softmax(output)
+        # shift: with that of the likeliest class, 1 + m below is at least 1 / n and nothing cancels. What
+        # grows much is taken in logarithms, for its p may be zero in these numbers.
+        logarithms, p = jax.nn.log_softmax(output), jax.nn.softmax(output)
         shifted = change - change[jnp.argmax(output)]
-        largest = jnp.max(shifted)
-        m = p @ jnp.expm1(jnp.minimum(shifted, 80))
-        far = largest + jnp.log(p @ jnp.exp(shifted - largest))
-        return p * jnp.expm1(shifted - jnp.where(largest < 80, jnp.log1p(m), far))
+        m = p @ jnp.expm1(jnp.minimum(shifted, _FAR))
+        far = jax.nn.logsumexp(logarithms + shifted)
+        growth = shifted - jnp.where(jnp.max(shifted) < _FAR, jnp.log1p(m), far)
+        little, much = jnp.minimum(growth, 1), jnp.maximum(growth, 1)
+        return jnp.where(growth < 1, p * jnp.expm1(little), jnp.exp(logarithms + much) - p)
 
     def equations(
         self,
@@ -147,6 +149,10 @@ class SoftmaxReadout(AbstractReadout):
         own = inverse_of(inverse)
         matrix = p[:, None] * (own - (p @ own)[None])
         return eigenvalues_right_of_zero(matrix + jnp.linalg.norm(matrix) * p[:, None])
+
+
+# A change of a logit whose exponential, times the smallest probability that float32 holds, is still nothing.
+_FAR = 60
 
 
 def _probabilities(output: OutputVector) -> OutputVector:

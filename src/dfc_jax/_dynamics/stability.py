@@ -4,7 +4,8 @@ Seen from the output, z_i = E J_i d_i, the linear dynamics of all neurons close 
 
     tau_v dz_i/dt = -z_i + z_{i-1} + E J_i Q_i u,   e = e^- - z_L,   u and u_int as the controller has them,
 
-with the spectrum of the whole loop but for -1 / tau_v, which belongs to what the output does not see.
+with the spectrum of the whole loop but for how often it has -1 / tau_v, the eigenvalue both of what the
+output does not see and of the part of a z_i that no neuron moves.
 Everything here is computed by NumPy and SciPy on the host (JAX has these eigenvalues on CPUs only), for a
 handful of samples, outside of jit. There is no apical compartment.
 """
@@ -24,15 +25,56 @@ from dfc_jax._numerics.arrays import OutputMatrix, OutputVector
 
 
 def loop_eigenvalues(loop: ClosedLoop, samples: Sample) -> Complex[np.ndarray, "batch modes"]:
-    """The eigenvalues of each sample's loop, per tau_u. Stable if all have negative real parts."""
+    """The eigenvalues of each sample's loop, per tau_u. Stable if all have negative real parts.
+
+    -1 / tau_v, which may be a multiple one, is given once for all neurons beyond the (L + 1) n_L modes.
+    """
     matrices, *_ = _systems(loop, samples)
-    inner = np.full((len(matrices), 1), -1 / float(loop.tau_v))
-    return np.concatenate([np.linalg.eigvals(matrices), inner], axis=1)
+    values, own = np.linalg.eigvals(matrices), -1 / float(loop.tau_v)
+    beyond = sum(v[0].size for v in samples.feedforward.voltages) - _layers(loop) * samples.error.shape[1]
+    if beyond > 0:
+        return np.concatenate([values, np.full((len(matrices), 1), own)], axis=1)
+    # With fewer neurons than components of all z_i, the modes have that one too often.
+    order = np.argsort(np.abs(values - own), axis=1)
+    return np.take_along_axis(values, order[:, -beyond:], axis=1)
 
 
 def has_few_modes(loop: ClosedLoop, outputs: int) -> bool:
     """Whether the eigenvalues of a handful of samples stay a matter of seconds."""
-    return outputs * (len(loop.network.layers) + 1) <= 500
+    return outputs * (_layers(loop) + 1) <= 500
+
+
+def instability_doubts(loop: ClosedLoop, samples: Sample) -> list[str]:
+    """Whether the loop of these samples is unstable, and by whose fault, in a sentence; for `doubts`.
+
+    Nothing is said of a loop with an apical compartment or too many modes, or of samples that are not finite.
+    """
+    finite = np.asarray(samples.finite)
+    if loop.tau_apical is not None or not has_few_modes(loop, samples.error.shape[1]) or not finite.any():
+        return []
+    samples = jax.tree.map(lambda leaf: leaf[finite], samples)
+    largest = loop_eigenvalues(loop, samples).real.max(axis=1)
+    unstable = largest > _GROWING
+    if not np.any(unstable):
+        return []
+    sentence = (
+        f"The closed loop is unstable for {np.mean(unstable):.0%} of the samples tried, its eigenvalues' "
+        f"largest real part {np.max(largest):+.3g} per tau_u, so its dynamics do not come to rest"
+    )
+    gains = np.asarray(jax.vmap(loop.gain)(samples), np.float64)
+    if np.all(np.linalg.eigvals(gains[unstable]).real > 0):  # then a slow controller is stable (Prop. 5)
+        return [
+            f"{sentence}: the gain is too high, for Condition 3 holds; lower k_p or the feedback weights, "
+            "or make the neurons faster (tau_v)."
+        ]
+    return [
+        f"{sentence}: the feedback weights do not fit the network (Condition 3); learn them for longer "
+        "or at a higher rate, start from ProductOfWeights(), or raise the leak alpha."
+    ]
+
+
+# The smallest growth per tau_u: without a leak a softmax has modes of rate zero, to rounding.
+_GROWING = 1e-3
 
 
 def euler_step_bound(loop: ClosedLoop, samples: Sample) -> Float[np.ndarray, " batch"]:
@@ -102,6 +144,10 @@ def distance_from_rest(loop: ClosedLoop, samples: Sample, t: float) -> Float[np.
         left = reading @ scipy.linalg.expm(t * matrix) @ rest
         distances.append(np.linalg.norm(left) / np.linalg.norm(reading @ rest + direct))
     return np.asarray(distances)
+
+
+def _layers(loop: ClosedLoop) -> int:
+    return len(loop.network.layers)
 
 
 def _gains(loop: ClosedLoop, samples: Sample) -> tuple[Float[Array, "batch out out"], ...]:

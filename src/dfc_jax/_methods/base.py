@@ -33,7 +33,7 @@ class Report(Part):
     converged: BatchFlags
     residual: Float[Array, " batch"]  # of the steady state, relative to the target error
     iterations: Int[Array, " batch"]
-    stable: BatchFlags
+    stable: BatchFlags  # Condition 3, not the stability of the whole loop: see `Equilibrium`
     fallback: BatchFlags  # whether the steady state is that of the fallback scheme
     control: BatchOutputs  # u at the end; zero for methods without dynamics
 

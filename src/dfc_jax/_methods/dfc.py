@@ -14,6 +14,7 @@ from dfc_jax._dynamics.closed_loop import ClosedLoop
 from dfc_jax._dynamics.controller import AbstractController, PIController
 from dfc_jax._dynamics.losses import AbstractLoss, CrossEntropy
 from dfc_jax._dynamics.noise import FilteredNoise
+from dfc_jax._dynamics.stability import instability_doubts
 from dfc_jax._dynamics.states import Sample
 from dfc_jax._dynamics.targets import AbstractTarget, Nudge
 from dfc_jax._dynamics.teaching import forward_change
@@ -40,6 +41,10 @@ class _SteadyStateMethod(AbstractMethod):
     def loop(self, model: Network) -> ClosedLoop:
         check_type("model", model, Network)
         return ClosedLoop(model, self.controller, self.target, self.loss, teaching=self.teaching)
+
+    def doubts(self, model: Network, x: BatchInputs, y: BatchOutputs) -> list[str]:
+        loop = self.loop(model)
+        return instability_doubts(loop, loop.samples(x, y))
 
     @abc.abstractmethod
     def _equilibrium(self, loop: ClosedLoop, samples: Sample) -> tuple[Equilibrium, BatchFlags | None]:
@@ -101,14 +106,15 @@ class DFCSS(_SteadyStateMethod):
 
     def doubts(self, model: Network, x: BatchInputs, y: BatchOutputs) -> list[str]:
         loop = self.loop(model)
-        return self.equilibrium.doubts(loop, loop.samples(x, y))
+        samples = loop.samples(x, y)
+        return [*instability_doubts(loop, samples), *self.equilibrium.doubts(loop, samples)]
 
     def _contributes(self, equilibrium: Equilibrium) -> BatchFlags:
         return jnp.isfinite(equilibrium.residual) if self.include_unconverged else equilibrium.converged
 
 
 class DFCSSA(_SteadyStateMethod):
-    """DFC-SSA: the update of the linearised steady state, which needs no iteration."""
+    """DFC-SSA: the update of the linearised steady state, a linear system for each sample (`Analytic`)."""
 
     controller: AbstractController = default(PIController)
     target: AbstractTarget = default(Nudge)
@@ -164,4 +170,5 @@ class DFC(AbstractMethod):
 
     def doubts(self, model: Network, x: BatchInputs, y: BatchOutputs) -> list[str]:
         loop = self.loop(model)
-        return self.average.doubts(loop, loop.samples(x, y))
+        samples = loop.samples(x, y)
+        return [*instability_doubts(loop, samples), *self.average.doubts(loop, samples)]

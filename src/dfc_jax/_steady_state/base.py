@@ -20,14 +20,21 @@ from dfc_jax._numerics.arrays import BatchOutputs, OutputVector
 
 
 class Equilibrium(Part):
-    """Steady states, of one sample or of a batch along the first axis, and how far each can be trusted."""
+    """Steady states, of one sample or of a batch along the first axis, and how far each can be trusted.
+
+    `stable` is Condition 3: the real parts of the eigenvalues of E J Q + a I are positive. That is the
+    stability of the loop for k_p = 0 and tau_v -> 0 only; whether the loop with its gain and its lags is
+    stable, `loop_eigenvalues` says, and the method's `doubts`. With more than 16 outputs `Broyden` and
+    `Analytic` say no more than that the matrix was positive along their steps; what has been simulated is
+    stable where it came to rest (`Simulated`) or its error has halved (an average over time).
+    """
 
     control: Float[Array, "... out"]  # u
     deviation: Deviation
     converged: Bool[Array, "..."]
     residual: Float[Array, "..."]  # |e - a u| / |e^-|
     iterations: Int[Array, "..."]  # sweeps, root-finder steps or Diffrax steps
-    stable: Bool[Array, "..."]
+    stable: Bool[Array, "..."]  # Condition 3, not the stability of the whole loop
 
 
 class AbstractEquilibrium(Part):

@@ -15,6 +15,7 @@ from dfc_jax._numerics.secant import Point, SharedInverse, solve
 from dfc_jax._numerics.small_matrices import eigenvalues_right_of_zero, inverse
 from dfc_jax._steady_state.base import AbstractEquilibrium, Equilibrium
 from dfc_jax._steady_state.hidden_system import HiddenSystem
+from dfc_jax._steady_state.rescue import solve_left_over
 
 
 # Beyond so many outputs a Jacobian for each sample costs more than the iterations it saves: the two cost the
@@ -31,8 +32,9 @@ def own_jacobians_pay(samples: Sample) -> bool:
 class Analytic(AbstractEquilibrium):
     """u = (E J Q + a I)^-1 e^-: linearised at the feedforward state, the DFC-SSA of the papers (Lemma 1).
 
-    Exact for linear networks. `converged` says that the linear system is solved; `residual` is that of the
-    nonlinear equation, so it measures the linearisation. See `linear_solver` for how it is solved.
+    Exact for linear networks. `converged` says that the linear system is solved, which one that is singular
+    (strong feedback through softmax without a leak) never is; `residual` is that of the nonlinear equation,
+    so it measures the linearisation; `stable` is Condition 3 of the feedforward state. See `linear_solver`.
     """
 
     @in_full_precision
@@ -48,7 +50,7 @@ class LinearSolution(eqx.Module):
     control: BatchOutputs
     solved: BatchFlags
     iterations: Int[Array, " batch"]
-    stable: BatchFlags
+    stable: BatchFlags  # Condition 3
 
     def as_equilibrium(self, loop: ClosedLoop, samples: Sample, deviation: Deviation) -> Equilibrium:
         """These controls as steady states, whose residual is that of the nonlinear equation."""
@@ -60,22 +62,47 @@ class LinearSolution(eqx.Module):
 def linear_solver(loop: ClosedLoop, samples: Sample) -> Callable[[BatchOutputs], LinearSolution]:
     """Solves (E J Q + a I) u = b for every sample and any b.
 
-    By each sample's own inverse; with more than 16 outputs or feature maps by Broyden's method from the
+    By each sample's own inverse. With more than 16 outputs or feature maps by Broyden's method from the
     Jacobian of the zero input, to 1e-5 of |b| in float32 and 1e-10 in float64, where `stable` says only that
-    the matrix was positive along every step.
+    the matrix was positive along every step; what that leaves over by its own inverse after all.
+
+    A matrix that is singular to the precision of the numbers solves nothing: `solved` is False.
     """
     if not own_jacobians_pay(samples):
         iterated = _iterated_in_hidden if HiddenSystem.fits(loop, samples) else _iterated
-        return lambda right: iterated(loop, samples, right)
+        return lambda right: _completed(loop, samples, right, iterated(loop, samples, right))
     gains = jax.vmap(loop.gain)(samples)
     inverses = jax.vmap(inverse)(gains)
+    return lambda right: jax.vmap(_by_inverse)(gains, inverses, right)
 
-    def solve(right: BatchOutputs) -> LinearSolution:
-        control = jax.vmap(linear_solution)(gains, inverses, right)
-        stable = jax.vmap(eigenvalues_right_of_zero)(gains)
-        return LinearSolution(control, jnp.ones_like(stable), jnp.ones(len(stable), int), stable)
 
-    return solve
+def _by_inverse(
+    gain: OutputMatrix, inverted: Float[Array, "n n"], right: Float[Array, " n"]
+) -> LinearSolution:
+    """The solution for one sample, and whether it is one."""
+    control = linear_solution(gain, inverted, right)
+    norm = jnp.linalg.norm(right)
+    remaining = jnp.linalg.norm(right - gain @ control) / jnp.where(norm > 0, norm, 1)
+    # A small residual alone may hide any vector that a singular A maps to zero.
+    condition = jnp.linalg.norm(gain) * jnp.linalg.norm(inverted)
+    regular = condition * jnp.finfo(right.dtype).eps < 1
+    solved = regular & (remaining <= jnp.sqrt(jnp.finfo(right.dtype).eps))
+    return LinearSolution(control, solved, jnp.asarray(1), eigenvalues_right_of_zero(gain))
+
+
+def _completed(
+    loop: ClosedLoop, samples: Sample, right: BatchOutputs, found: LinearSolution
+) -> LinearSolution:
+    """With what an iteration has left over solved directly."""
+
+    def again(asked: tuple[Sample, BatchOutputs]) -> tuple[LinearSolution, BatchFlags]:
+        gains = jax.vmap(loop.gain)(asked[0])
+        solution = jax.vmap(_by_inverse)(gains, jax.vmap(inverse)(gains), asked[1])
+        return solution, solution.solved
+
+    failed = ~found.solved & jnp.all(jnp.isfinite(right), axis=1)
+    complete, direct = solve_left_over(failed, right.shape[1], (samples, right), found, again)
+    return eqx.tree_at(lambda s: s.iterations, complete, found.iterations + direct)
 
 
 _LINEAR_ITERATIONS = 30

@@ -1,5 +1,8 @@
 """A second scheme for the samples of a batch that a first one left over."""
 
+from collections.abc import Callable
+from typing import TypeVar
+
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Int
@@ -11,40 +14,62 @@ from dfc_jax._numerics.secant import in_any_run
 from dfc_jax._steady_state.base import AbstractEquilibrium, Equilibrium
 
 
+_Asked, _Found = TypeVar("_Asked"), TypeVar("_Found")  # trees with the samples along the first axis
+
+
 def rescue(
     loop: ClosedLoop, samples: Sample, found: Equilibrium, fallback: AbstractEquilibrium
 ) -> tuple[Equilibrium, BatchFlags]:
     """Try `fallback` on what did not converge: the steady states, and whose are the fallback's.
 
-    It works on blocks of failed samples, so that it costs nothing where there are none and little where there
-    are few. A sample that is not finite is not tried, and one that fails again stays as it was.
+    A sample that is not finite is not tried, and one that fails again stays as it was.
     """
-    batch, outputs = samples.error.shape
+
+    def again(samples: Sample) -> tuple[Equilibrium, BatchFlags]:
+        tried = fallback(loop, samples)
+        return tried, tried.converged
+
     failed = ~found.converged & samples.finite
+    return solve_left_over(failed, samples.error.shape[1], samples, found, again)
+
+
+def solve_left_over(
+    failed: BatchFlags,
+    outputs: int,
+    asked: _Asked,
+    found: _Found,
+    again: Callable[[_Asked], tuple[_Found, BatchFlags]],
+) -> tuple[_Found, BatchFlags]:
+    """What was `found`, and for the samples that `failed` what `again` finds, and whose that is.
+
+    `again` takes a part of `asked` and says what of it is solved. It works on blocks of
+    failed samples, so that it costs nothing where there are none and little where there are few.
+    """
+    batch = len(failed)
     size = min(batch, max(1, _BLOCK_UNKNOWNS // outputs))
     order, count = jnp.argsort(~failed), jnp.sum(failed)
 
-    def solve_block(state: tuple[Int[Array, ""], Equilibrium, BatchFlags]) -> tuple:
-        start, found, rescued = state
+    def solve_block(state: tuple[Int[Array, ""], _Found, BatchFlags]) -> tuple:
+        start, found, replaced = state
         # The barrier ties the samples to the turn: with one block for all, XLA would take the solve for
         # the same in every turn and do it before the loop, needed or not.
-        start, everyone = jax.lax.optimization_barrier((start, samples))
+        start, everyone = jax.lax.optimization_barrier((start, asked))
         index = jax.lax.dynamic_slice(order, (start,), (size,))  # the last ones where fewer are left
-        again = fallback(loop, jax.tree.map(lambda leaf: leaf[index], everyone))
+        new, solved = again(jax.tree.map(lambda leaf: leaf[index], everyone))
         # Read by those concerned: written by their index, every leaf would be a loop to compile.
         place = jnp.arange(batch)[:, None] == index[None]
         own = jnp.argmax(place, axis=1)
-        better = failed & jnp.any(place, axis=1) & again.converged[own]
+        better = failed & jnp.any(place, axis=1) & solved[own]
 
         def merged(old: Array, new: Array) -> Array:
             return jnp.where(better.reshape(-1, *[1] * (new.ndim - 1)), new[own], old)
 
-        return start + size, jax.tree.map(merged, found, again), rescued | better
+        return start + size, jax.tree.map(merged, found, new), replaced | better
 
     start = (jnp.asarray(0), found, jnp.zeros_like(failed))
-    _, found, rescued = jax.lax.while_loop(lambda state: in_any_run(state[0] < count), solve_block, start)
-    return found, rescued
+    _, found, replaced = jax.lax.while_loop(lambda state: in_any_run(state[0] < count), solve_block, start)
+    return found, replaced
 
 
-# Failed samples times outputs that the fallback takes at a time: a Jacobian has as many tangents.
+# Failed samples times outputs that are solved at a time: a Jacobian has as many tangents.
 _BLOCK_UNKNOWNS = 320
