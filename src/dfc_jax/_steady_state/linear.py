@@ -5,7 +5,7 @@ from collections.abc import Callable
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Bool, Float, Int
 
 from dfc_jax._dynamics.closed_loop import ClosedLoop
 from dfc_jax._dynamics.states import Deviation, Sample
@@ -45,12 +45,12 @@ class Analytic(AbstractEquilibrium):
 
 
 class LinearSolution(eqx.Module):
-    """Solutions u of (E J Q + a I) u = b for a batch, linearised at the feedforward states."""
+    """Solutions u of (E J Q + a I) u = b, linearised at the feedforward states; of a sample, or of a batch."""
 
-    control: BatchOutputs
-    solved: BatchFlags
-    iterations: Int[Array, " batch"]
-    stable: BatchFlags  # Condition 3
+    control: Float[Array, "*batch out"]
+    solved: Bool[Array, "*batch"]
+    iterations: Int[Array, "*batch"]
+    stable: Bool[Array, "*batch"]  # Condition 3
 
     def as_equilibrium(self, loop: ClosedLoop, samples: Sample, deviation: Deviation) -> Equilibrium:
         """These controls as steady states, whose residual is that of the nonlinear equation."""
