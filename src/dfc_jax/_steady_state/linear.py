@@ -102,7 +102,7 @@ def _completed(
 
     failed = ~found.solved & jnp.all(jnp.isfinite(right), axis=1)
     complete, direct = solve_left_over(failed, right.shape[1], (samples, right), found, again)
-    return eqx.tree_at(lambda s: s.iterations, complete, found.iterations + direct)
+    return eqx.tree_at(lambda s: s.iterations, complete, found.iterations + direct.astype(int))
 
 
 _LINEAR_ITERATIONS = 30

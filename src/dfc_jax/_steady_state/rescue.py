@@ -14,7 +14,9 @@ from dfc_jax._numerics.secant import in_any_run
 from dfc_jax._steady_state.base import AbstractEquilibrium, Equilibrium
 
 
-_Asked, _Found = TypeVar("_Asked"), TypeVar("_Found")  # trees with the samples along the first axis
+# Trees with the samples along the first axis.
+_Asked = TypeVar("_Asked")
+_Found = TypeVar("_Found")
 
 
 def rescue(
