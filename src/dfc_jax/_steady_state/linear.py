@@ -45,7 +45,7 @@ class Analytic(AbstractEquilibrium):
 
 
 class LinearSolution(eqx.Module):
-    """Solutions u of (E J Q + a I) u = b, linearised at the feedforward states; of a sample, or of a batch."""
+    """Solutions u of (E J Q + a I) u = b, linearised at the feedforward states, of one sample or a batch."""
 
     control: Float[Array, "*batch out"]
     solved: Bool[Array, "*batch"]
