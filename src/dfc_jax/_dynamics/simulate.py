@@ -1,11 +1,12 @@
 """The closed loop in time, with any Diffrax solver.
 
 States are handed to Diffrax in units of the sample's own target error |e^-|: tolerances then mean the same
-early and late in training, when errors shrink by orders of magnitude. What is saved, and what an event
-sees, is in ordinary units again.
+early and late in training, when errors shrink by orders of magnitude. What is saved, what a dense solution
+gives between the steps, and what an event sees, is in ordinary units again.
 """
 
 import math
+from typing import Any
 
 import diffrax
 import equinox as eqx
@@ -21,14 +22,13 @@ from dfc_jax._numerics.arrays import Scalar
 from dfc_jax._numerics.precision import in_full_precision
 
 
-@in_full_precision
 def simulate(
     loop: ClosedLoop,
     sample: Sample,
     *,
-    t1: float,
-    dt0: float,
-    solver: diffrax.AbstractSolver = diffrax.Tsit5(),
+    t1: Scalar | float,
+    dt0: Scalar | float,
+    solver: diffrax.AbstractSolver | None = None,
     stepsize_controller: diffrax.AbstractStepSizeController = diffrax.ConstantStepSize(),
     saveat: diffrax.SaveAt = diffrax.SaveAt(t1=True),
     event: diffrax.Event | None = None,
@@ -44,10 +44,17 @@ def simulate(
     **Arguments:**
 
     - `dt0`: the first step; the step, for `ConstantStepSize` (Diffrax shortens it so that it divides `t1`).
-    - `solver`, `stepsize_controller`, `saveat`, `event`: as in `diffrax.diffeqsolve`. An event's
-      `cond_fn(t, state, args, **kwargs)` gets the sample as `args`.
-    - `max_steps`: by default what a fixed step needs, and at least Diffrax's 4096.
+    - `solver`: by default `Tsit5()`, with noise `Heun()`. The noise is additive, so that solvers of the Ito
+      and of the Stratonovich kind mean the same.
+    - `stepsize_controller`, `saveat`, `event`: as in `diffrax.diffeqsolve`. An event's
+      `cond_fn(t, state, args, **kwargs)` gets the sample as `args`. `SaveAt(dense=True)` gives the states
+      whatever `fn` is, as Diffrax does.
+    - `max_steps`: by default what a fixed step needs, rounded up to a power of two that is at least
+      Diffrax's 4096, for which few programs are compiled.
     - `key`: for a loop with noise, which needs a fixed step; the noise is Diffrax's `UnsafeBrownianPath`.
+
+    A call with the same shapes, and the same functions in `saveat` and `event`, compiles nothing anew: define
+    such functions once, outside of loops.
 
     >>> from dfc_jax import mlp
     >>> loop = ClosedLoop(mlp((4, 5, 3), key=jax.random.key(0)))
@@ -56,33 +63,107 @@ def simulate(
     >>> int(solution.stats["num_steps"]), solution.ys.integral[0].tolist()
     (10, [0.0, 0.0, 0.0])
 
-    **Raises:** `ValueError` if `sample` is a batch, `t1` or `dt0` is not positive, or noise and `key` do not
-    come together.
+    **Raises:** `ValueError` if `sample` is a batch, `t1` or `dt0` is not a positive number or is traced
+    without `max_steps`, noise and `key` do not come together, `solver` cannot take the noise, or
+    `saveat` asks for the inner states of solver or step-size controller.
     """
     require(sample.error.ndim == 1, "`sample` is a batch; simulate one, or map over it with jax.vmap.")
-    check_number("t1", t1, above=0)
-    check_number("dt0", dt0, above=0)
+    _check_time("t1", t1)
+    _check_time("dt0", dt0)
     require(
         (key is None) == (loop.noise is None),
         "`key` must be given if, and only if, the closed loop has noise.",
     )
-    scale = sample.scale
-    time = lambda value: jnp.asarray(value, scale.dtype)  # Python's floats would be float64 where x64 is on
-    return diffrax.diffeqsolve(
+    if solver is None:
+        solver = diffrax.Tsit5() if key is None else diffrax.Heun()
+    require(
+        key is None or _takes_noise(solver),
+        f"`solver` is {type(solver).__name__}, which cannot take the noise of the closed loop; give "
+        "diffrax.Heun(), the default with noise, or EulerHeun, Euler, Midpoint or Ralston.",
+    )
+    for asked in ("solver_state", "controller_state", "made_jump"):
+        require(
+            not getattr(saveat, asked),
+            f"`saveat` asks for `{asked}`, which `simulate` does not give: solver and step-size controller "
+            "work in units of the target error, and it always starts from the feedforward state.",
+        )
+    max_steps = _enough_steps(t1, dt0) if max_steps is None else max_steps
+    dtype = sample.error.dtype  # Python's floats would be float64 where x64 is on
+    times = jnp.asarray(t1, dtype), jnp.asarray(dt0, dtype)
+    return _solved(loop, sample, times, solver, stepsize_controller, saveat, event, max_steps, key)
+
+
+@eqx.filter_jit  # or what is handed to Diffrax would be other functions, and compiled anew, in every call
+@in_full_precision
+def _solved(
+    loop: ClosedLoop,
+    sample: Sample,
+    times: tuple[Scalar, Scalar],
+    solver: diffrax.AbstractSolver,
+    stepsize_controller: diffrax.AbstractStepSizeController,
+    saveat: diffrax.SaveAt,
+    event: diffrax.Event | None,
+    max_steps: int,
+    key: PRNGKeyArray | None,
+) -> diffrax.Solution:
+    scale, (t1, dt0) = sample.scale, times
+    solution = diffrax.diffeqsolve(
         _terms(loop, sample, key),
         solver,
-        t0=time(0),
-        t1=time(t1),
-        dt0=time(dt0),
+        t0=jnp.zeros_like(t1),
+        t1=t1,
+        dt0=dt0,
         y0=loop.initial_state(sample),  # all zeros, so the same in every unit
         args=sample,
         saveat=_saved_in_ordinary_units(saveat, scale),
         stepsize_controller=stepsize_controller,
         event=_seen_in_ordinary_units(event, scale),
-        max_steps=max(4096, math.ceil(t1 / dt0) + 1) if max_steps is None else max_steps,
+        max_steps=max_steps,
         adjoint=diffrax.ForwardMode(),  # nothing is differentiated in reverse; admits UnsafeBrownianPath
         throw=False,
     )
+    if solution.interpolation is None:
+        return solution
+    return eqx.tree_at(lambda s: s.interpolation, solution, _InOrdinaryUnits(solution.interpolation, scale))
+
+
+class _InOrdinaryUnits(eqx.Module):
+    """The dense solution between the steps, of which Diffrax knows the states in units of |e^-|."""
+
+    inner: diffrax.DenseInterpolation
+    scale: Scalar
+
+    def evaluate(self, t0: Any, t1: Any = None, left: bool = True) -> LoopState:
+        first = _times(self.scale, self.inner.evaluate(t0, left=left))
+        if t1 is None:
+            return first
+        return jtu.tree_map(
+            jnp.subtract, self.evaluate(t1, left=left), first
+        )  # Diffrax subtracts arrays only
+
+    def derivative(self, t: Any, left: bool = True) -> LoopState:
+        return _times(self.scale, self.inner.derivative(t, left))
+
+
+def _check_time(name: str, value: Scalar | float) -> None:
+    check_number(name, value, above=0)
+    require(jnp.ndim(value) == 0, f"`{name}` is {value}; it must be one number, or be mapped by jax.vmap.")
+
+
+def _enough_steps(t1: Scalar | float, dt0: Scalar | float) -> int:
+    traced = [name for name, value in (("t1", t1), ("dt0", dt0)) if isinstance(value, jax.core.Tracer)]
+    require(
+        not traced,
+        f"`{' and '.join(traced)}` is traced by jit or vmap and has no value yet; give `max_steps`.",
+    )
+    return max(4096, 2 ** math.ceil(math.log2(math.ceil(float(t1) / float(dt0)) + 1)))
+
+
+def _takes_noise(solver: diffrax.AbstractSolver) -> bool:
+    stochastic = isinstance(solver, diffrax.AbstractItoSolver | diffrax.AbstractStratonovichSolver)
+    # Levy areas, products of tensors and halved steps, of which the path knows nothing.
+    others = diffrax.AbstractSRK, diffrax.ItoMilstein, diffrax.ReversibleHeun, diffrax.AbstractWrappedSolver
+    return stochastic and not isinstance(solver, others)
 
 
 def _times(factor: Scalar, tree: LoopState) -> LoopState:
