@@ -11,6 +11,7 @@ from typing import Any
 import diffrax
 import equinox as eqx
 import jax
+import jax.core
 import jax.numpy as jnp
 import jax.tree_util as jtu
 from jaxtyping import PRNGKeyArray
@@ -137,9 +138,8 @@ class _InOrdinaryUnits(eqx.Module):
         first = _times(self.scale, self.inner.evaluate(t0, left=left))
         if t1 is None:
             return first
-        return jtu.tree_map(
-            jnp.subtract, self.evaluate(t1, left=left), first
-        )  # Diffrax subtracts arrays only
+        later = self.evaluate(t1, left=left)
+        return jtu.tree_map(jnp.subtract, later, first)  # Diffrax subtracts arrays only
 
     def derivative(self, t: Any, left: bool = True) -> LoopState:
         return _times(self.scale, self.inner.derivative(t, left))
