@@ -13,6 +13,7 @@ import pytest
 
 
 SCRIPT = pathlib.Path(__file__).parents[1] / "benchmarks" / "training_step.py"
+OTHERS = {"rounds": 2, "sizes": (784, 8, 10), "batch_size": 3}
 SCRIPTS = [path for path in sorted(SCRIPT.parent.glob("*.py")) if '"__main__"' in path.read_text()]
 
 
@@ -40,8 +41,8 @@ def test_published_figures_are_not_replaced_by_those_of_a_trial(monkeypatch, cap
         if not (published / f"{script.stem}.json").exists() or not hasattr(module, "check"):
             continue
         settings = json.loads((published / f"{script.stem}.json").read_text())["settings"]
-        name, held = next((n, v) for n, v in settings.items() if n in ("rounds", "sizes"))
-        other = {"rounds": 2, "sizes": (784, 8, 10)}[name]
+        name, held = next((n, v) for n, v in settings.items() if n in OTHERS)
+        other = OTHERS[name]
         assert module.main(module.Options(out=published, **{name: other})) == 2
         assert f"with `{name}` {held!r}, not" in capsys.readouterr().err
 

@@ -68,8 +68,7 @@ def train(
     method, learning = options.method, options.learning
     runs, many = [Run(start, start) for start in initial], len(initial) > 1
     handful = jnp.asarray(options.data.train.x[:8]), jnp.asarray(options.data.train.y[:8])
-    doubts = [] if learning is None else learning.phase.doubts()
-    for doubt in (*method.doubts(initial[0], *handful), *doubts):
+    for doubt in [] if learning is None else learning.phase.doubts():
         warn(doubt)
     data = placed(options.data, options.mesh)
     augment = traced_augmentation(options.augment, data.train.x, key)
@@ -94,6 +93,9 @@ def train(
             _note_pretraining(runs, each(pretrained, len(runs)))
         done = 0
         save(options.resume, done, state, runs, key, identity)
+    # Of the model that learns now: feedback that was to be pre-trained need not have been right before.
+    for doubt in method.doubts(each(state.model, len(runs))[0], *handful):
+        warn(doubt)
 
     name, hidden = type(method).__name__, not options.progress
     bar = tqdm(range(done + 1, options.epochs + 1), desc=name, unit="epoch", disable=hidden)
