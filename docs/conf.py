@@ -120,6 +120,6 @@ nitpick_ignore_regex = [
     # Types of other packages, whose documentation a build without the network cannot link to.
     (r"py:.*", r"(diffrax|eqx|jax|lx|np|optax|optx|os|pathlib)\..*"),
     (r"py:.*", r"Any|Array|Bool|Callable|Complex|Float|Int|PRNGKeyArray|PyTree|Sequence"),
-    # Aliases that this library does not export.
-    (r"py:.*", r"Augmentation|Measure|Transform"),
+    # What this library does not export.
+    (r"py:.*", r"Augmentation|Lock|Measure|Transform"),
 ]
