@@ -68,6 +68,28 @@ def test_eigenvalues_are_those_of_all_neurons_and_no_others(sizes: tuple[int, ..
         assert dfc.euler_step_bound(loop, samples)[i] == pytest.approx(wanted, rel=1e-2)
 
 
+def test_eigenvalues_that_are_all_real() -> None:
+    """One neuron under a leaky integrator: tau_v z'' + (1 + tau_v alpha) z' + (1 + alpha) z = 0."""
+    model, controller = dfc.mlp((2, 1), key=jr.key(3)), dfc.LeakyIntegratorController(0.0, 1.0)
+    loss = dfc.MeanSquaredError()
+    loop = dfc.ClosedLoop(cast(model, jnp.float64), cast(controller, jnp.float64), loss=loss, tau_v=0.05)
+    found = dfc.loop_eigenvalues(loop, loop.samples(jnp.ones((3, 2)), jnp.ones((3, 1))))
+    assert np.sort(found) == pytest.approx(np.tile(np.sort(np.roots([0.05, 1.05, 2])), (3, 1)))
+
+
+def test_what_is_not_finite_has_no_eigenvalues_and_stops_nothing() -> None:
+    loop, samples = make_loop()
+    broken = eqx.tree_at(
+        lambda m: m.feedback.weights[0], loop.network, replace_fn=lambda Q: Q.at[0].set(jnp.inf)
+    )
+    loop = eqx.tree_at(lambda own: own.network, loop, broken)
+    assert np.isnan(dfc.loop_eigenvalues(loop, samples)).all()
+    assert np.isinf(dfc.distance_from_rest(loop, samples, 1.0)).all()
+    x, y = make_batch(jr.key(52), 4)
+    for method in (dfc.DFCSS(), dfc.StrongDFC(), dfc.DFC(average=dfc.PublishedAverage())):
+        assert isinstance(method.doubts(broken, x, y), list)
+
+
 def test_an_unstable_loop_is_doubted_whatever_the_method() -> None:
     """Through three lags a strong control overshoots, though Condition 3 holds."""
     model, (x, y) = make_network(jr.key(0)), make_batch(jr.key(1), 6)

@@ -28,12 +28,13 @@ def loop_eigenvalues(loop: ClosedLoop, samples: Sample) -> Complex[np.ndarray, "
     """The eigenvalues of each sample's loop, per tau_u. Stable if all have negative real parts.
 
     -1 / tau_v, which may be a multiple one, is given once for all neurons beyond the (L + 1) n_L modes.
+    Those of a sample whose linearised loop is not finite are NaN.
     """
     matrices, *_ = _systems(loop, samples)
-    values, own = np.linalg.eigvals(matrices), -1 / float(loop.tau_v)
+    values, own = _eigenvalues(matrices), -1 / float(loop.tau_v)
     beyond = sum(v[0].size for v in samples.feedforward.voltages) - _layers(loop) * samples.error.shape[1]
     if beyond > 0:
-        return np.concatenate([values, np.full((len(matrices), 1), own)], axis=1)
+        return np.concatenate([values, np.where(np.isnan(values[:, :1]), np.nan, own)], axis=1)
     # With fewer neurons than components of all z_i, the modes have that one too often.
     order = np.argsort(np.abs(values - own), axis=1)
     return np.take_along_axis(values, order[:, -beyond:], axis=1)
@@ -62,7 +63,7 @@ def instability_doubts(loop: ClosedLoop, samples: Sample) -> list[str]:
         f"largest real part {np.max(largest):+.3g} per tau_u, so its dynamics do not come to rest"
     )
     gains = np.asarray(jax.vmap(loop.gain)(samples), np.float64)
-    if np.all(np.linalg.eigvals(gains[unstable]).real > 0):  # then a slow controller is stable (Prop. 5)
+    if np.all(_eigenvalues(gains[unstable]).real > 0):  # then a slow controller is stable (Prop. 5)
         return [
             f"{sentence}: the gain is too high, for Condition 3 holds; lower k_p or the feedback weights, "
             "or make the neurons faster (tau_v)."
@@ -90,7 +91,7 @@ def euler_step_bound(loop: ClosedLoop, samples: Sample) -> Float[np.ndarray, " b
 def published_growth(
     loop: ClosedLoop, samples: Sample, scheme: PublishedEuler
 ) -> Float[np.ndarray, " batch"]:
-    """The spectral radius of one step of the published scheme: above 1, it diverges."""
+    """The spectral radius of one step of the published scheme: above 1, it diverges. NaN if not finite."""
 
     def growth(gains: tuple[OutputMatrix, ...]) -> Float[Array, "states states"]:
         still = jnp.zeros(len(gains[0]), gains[0].dtype)
@@ -111,7 +112,7 @@ def published_growth(
         return jax.jacfwd(step)(start)
 
     steps = np.asarray(jax.vmap(growth)(_gains(loop, samples)), np.float64)
-    return np.max(np.abs(np.linalg.eigvals(steps)), axis=1)
+    return np.max(np.abs(_eigenvalues(steps)), axis=1)
 
 
 def scheme_doubts(loop: ClosedLoop, samples: Sample, scheme: PublishedEuler) -> list[str]:
@@ -137,13 +138,20 @@ def distance_from_rest(loop: ClosedLoop, samples: Sample, t: float) -> Float[np.
     check_number("t", t, minimum=0)
     distances = []
     for matrix, drive, reading, direct in zip(*_systems(loop, samples), strict=True):
-        if np.max(np.linalg.eigvals(matrix).real) >= 0:
+        if not np.max(_eigenvalues(matrix).real) < 0:
             distances.append(np.inf)
             continue
         rest = np.linalg.solve(matrix, -drive)
         left = reading @ scipy.linalg.expm(t * matrix) @ rest
         distances.append(np.linalg.norm(left) / np.linalg.norm(reading @ rest + direct))
     return np.asarray(distances)
+
+
+def _eigenvalues(matrices: Float[np.ndarray, "*batch n n"]) -> Complex[np.ndarray, "*batch n"]:
+    """Complex even where all are real, unlike NumPy's; NaN for a matrix that is not finite."""
+    finite = np.isfinite(matrices).all(axis=(-2, -1))[..., None]
+    values = np.linalg.eigvals(np.where(finite[..., None], matrices, 0))
+    return np.where(finite, values, np.nan).astype(complex)
 
 
 def _layers(loop: ClosedLoop) -> int:
