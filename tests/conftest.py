@@ -3,7 +3,7 @@
 import itertools
 import os
 import pathlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import jax
 import jax.random as jr
@@ -37,6 +37,19 @@ def forget_compiled_programs():
     maps = pathlib.Path("/proc/self/maps")
     if maps.exists() and len(maps.read_text().splitlines()) > 20_000:
         jax.clear_caches()
+
+
+@pytest.fixture
+def change(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., None]]:
+    """`monkeypatch.setattr` for what programs are made of: no program serves before and after."""
+
+    def change(*target_and_value: object) -> None:
+        monkeypatch.setattr(*target_and_value)
+        jax.clear_caches()
+
+    yield change
+    monkeypatch.undo()
+    jax.clear_caches()
 
 
 @pytest.fixture

@@ -75,12 +75,12 @@ def test_what_it_cannot_do_is_said() -> None:
 
 
 @pytest.mark.script
-def test_many_outputs_are_no_different(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_many_outputs_are_no_different(change) -> None:
     """Beyond some number of outputs the linear systems are solved by iteration; the average is the same."""
     model, (x, y) = make_network(jr.key(0), (4, 6, 5, 3)), make_batch(jr.key(1), 3)
     method = dfc.DFC(average=dfc.ClosedFormAverage())
     own, _ = method(model, x, y)
-    monkeypatch.setattr("dfc_jax._steady_state.linear._DENSE_OUTPUTS", 2)
+    change("dfc_jax._steady_state.linear._DENSE_OUTPUTS", 2)
     shared, report = method(model, x, y)
     assert np.all(report.iterations > 1) and np.all(report.converged)
     assert relative_error(shared.layers, own.layers) < 1e-4

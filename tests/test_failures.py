@@ -9,6 +9,8 @@ import pytest
 from helpers import make_batch, make_network
 
 import dfc_jax as dfc
+from dfc_jax._training.epochs import _doubt
+from dfc_jax._training.state import Run
 
 
 minus = lambda weights: tuple(-Q for Q in weights)
@@ -72,3 +74,17 @@ def test_ten_tolerances_from_rest_are_near_enough(monkeypatch) -> None:
     loop = dfc.ClosedLoop(model)
     (doubt,) = dfc.Simulated(rtol=1e-4).doubts(loop, jax.vmap(loop.sample)(x[:4], y[:4]))
     assert "too short for 25% of the samples" in doubt and "up to 0.001 of their size" in doubt
+
+
+def test_each_doubt_about_an_epoch_is_said_once(monkeypatch) -> None:
+    said: list[str] = []
+    monkeypatch.setattr("dfc_jax._training.epochs.warn", said.append)
+    model = dfc.mlp((2, 2), key=jr.key(0))
+    handful = jnp.ones((1, 2)), jnp.eye(2)[:1]
+    run = Run(model, model)
+    for converged, fallback in [(1.0, 0.5), (1.0, 0.6), (0.5, 0.8), (1.0, 0.8), (0.5, 0.8)]:
+        record = {"converged": converged, "fallback": fallback, "validation_loss": 1.0}
+        run.add({"epoch": len(run.records) + 1} | record, model)
+        _doubt(run, handful, dfc.Backprop(), 0.9)
+    assert len(said) == 2 and run.doubts[1].startswith("Only 50.0% of the samples converged in epoch 3.")
+    assert "left 60% of the samples of epoch 2 to the `fallback`" in said[0]

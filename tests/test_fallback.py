@@ -148,9 +148,9 @@ class Choosy(dfc.AbstractEquilibrium):
 
 
 @pytest.mark.parametrize("block", [*(pytest.param(n, marks=pytest.mark.slow) for n in (320, 9)), 4])
-def test_the_fallback_takes_what_the_first_scheme_left(block: int, monkeypatch) -> None:
+def test_the_fallback_takes_what_the_first_scheme_left(block: int, change) -> None:
     """All failed samples and no others, in however many blocks."""
-    monkeypatch.setattr("dfc_jax._steady_state.rescue._BLOCK_UNKNOWNS", block)
+    change("dfc_jax._steady_state.rescue._BLOCK_UNKNOWNS", block)
     loop, x, y = nudged()
     left = np.asarray(x[:, 0] > 0)
     assert 2 <= np.sum(left) <= 7
@@ -254,9 +254,9 @@ def test_inverse_of_a_batch_and_of_batches(n: int, getkey) -> None:
 
 
 @pytest.mark.script
-def test_samples_are_tried_again_one_by_one_where_a_block_holds_one(monkeypatch) -> None:
+def test_samples_are_tried_again_one_by_one_where_a_block_holds_one(change) -> None:
     """With more outputs than a block has unknowns."""
-    monkeypatch.setattr("dfc_jax._steady_state.rescue._BLOCK_UNKNOWNS", 2)
+    change("dfc_jax._steady_state.rescue._BLOCK_UNKNOWNS", 2)
     tried = []
 
     class Counted(dfc.PseudoTransient):

@@ -1,4 +1,4 @@
-"""What `simulate` gives by every way out, with noise and without, and how often it compiles."""
+"""What `simulate` gives by every way out, with noise and without."""
 
 import diffrax
 import jax
@@ -75,20 +75,3 @@ def test_times_may_be_mapped_if_the_steps_are_given():
     found = ends(max_steps=100)(jnp.array([1.0, 2.0]))
     last = dfc.simulate(loop, sample, t1=2.0, dt0=0.1).ys
     assert relative_error(jax.tree.map(lambda leaf: leaf[1], found), last) < 1e-10
-
-
-def test_other_numbers_of_the_same_shapes_compile_nothing():
-    problems = [_problem(seed) for seed in range(3)]
-    dfc.simulate(*problems[0], t1=1.0, dt0=0.1)
-    compiled: list[str] = []
-
-    def hear(event: str, _: float, **__: object) -> None:
-        if "backend_compile" in event:
-            compiled.append(event)
-
-    jax.monitoring.register_event_duration_secs_listener(hear)
-    for steps, problem in enumerate(problems, 1):
-        dfc.simulate(*problem, t1=float(steps), dt0=0.05)
-    assert compiled == []
-    dfc.simulate(*problems[0], t1=1.0, dt0=0.1, max_steps=77)  # the listener does hear
-    assert compiled

@@ -65,8 +65,8 @@ def test_implicit_average_solves_its_steps_at_any_gain(k_p: float, tau_v: float)
     assert angle(flat(found), flat(wanted)) < 0.5
 
 
-def test_a_step_that_is_not_solved_teaches_nothing_and_says_so(monkeypatch) -> None:
-    monkeypatch.setattr("dfc_jax._average.implicit_steps.MAX_STEP_ITERATIONS", 1)
+def test_a_step_that_is_not_solved_teaches_nothing_and_says_so(change) -> None:
+    change("dfc_jax._average.implicit_steps.MAX_STEP_ITERATIONS", 1)
     model = make_network(jr.key(0), (4, 12, 10, 5))
     x, y = make_batch(jr.key(1), 3)[0], jnp.eye(5)[jnp.asarray([0, 2, 4])]
     update, report = dfc.DFC(dfc.PIController(10.0, ALPHA), dfc.Clamp(VALUE), tau_v=0.05)(model, x, y)

@@ -1,5 +1,7 @@
 """Implicit Euler with an output layer wider than the layer before it: eliminated, and the same for it."""
 
+from collections.abc import Callable
+
 import equinox as eqx
 import jax
 import jax.numpy as jnp
@@ -7,11 +9,10 @@ import jax.random as jr
 import numpy as np
 import pytest
 import scipy.optimize
-from helpers import angle, cast, flat, make_network, Plain, relative_error, take_samples
+from helpers import angle, cast, flat, learn, make_network, Plain, relative_error, take_samples
 from jaxtyping import Array, Float, PyTree
 
 import dfc_jax as dfc
-from dfc_jax._average import wide_steps
 from dfc_jax._average.wide_steps import WideSteps
 from dfc_jax._steady_state.hidden_system import HiddenSystem, solve_rows
 
@@ -48,26 +49,16 @@ def method_of(controller: dfc.AbstractController = CONTROLLERS["pi"], segments=S
     return dfc.DFC(controller, dfc.Nudge(NUDGE), dfc.MeanSquaredError(), TAU_V, average)
 
 
-@eqx.filter_jit
-def _run(
-    method: dfc.DFC, model: dfc.Network, x: Array, y: Array, constants: tuple
-) -> tuple[dfc.Network, dfc.Report]:
-    return method(model, x, y)
+Change = Callable[..., None]  # the fixture
 
 
-def run(method: dfc.DFC, model: dfc.Network, x: Array, y: Array) -> tuple[dfc.Network, dfc.Report]:
-    """Compiled anew for other constants of the library, which some tests change in between."""
-    constants = wide_steps.STEP_RTOL, wide_steps.MAX_STEP_ITERATIONS, WideSteps.create, HiddenSystem.fits
-    return _run(method, model, x, y, constants)
+def solved_to(change: Change, rtol: float, iterations: int = 60) -> None:
+    change("dfc_jax._average.wide_steps.STEP_RTOL", rtol)
+    change("dfc_jax._average.wide_steps.MAX_STEP_ITERATIONS", iterations)
 
 
-def solved_to(monkeypatch: pytest.MonkeyPatch, rtol: float, iterations: int = 60) -> None:
-    monkeypatch.setattr("dfc_jax._average.wide_steps.STEP_RTOL", rtol)
-    monkeypatch.setattr("dfc_jax._average.wide_steps.MAX_STEP_ITERATIONS", iterations)
-
-
-def without_elimination(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(HiddenSystem, "fits", staticmethod(lambda loop, samples: False))
+def without_elimination(change: Change) -> None:
+    change(HiddenSystem, "fits", staticmethod(lambda loop, samples: False))
 
 
 def in_numpy(
@@ -119,13 +110,13 @@ def in_numpy(
 @every_controller
 @pytest.mark.parametrize("sizes", [DEEP, SHALLOW], ids=["three-hidden", "one-hidden"])
 def test_it_is_implicit_euler(
-    sizes: tuple[int, ...], controller: dfc.AbstractController, monkeypatch: pytest.MonkeyPatch
+    sizes: tuple[int, ...], controller: dfc.AbstractController, change: Change
 ) -> None:
     """Step for step, in lengths of several segments, with feedback to the output that is no identity."""
-    solved_to(monkeypatch, 1e-12)
+    solved_to(change, 1e-12)
     model, x, y = wide(jr.key(0), sizes)
     method = method_of(controller)
-    update, report = run(method, model, x, y)
+    update, report = learn(method, model, x, y)
     wanted, controls = in_numpy(method, model, x, y)
     found = [a for layer in update.layers for a in (layer.transform.weight, layer.transform.bias)]
     assert relative_error(found, wanted) < 1e-8
@@ -134,35 +125,35 @@ def test_it_is_implicit_euler(
 
 
 @pytest.mark.script
-def test_the_default_tolerance_is_close_to_that(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_default_tolerance_is_close_to_that(change: Change) -> None:
     model, x, y = wide(jr.key(0))
-    found, _ = run(method_of(), model, x, y)
-    solved_to(monkeypatch, 1e-12)
-    wanted, _ = run(method_of(), model, x, y)
+    found, _ = learn(method_of(), model, x, y)
+    solved_to(change, 1e-12)
+    wanted, _ = learn(method_of(), model, x, y)
     assert 0 < angle(found.layers, wanted.layers) < 0.1
 
 
 @every_controller
 def test_it_tends_to_what_the_general_path_tends_to(
-    controller: dfc.AbstractController, monkeypatch: pytest.MonkeyPatch
+    controller: dfc.AbstractController, change: Change
 ) -> None:
     model, x, y = wide(jr.key(1))
     fine = method_of(controller, ((100, 0.1), (100, 0.2), (100, 0.7)))
-    eliminated, _ = run(fine, model, x, y)
-    monkeypatch.setattr(WideSteps, "create", None)
-    without_elimination(monkeypatch)
-    general, report = run(fine, model, x, y)
+    eliminated, _ = learn(fine, model, x, y)
+    change(WideSteps, "create", None)
+    without_elimination(change)
+    general, report = learn(fine, model, x, y)
     assert np.all(report.converged)
     assert angle(eliminated.layers, general.layers) < 0.02
     assert abs(np.linalg.norm(flat(eliminated.layers)) / np.linalg.norm(flat(general.layers)) - 1) < 1e-3
 
 
 @pytest.mark.slow
-def test_who_is_eliminated(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_who_is_eliminated(change: Change) -> None:
     """Linear outputs, more than the layer before them has neurons, with feedback weights; no other."""
     asked = []
     create = WideSteps.create
-    monkeypatch.setattr(WideSteps, "create", staticmethod(lambda **parts: asked.append(1) or create(**parts)))
+    change(WideSteps, "create", staticmethod(lambda **parts: asked.append(1) or create(**parts)))
     networks = [
         (make_network(jr.key(0), (4, 5, 6)), True),
         (make_network(jr.key(0), (4, 6, 6)), False),
@@ -172,7 +163,7 @@ def test_who_is_eliminated(monkeypatch: pytest.MonkeyPatch) -> None:
     ]
     for model, wanted in networks:
         asked.clear()
-        run(method_of(), model, jnp.ones((2, 4)), jnp.ones((2, 6)))
+        learn(method_of(), model, jnp.ones((2, 4)), jnp.ones((2, 6)))
         assert bool(asked) == wanted
 
 
@@ -188,7 +179,7 @@ def shapes_in(jaxpr: PyTree) -> set[tuple[int, ...]]:
     return found
 
 
-def test_no_sample_has_a_matrix_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_no_sample_has_a_matrix_of_its_own(change: Change) -> None:
     """Nothing of the size of batch x outputs x outputs, outputs x hidden or hidden x hidden."""
     batch, sizes = 29, (7, 11, 3, 13, 23)
     model = make_network(jr.key(0), sizes)
@@ -200,41 +191,41 @@ def test_no_sample_has_a_matrix_of_its_own(monkeypatch: pytest.MonkeyPatch) -> N
         return [s for s in shapes if batch in s and sum(n in (11, 13, 23) for n in s) > 1]
 
     assert of_samples() == []
-    without_elimination(monkeypatch)
+    without_elimination(change)
     assert (batch, 23, 23) in of_samples()
 
 
 def test_a_broken_sample_harms_no_other() -> None:
     model, x, y = wide(jr.key(3))
-    healthy, _ = run(method_of(), model, x[1:], y[1:])
-    update, report = run(method_of(), model, x.at[0, 1].set(np.nan), y)
+    healthy, _ = learn(method_of(), model, x[1:], y[1:])
+    update, report = learn(method_of(), model, x.at[0, 1].set(np.nan), y)
     assert report.converged.tolist() == [False, True, True]
     scaled = jax.tree.map(lambda leaf: 2 / 3 * leaf, healthy.layers)
     assert relative_error(update.layers, scaled) < 1e-12
 
 
 @pytest.mark.slow
-def test_a_step_that_is_not_solved_is_reported_and_ends_learning(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_step_that_is_not_solved_is_reported_and_ends_learning(change: Change) -> None:
     """Too few iterations for the one sample whose target is far away, and enough for the others."""
     model, x, y = wide(jr.key(4))
     y = (0.05 * y + jax.vmap(model)(x)).at[0].multiply(40.0)
     method = method_of(segments=((1, 1.0),))
-    solved_to(monkeypatch, 1e-4, iterations=7)
-    others, _ = run(method, model, x[1:], y[1:])
-    update, report = run(method, model, x, y)
+    solved_to(change, 1e-4, iterations=7)
+    others, _ = learn(method, model, x[1:], y[1:])
+    update, report = learn(method, model, x, y)
     assert report.converged.tolist() == report.stable.tolist() == [False, True, True]
     assert np.isnan(report.residual[0]) and np.all(np.isfinite(report.residual[1:]))
     scaled = jax.tree.map(lambda leaf: 2 / 3 * leaf, others.layers)
     assert relative_error(update.layers, scaled) < 1e-12
-    solved_to(monkeypatch, 1e-4)
-    _, report = run(method, model, x, y)
+    solved_to(change, 1e-4)
+    _, report = learn(method, model, x, y)
     assert np.all(np.isfinite(report.residual))
 
 
 def test_feedback_of_the_wrong_sign_does_not_converge() -> None:
     model, x, y = wide(jr.key(5))
     wrong = dfc.Network(model.layers, jax.tree.map(jnp.negative, model.feedback))
-    update, report = run(method_of(), wrong, x, y)
+    update, report = learn(method_of(), wrong, x, y)
     assert not np.any(report.converged)
     assert np.all(np.isfinite(flat(update.layers)))
 
@@ -247,7 +238,7 @@ def test_several_models_are_one_program() -> None:
     models = jax.tree.map(lambda *leaves: jnp.stack(leaves), model, other)
     updates, reports = eqx.filter_vmap(lambda m: method_of()(m, x, y))(models)
     for i, one in enumerate((model, other)):
-        single, report = run(method_of(), one, x, y)
+        single, report = learn(method_of(), one, x, y)
         assert relative_error(jax.tree.map(lambda leaf, i=i: leaf[i], updates), single) < 1e-4
         assert relative_error(reports.control[i], report.control) < 1e-4
 
@@ -255,8 +246,8 @@ def test_several_models_are_one_program() -> None:
 @pytest.mark.slow
 def test_single_precision() -> None:
     model, x, y = wide(jr.key(8))
-    wanted, _ = run(method_of(), model, x, y)
-    found, report = run(method_of(), *cast((model, x, y), jnp.float32))
+    wanted, _ = learn(method_of(), model, x, y)
+    found, report = learn(method_of(), *cast((model, x, y), jnp.float32))
     assert {leaf.dtype for leaf in jax.tree.leaves(found.layers)} == {jnp.dtype(jnp.float32)}
     assert np.all(report.converged)
     assert relative_error(found.layers, wanted.layers) < 1e-4
@@ -272,7 +263,7 @@ class Doubled(eqx.Module):
 
 
 @pytest.mark.slow
-def test_feature_maps_and_transforms_of_the_users_own(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_feature_maps_and_transforms_of_the_users_own(change: Change) -> None:
     convolution = dfc.convnet((1, 4, 4), (2,), (3,), key=jr.key(9)).layers[0]
     size = convolution.transform(jnp.ones(16)).shape
     output = dfc.Layer(Doubled(0.2 * jr.normal(jr.key(10), (40, int(np.prod(size))))), dfc.Linear())
@@ -282,10 +273,10 @@ def test_feature_maps_and_transforms_of_the_users_own(monkeypatch: pytest.Monkey
     samples = take_samples(method_of().loop(model), x, y)
     assert len(size) == 3 and HiddenSystem.fits(method_of().loop(model), samples)
     fine = method_of(segments=((100, 0.1), (100, 0.2), (100, 0.7)))
-    eliminated, report = run(fine, model, x, y)
+    eliminated, report = learn(fine, model, x, y)
     assert np.all(report.converged)
-    without_elimination(monkeypatch)
-    general, _ = run(fine, model, x, y)
+    without_elimination(change)
+    general, _ = learn(fine, model, x, y)
     assert angle(eliminated.layers, general.layers) < 0.02
 
 

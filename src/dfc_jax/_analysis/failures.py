@@ -1,10 +1,8 @@
 """Why samples fail to converge, found for the user, and what to change."""
 
-import equinox as eqx
 import jax.numpy as jnp
 import numpy as np
 
-from dfc_jax._dynamics.stability import instability_doubts
 from dfc_jax._dynamics.states import Sample
 from dfc_jax._methods.base import AbstractMethod
 from dfc_jax._network.network import as_batch, Network
@@ -17,9 +15,9 @@ _SATURATED, _MANY = 0.01, 0.5  # a slope of so little of the largest possible; s
 def reasons_for_failure(method: AbstractMethod, model: Network, x: BatchInputs, y: BatchOutputs) -> list[str]:
     """What keeps samples from converging, in a sentence each with what to change; empty if nothing is found.
 
-    Looked for are inputs that are not finite, an unstable loop (largest real part of its eigenvalues) and
-    whether it is the gain or the feedback that makes it so, saturated neurons, and what `method.doubts` knows
-    of the solver: a step above its stability bound, a time too short. A handful of samples is enough. Not for
+    Looked for are inputs that are not finite, saturated neurons, and what `method.doubts` knows: an unstable
+    loop (largest real part of its eigenvalues) and whether it is the gain or the feedback that makes it so,
+    a step above its stability bound, a time too short. A handful of samples is enough. Not for
     use under jit.
     """
     x, y = as_batch(model, x, y)
@@ -36,9 +34,7 @@ def reasons_for_failure(method: AbstractMethod, model: Network, x: BatchInputs, 
         return found
     x, y = x[finite], y[finite]
     samples = loop.samples(x, y)
-    quiet = eqx.tree_at(lambda l: l.noise, loop, None, is_leaf=lambda leaf: leaf is None)
-    found += [*instability_doubts(quiet, samples), *_saturation(model, samples), *method.doubts(model, x, y)]
-    return list(dict.fromkeys(found))  # many methods' doubts are those of their loop as well
+    return [*found, *method.doubts(model, x, y), *_saturation(model, samples)]
 
 
 def _saturation(model: Network, samples: Sample) -> list[str]:

@@ -15,7 +15,7 @@ from dfc_jax._dynamics.teaching import forward_change
 from dfc_jax._fields import number
 from dfc_jax._network.network import Layer
 from dfc_jax._numerics.arrays import OutputVector, Scalar
-from dfc_jax._numerics.precision import in_full_precision
+from dfc_jax._numerics.compiled import compiled
 from dfc_jax._steady_state.base import Equilibrium
 from dfc_jax._steady_state.linear import linear_solver
 
@@ -56,7 +56,7 @@ class ClosedFormAverage(AbstractAverage):
             "state, which the closed form takes for reached. Use ImplicitAverage."
         ]
 
-    @in_full_precision
+    @compiled
     def __call__(
         self, loop: ClosedLoop, samples: Sample, key: PRNGKeyArray | None = None
     ) -> tuple[tuple[Layer, ...], Equilibrium]:

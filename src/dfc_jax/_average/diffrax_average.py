@@ -20,8 +20,8 @@ from dfc_jax._dynamics.states import Sample
 from dfc_jax._fields import count, number
 from dfc_jax._network.network import Layer
 from dfc_jax._numerics.arrays import Scalar
+from dfc_jax._numerics.compiled import compiled
 from dfc_jax._numerics.finite import zero_unless_finite
-from dfc_jax._numerics.precision import in_full_precision
 from dfc_jax._steady_state.base import Equilibrium, last_state
 
 
@@ -56,7 +56,7 @@ class DiffraxAverage(AbstractAverage):
             "batch at once; give the solver root_finder=ControlRootFinder().",
         )
 
-    @in_full_precision
+    @compiled
     def __call__(
         self, loop: ClosedLoop, samples: Sample, key: PRNGKeyArray | None = None
     ) -> tuple[tuple[Layer, ...], Equilibrium]:

@@ -16,7 +16,7 @@ from dfc_jax._dynamics.states import Sample
 from dfc_jax._fields import number
 from dfc_jax._network.network import Layer
 from dfc_jax._numerics.arrays import Scalar
-from dfc_jax._numerics.precision import in_full_precision
+from dfc_jax._numerics.compiled import compiled
 from dfc_jax._steady_state.base import Equilibrium, last_state
 from dfc_jax._steady_state.hidden_system import HiddenSystem
 
@@ -60,7 +60,7 @@ class ImplicitAverage(AbstractAverage):
             f"`segments` covers {total} of the trajectory; its parts must add up to 1.",
         )
 
-    @in_full_precision
+    @compiled
     def __call__(
         self, loop: ClosedLoop, samples: Sample, key: PRNGKeyArray | None = None
     ) -> tuple[tuple[Layer, ...], Equilibrium]:

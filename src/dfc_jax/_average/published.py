@@ -9,7 +9,7 @@ from dfc_jax._dynamics.stability import scheme_doubts
 from dfc_jax._dynamics.states import Sample
 from dfc_jax._fields import default
 from dfc_jax._network.network import Layer
-from dfc_jax._numerics.precision import in_full_precision
+from dfc_jax._numerics.compiled import compiled
 from dfc_jax._steady_state.base import Equilibrium, last_state
 
 
@@ -21,7 +21,7 @@ class PublishedAverage(AbstractAverage):
 
     scheme: PublishedEuler = default(PublishedEuler)
 
-    @in_full_precision
+    @compiled
     def __call__(
         self, loop: ClosedLoop, samples: Sample, key: PRNGKeyArray | None = None
     ) -> tuple[tuple[Layer, ...], Equilibrium]:

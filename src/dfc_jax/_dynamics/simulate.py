@@ -20,7 +20,7 @@ from dfc_jax._checks import check_number, require
 from dfc_jax._dynamics.closed_loop import ClosedLoop
 from dfc_jax._dynamics.states import LoopState, Sample
 from dfc_jax._numerics.arrays import Scalar
-from dfc_jax._numerics.precision import in_full_precision
+from dfc_jax._numerics.compiled import compiled
 
 
 def simulate(
@@ -94,8 +94,7 @@ def simulate(
     return _solved(loop, sample, times, solver, stepsize_controller, saveat, event, max_steps, key)
 
 
-@eqx.filter_jit  # or what is handed to Diffrax would be other functions, and compiled anew, in every call
-@in_full_precision
+@compiled  # or what is handed to Diffrax would be other functions, and compiled anew, in every call
 def _solved(
     loop: ClosedLoop,
     sample: Sample,

@@ -149,9 +149,9 @@ def distance_from_rest(loop: ClosedLoop, samples: Sample, t: float) -> Float[np.
 
 def _eigenvalues(matrices: Float[np.ndarray, "*batch n n"]) -> Complex[np.ndarray, "*batch n"]:
     """Complex even where all are real, unlike NumPy's; NaN for a matrix that is not finite."""
-    finite = np.isfinite(matrices).all(axis=(-2, -1))[..., None]
-    values = np.linalg.eigvals(np.where(finite[..., None], matrices, 0))
-    return np.where(finite, values, np.nan).astype(complex)
+    finite = np.isfinite(matrices) & np.isfinite(matrices.sum(axis=(-2, -1), keepdims=True))
+    values = np.linalg.eigvals(np.where(finite, matrices, 0))
+    return np.where(finite.all(axis=-1), values, np.nan).astype(complex)
 
 
 def _layers(loop: ClosedLoop) -> int:

@@ -23,7 +23,7 @@ from dfc_jax._methods.base import AbstractMethod, batch_report, Report, shaped_l
 from dfc_jax._network.network import Network
 from dfc_jax._network.plasticity import AbstractTeachingSignal, RateDifference
 from dfc_jax._numerics.arrays import BatchFlags, BatchInputs, BatchOutputs, Scalar
-from dfc_jax._numerics.precision import in_full_precision
+from dfc_jax._numerics.compiled import compiled
 from dfc_jax._steady_state.base import AbstractEquilibrium, Equilibrium
 from dfc_jax._steady_state.broyden import Broyden
 from dfc_jax._steady_state.linear import Analytic
@@ -53,7 +53,7 @@ class _SteadyStateMethod(AbstractMethod):
     @abc.abstractmethod
     def _contributes(self, equilibrium: Equilibrium) -> BatchFlags: ...
 
-    @in_full_precision
+    @compiled
     def __call__(
         self,
         model: Network,
@@ -153,7 +153,7 @@ class DFC(AbstractMethod):
         parts = self.controller, self.target, self.loss, self.tau_v
         return ClosedLoop(model, *parts, noise=self.noise, teaching=self.teaching)
 
-    @in_full_precision
+    @compiled
     def __call__(
         self,
         model: Network,

@@ -16,8 +16,8 @@ from dfc_jax._dynamics.targets import Rest
 from dfc_jax._methods.sleep import AbstractNoisePhase
 from dfc_jax._network.network import Network
 from dfc_jax._numerics.arrays import BatchInputs, BatchOutputs, OutputVector, Scalar
+from dfc_jax._numerics.compiled import compiled
 from dfc_jax._numerics.finite import zero_unless_finite
-from dfc_jax._numerics.precision import in_full_precision
 
 
 MAX_TERMS = 12  # of an elementwise matrix product: with more, XLA takes longer than one by one
@@ -42,7 +42,7 @@ class ExpectedSleepPhase(AbstractNoisePhase):
     not used. The target must be `Rest()`.
     """
 
-    @in_full_precision
+    @compiled
     def __call__(
         self,
         model: Network,

@@ -26,7 +26,7 @@ from dfc_jax._methods.base import AbstractMethod, instant_update, Report
 from dfc_jax._network.convolution import Chain
 from dfc_jax._network.network import as_batch, Dense, Feedforward, Network, Transform
 from dfc_jax._numerics.arrays import BatchInputs, BatchOutputs, OutputMatrix, OutputVector, Scalar
-from dfc_jax._numerics.precision import in_full_precision
+from dfc_jax._numerics.compiled import compiled
 from dfc_jax._numerics.small_matrices import solve_gram
 
 
@@ -38,7 +38,7 @@ class _OutputSpaceMethod(AbstractMethod):
     def _gram(self, model: Network, state: Feedforward, jacobian: PerLayer) -> OutputMatrix:
         """sum_i G_i G_i^T of one sample."""
 
-    @in_full_precision
+    @compiled
     def __call__(
         self,
         model: Network,

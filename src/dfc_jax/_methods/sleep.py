@@ -20,7 +20,7 @@ from dfc_jax._network.feedback import FeedbackWeights
 from dfc_jax._network.learned import no_change
 from dfc_jax._network.network import Network
 from dfc_jax._numerics.arrays import BatchInputs, BatchOutputs, Scalar
-from dfc_jax._numerics.precision import in_full_precision
+from dfc_jax._numerics.compiled import compiled
 
 
 class AbstractSleepPhase(Part):
@@ -96,7 +96,7 @@ class SleepPhase(AbstractNoisePhase):
     - `target`: `Rest()`; Strong-DFC pre-trains with `Clamp()`.
     """
 
-    @in_full_precision
+    @compiled
     def __call__(
         self,
         model: Network,

@@ -27,7 +27,7 @@ from dfc_jax._dynamics.controller import AbstractController, PIController
 from dfc_jax._dynamics.losses import AbstractLoss, CrossEntropy
 from dfc_jax._dynamics.noise import FilteredNoise
 from dfc_jax._dynamics.published import PublishedEuler, PublishedState
-from dfc_jax._dynamics.stability import scheme_doubts
+from dfc_jax._dynamics.stability import instability_doubts, scheme_doubts
 from dfc_jax._dynamics.states import PerLayer, Sample
 from dfc_jax._dynamics.targets import AbstractTarget, Clamp, Rest
 from dfc_jax._dynamics.teaching import feedback_change
@@ -39,7 +39,8 @@ from dfc_jax._network.learned import no_change
 from dfc_jax._network.network import Layer, Network
 from dfc_jax._network.plasticity import AbstractTeachingSignal, RateDifference
 from dfc_jax._numerics.arrays import BatchInputs, BatchOutputs, Scalar
-from dfc_jax._numerics.precision import in_full_precision
+from dfc_jax._numerics.choose import choose
+from dfc_jax._numerics.compiled import compiled
 from dfc_jax._steady_state.base import AbstractEquilibrium, Equilibrium, last_state
 from dfc_jax._steady_state.broyden import Broyden
 
@@ -88,7 +89,7 @@ class StrongDFC(AbstractMethod):
         parts = self.controller, self.target, self.loss, self.tau_v
         return ClosedLoop(model, *parts, noise=self.noise, teaching=self.teaching)
 
-    @in_full_precision
+    @compiled
     def __call__(
         self,
         model: Network,
@@ -150,13 +151,13 @@ class StrongDFC(AbstractMethod):
             return first, None
         found = self.start(loop, samples)
         settled = jax.vmap(_settled, in_axes=(None, 0, 0, 0))(loop, samples, first, found)
-        choose = jax.vmap(lambda c, a, b: jax.tree.map(lambda x, y: jnp.where(c, x, y), a, b))
         return choose(found.converged, settled, first), found
 
     def doubts(self, model: Network, x: BatchInputs, y: BatchOutputs) -> list[str]:
         loop = self.loop(model)
-        steps = scheme_doubts(loop, loop.samples(x, y), self.scheme)
-        return [*self.time_scale_doubts(), *steps]
+        samples = loop.samples(x, y)
+        steps = scheme_doubts(loop, samples, self.scheme)
+        return [*self.time_scale_doubts(), *instability_doubts(loop, samples), *steps]
 
     def time_scale_doubts(self) -> list[str]:
         """Where dt << tau_v, tau_noise << tau_filter << tau_u = 1 is broken, and what that does.

@@ -8,7 +8,7 @@ from dfc_jax._dynamics.closed_loop import ClosedLoop
 from dfc_jax._dynamics.states import Deviation, Sample
 from dfc_jax._fields import count, number
 from dfc_jax._numerics.arrays import BatchOutputs, OutputMatrix, OutputVector, Scalar
-from dfc_jax._numerics.precision import in_full_precision
+from dfc_jax._numerics.compiled import compiled
 from dfc_jax._numerics.secant import AbstractInverse, OwnInverses, Point, solve
 from dfc_jax._numerics.small_matrices import inverse
 from dfc_jax._steady_state.base import AbstractEquilibrium, Equilibrium
@@ -37,7 +37,7 @@ class Broyden(AbstractEquilibrium):
     rtol: Scalar = number("rtol", 3e-5, above=0)
     max_iterations: int = count("max_iterations", 30)
 
-    @in_full_precision
+    @compiled
     def __call__(self, loop: ClosedLoop, samples: Sample) -> Equilibrium:
         if not own_jacobians_pay(samples) and HiddenSystem.fits(loop, samples):
             return self._in_hidden(loop, samples)

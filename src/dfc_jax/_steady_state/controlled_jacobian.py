@@ -10,7 +10,8 @@ from dfc_jax._dynamics.closed_loop import ClosedLoop
 from dfc_jax._dynamics.states import PerLayer, Sample
 from dfc_jax._fields import count, default, number
 from dfc_jax._numerics.arrays import Flag, Scalar
-from dfc_jax._numerics.precision import in_full_precision
+from dfc_jax._numerics.choose import choose
+from dfc_jax._numerics.compiled import compiled
 from dfc_jax._numerics.secant import in_any_run
 from dfc_jax._steady_state.base import AbstractEquilibrium, Equilibrium
 from dfc_jax._steady_state.broyden import Broyden
@@ -36,7 +37,7 @@ class ControlledJacobian(AbstractEquilibrium):
     rtol: Scalar = number("rtol", 1e-4, above=0)
     max_iterations: int = count("max_iterations", 100)
 
-    @in_full_precision
+    @compiled
     def __call__(self, loop: ClosedLoop, samples: Sample) -> Equilibrium:
         return self.settle(loop, samples)[1]
 
@@ -64,11 +65,7 @@ class ControlledJacobian(AbstractEquilibrium):
             change = jax.vmap(_relative_change)(before, after)
             # What has settled rests, so that no sample depends on its companions.
             moving = state.change > self.rtol
-            last = jax.tree.map(
-                lambda new, old: jnp.where(moving.reshape(-1, *[1] * (new.ndim - 1)), new, old),
-                (moved, found, change),
-                (state.samples, state.found, state.change),
-            )
+            last = choose(moving, (moved, found, change), (state.samples, state.found, state.change))
             return _Turn(*last, state.turn + 1)
 
         first = self.equilibrium(loop, samples)

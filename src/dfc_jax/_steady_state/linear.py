@@ -10,7 +10,7 @@ from jaxtyping import Array, Bool, Float, Int
 from dfc_jax._dynamics.closed_loop import ClosedLoop
 from dfc_jax._dynamics.states import Deviation, Sample
 from dfc_jax._numerics.arrays import BatchFlags, BatchOutputs, OutputMatrix
-from dfc_jax._numerics.precision import in_full_precision
+from dfc_jax._numerics.compiled import compiled
 from dfc_jax._numerics.secant import Point, SharedInverse, solve
 from dfc_jax._numerics.small_matrices import eigenvalues_right_of_zero, inverse
 from dfc_jax._steady_state.base import AbstractEquilibrium, Equilibrium
@@ -37,7 +37,7 @@ class Analytic(AbstractEquilibrium):
     so it measures the linearisation; `stable` is Condition 3 of the feedforward state. See `linear_solver`.
     """
 
-    @in_full_precision
+    @compiled
     def __call__(self, loop: ClosedLoop, samples: Sample) -> Equilibrium:
         solution = linear_solver(loop, samples)(samples.error)
         deviation = jax.vmap(loop.controlled)(samples, solution.control)

@@ -9,7 +9,7 @@ from dfc_jax._dynamics.closed_loop import ClosedLoop
 from dfc_jax._dynamics.states import Deviation, Sample
 from dfc_jax._fields import count, number
 from dfc_jax._numerics.arrays import Flag, OutputMatrix, OutputVector, Scalar
-from dfc_jax._numerics.precision import in_full_precision
+from dfc_jax._numerics.compiled import compiled
 from dfc_jax._numerics.small_matrices import eigenvalues_right_of_zero, inverse_by_qr
 from dfc_jax._steady_state.base import AbstractEquilibrium, Equilibrium
 
@@ -30,7 +30,7 @@ class PseudoTransient(AbstractEquilibrium):
     rtol: Scalar = number("rtol", 3e-5, above=0)
     max_iterations: int = count("max_iterations", 60)
 
-    @in_full_precision
+    @compiled
     def __call__(self, loop: ClosedLoop, samples: Sample) -> Equilibrium:
         return jax.vmap(self._one, in_axes=(None, 0))(loop, samples)
 

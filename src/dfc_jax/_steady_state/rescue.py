@@ -10,6 +10,7 @@ from jaxtyping import Array, Int
 from dfc_jax._dynamics.closed_loop import ClosedLoop
 from dfc_jax._dynamics.states import Sample
 from dfc_jax._numerics.arrays import BatchFlags
+from dfc_jax._numerics.choose import choose
 from dfc_jax._numerics.secant import in_any_run
 from dfc_jax._steady_state.base import AbstractEquilibrium, Equilibrium
 
@@ -62,11 +63,8 @@ def solve_left_over(
         place = jnp.arange(batch)[:, None] == index[None]
         own = jnp.argmax(place, axis=1)
         better = failed & jnp.any(place, axis=1) & solved[own]
-
-        def merged(old: Array, new: Array) -> Array:
-            return jnp.where(better.reshape(-1, *[1] * (new.ndim - 1)), new[own], old)
-
-        return start + size, jax.tree.map(merged, found, new), replaced | better
+        new = jax.tree.map(lambda leaf: leaf[own], new)
+        return start + size, choose(better, new, found), replaced | better
 
     start = (jnp.asarray(0), found, jnp.zeros_like(failed))
     _, found, replaced = jax.lax.while_loop(lambda state: in_any_run(state[0] < count), solve_block, start)

@@ -8,7 +8,7 @@ from dfc_jax._dynamics.closed_loop import ClosedLoop
 from dfc_jax._dynamics.states import Sample
 from dfc_jax._fields import count
 from dfc_jax._numerics.arrays import OutputVector
-from dfc_jax._numerics.precision import in_full_precision
+from dfc_jax._numerics.compiled import compiled
 from dfc_jax._numerics.small_matrices import eigenvalues_right_of_zero
 from dfc_jax._steady_state.base import AbstractEquilibrium, Equilibrium
 
@@ -26,7 +26,7 @@ class RootFind(AbstractEquilibrium):
     )
     max_iterations: int = count("max_iterations", 50)
 
-    @in_full_precision
+    @compiled
     def __call__(self, loop: ClosedLoop, samples: Sample) -> Equilibrium:
         return jax.vmap(self._one, in_axes=(None, 0))(loop, samples)
 

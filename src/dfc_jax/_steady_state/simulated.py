@@ -13,7 +13,7 @@ from dfc_jax._dynamics.stability import distance_from_rest, scheme_doubts
 from dfc_jax._dynamics.states import LoopState, Sample
 from dfc_jax._fields import count, default, number
 from dfc_jax._numerics.arrays import Flag, Scalar
-from dfc_jax._numerics.precision import in_full_precision
+from dfc_jax._numerics.compiled import compiled
 from dfc_jax._steady_state.base import AbstractEquilibrium, Equilibrium, last_state
 
 
@@ -40,7 +40,7 @@ class Simulated(AbstractEquilibrium):
     dtmax: Scalar = number("dtmax", 0.2, above=0)
     max_steps: int = count("max_steps", 20_000)
 
-    @in_full_precision
+    @compiled
     def __call__(self, loop: ClosedLoop, samples: Sample) -> Equilibrium:
         return jax.vmap(self._one, in_axes=(None, 0))(loop, samples)
 
@@ -101,7 +101,7 @@ class StateAtTime(AbstractEquilibrium):
     scheme: PublishedEuler = default(PublishedEuler)
     tau_v: Scalar = number("tau_v", 0.2, above=0)
 
-    @in_full_precision
+    @compiled
     def __call__(self, loop: ClosedLoop, samples: Sample) -> Equilibrium:
         loop = eqx.tree_at(lambda l: l.tau_v, loop, self.tau_v)
         last, _ = self.scheme.fold(loop, samples, lambda *_: None, None)

@@ -120,7 +120,7 @@ def train(
                 )
                 continue
             run.add(_record(epoch, values, seconds, candidate, options), candidate)
-            _doubt(run, handful, options)
+            _doubt(run, handful, method, options.min_converged)
             if options.on_epoch is not None:
                 options.on_epoch(i, run.records[-1])
         save(options.resume, epoch, state, runs, key, identity)
@@ -160,24 +160,28 @@ def _record(epoch: int, values: dict[str, Array], seconds: float, model: Network
 _LEFT_OVER = 0.5
 
 
-def _doubt(run: Run, handful: tuple[Array, Array], options: Options) -> None:
-    """Note, and warn, that too few samples have converged, and why, or that most had to be solved twice; once
-    a run."""
-    last = run.records[-1]
-    share, left, epoch = last["converged"], last["fallback"], last["epoch"]
-    if run.doubts or (share >= options.min_converged and left <= _LEFT_OVER):
-        return
-    if share >= options.min_converged:
-        run.doubts += [
-            f"The `equilibrium` left {left:.0%} of the samples of epoch {epoch} to the `fallback`: the "
-            "updates are right, but two schemes work for one. Look for one that finds these steady states."
+def _doubt(run: Run, handful: tuple[Array, Array], method: AbstractMethod, min_converged: float) -> None:
+    """Note, and warn, that too few samples have converged, and why, or that most had to be solved twice; each
+    once a run."""
+    few = lambda record: record["converged"] < min_converged
+    twice = lambda record: not few(record) and record["fallback"] > _LEFT_OVER
+    first = lambda holds: holds(last) and not any(holds(record) for record in before)
+    *before, last = run.records
+    epoch, found = last["epoch"], []
+    if first(twice):
+        found = [
+            f"The `equilibrium` left {last['fallback']:.0%} of the samples of epoch {epoch} to the "
+            "`fallback`: the updates are right, but two schemes work for one. Look for one that finds these "
+            "steady states."
         ]
-    else:
-        reasons = reasons_for_failure(options.method, run.model, *handful)
+    elif first(few):
+        reasons = reasons_for_failure(method, run.model, *handful)
         unknown = "No cause was found in a handful of samples: look at the residuals in the method's report."
-        found = f"Only {share:.1%} of the samples converged in epoch {epoch}."
-        run.doubts += [found, *(reasons or [unknown])]
-    warn(" ".join(run.doubts))
+        found = [f"Only {last['converged']:.1%} of the samples converged in epoch {epoch}."]
+        found += reasons or [unknown]
+    if found:
+        run.doubts += found
+        warn(" ".join(found))
 
 
 def _note_pretraining(runs: list[Run], models: list[Network]) -> None:
