@@ -22,6 +22,7 @@ from dfc_jax._dynamics.closed_loop import ClosedLoop
 from dfc_jax._dynamics.published import PublishedEuler
 from dfc_jax._dynamics.states import Sample
 from dfc_jax._numerics.arrays import OutputMatrix, OutputVector
+from dfc_jax._numerics.compiled import compiled
 
 
 def loop_eigenvalues(loop: ClosedLoop, samples: Sample) -> Complex[np.ndarray, "batch modes"]:
@@ -92,8 +93,18 @@ def published_growth(
     loop: ClosedLoop, samples: Sample, scheme: PublishedEuler
 ) -> Float[np.ndarray, " batch"]:
     """The spectral radius of one step of the published scheme: above 1, it diverges. NaN if not finite."""
+    _check(loop, samples)
+    steps = np.asarray(_published_steps(loop, samples, scheme), np.float64)
+    return np.max(np.abs(_eigenvalues(steps)), axis=1)
 
-    def growth(gains: tuple[OutputMatrix, ...]) -> Float[Array, "states states"]:
+
+@compiled
+def _published_steps(
+    loop: ClosedLoop, samples: Sample, scheme: PublishedEuler
+) -> Float[Array, "batch states states"]:
+    """One step of the published scheme, as a matrix, for each sample."""
+
+    def matrix(gains: tuple[OutputMatrix, ...]) -> Float[Array, "states states"]:
         still = jnp.zeros(len(gains[0]), gains[0].dtype)
         start, unravel = jax.flatten_util.ravel_pytree(([still] * len(gains), still, still))
 
@@ -111,8 +122,7 @@ def published_growth(
 
         return jax.jacfwd(step)(start)
 
-    steps = np.asarray(jax.vmap(growth)(_gains(loop, samples)), np.float64)
-    return np.max(np.abs(_eigenvalues(steps)), axis=1)
+    return jax.vmap(matrix)(jax.vmap(loop.layer_gains)(samples))
 
 
 def scheme_doubts(loop: ClosedLoop, samples: Sample, scheme: PublishedEuler) -> list[str]:
@@ -158,18 +168,23 @@ def _layers(loop: ClosedLoop) -> int:
     return len(loop.network.layers)
 
 
-def _gains(loop: ClosedLoop, samples: Sample) -> tuple[Float[Array, "batch out out"], ...]:
+def _check(loop: ClosedLoop, samples: Sample) -> None:
     require(
         samples.error.ndim == 2,
         "`samples` is a single one; make a batch by loop.samples(x, y).",
     )
     require(loop.tau_apical is None, "`tau_apical` is set; the linearised loop has no apical compartment.")
-    return jax.vmap(loop.layer_gains)(samples)
 
 
 def _systems(loop: ClosedLoop, samples: Sample) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
     """A, b, R and c of x' = A x + b and u = R x + c for each sample, x = (z_1, ..., z_L, u_int)."""
+    _check(loop, samples)
+    A, b, R, c = (np.asarray(array, np.float64) for array in _linearised(loop, samples))
+    return A, b, R, c
 
+
+@compiled
+def _linearised(loop: ClosedLoop, samples: Sample) -> tuple[Array, Array, Array, Array]:
     def system(gains: tuple[OutputMatrix, ...], target_error: OutputVector) -> tuple:
         still = jnp.zeros_like(target_error)
         start, unravel = jax.flatten_util.ravel_pytree(([still] * len(gains), still))
@@ -188,6 +203,4 @@ def _systems(loop: ClosedLoop, samples: Sample) -> tuple[np.ndarray, np.ndarray,
 
         return jax.jacfwd(rates)(start), rates(start), jax.jacfwd(control)(start), control(start)
 
-    found = jax.vmap(system)(_gains(loop, samples), samples.error)
-    A, b, R, c = (np.asarray(array, np.float64) for array in found)
-    return A, b, R, c
+    return jax.vmap(system)(jax.vmap(loop.layer_gains)(samples), samples.error)
