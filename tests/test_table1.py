@@ -104,7 +104,7 @@ def test_presets_undo_the_published_scales(task: str) -> None:
     for chosen, (forward, dynamics, *_) in ((learned, published.trained), (fixed, published.fixed)):
         assert chosen.nudge * BATCH_SIZE == pytest.approx(forward.target_stepsize)
         scale = 2 * chosen.nudge
-        assert chosen.optimiser.lr == forward.lr
+        assert chosen.optimiser.lr == pytest.approx(forward.lr / forward.target_stepsize)
         assert chosen.optimiser.eps * scale == pytest.approx(forward.epsilon)
         assert chosen.optimiser.clip * scale == pytest.approx(1)
         assert chosen.controller.alpha == dynamics.alpha_di
@@ -115,11 +115,8 @@ def test_presets_undo_the_published_scales(task: str) -> None:
     assert sleep.eps * scale == pytest.approx(learning.epsilon_fb) and sleep.clip * scale == pytest.approx(1)
     assert sleep.sleep_epochs == 3 and sleep.pretraining_epochs == learning.epochs_fb
     bp = paper(config, "bp")
-    assert (bp.optimiser.lr, bp.optimiser.eps, bp.optimiser.clip) == (
-        published.bp.lr,
-        published.bp.epsilon,
-        None,
-    )
+    assert bp.optimiser.lr == pytest.approx(1e3 * published.bp.lr)
+    assert (bp.optimiser.eps, bp.optimiser.clip) == (published.bp.epsilon, None)
 
 
 @pytest.mark.parametrize(

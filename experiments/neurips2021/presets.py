@@ -1,14 +1,15 @@
 """The hyperparameters of the NeurIPS 2021 paper's published configurations, as data, and as our options.
 
-`TABLE_1` names its entries as the published flags are named and holds their values, rounded to four digits;
-`paper` translates them. What the translation undoes:
+`TABLE_1` names its entries as the published flags are named and holds their values, digit for digit (of the
+published code's `configs/`, where DFC, DFC-SS and DFC-SSA share what is said once here); `paper` translates
+them. What the translation undoes:
 
 - The published target error is that of the batch-mean loss, so a nudge there is lambda / B here.
 - The published updates are 2 lambda / B times ours, so Adam's eps and the clip are divided by that. DFA's
   are scaled likewise, backprop's are plain gradients.
 - The published sleep updates divide by max(sigma, 0.01)^2, ours by sigma^2: weight decay, eps and clip of
   the feedback weights are multiplied by the ratio of the two.
-- `lr` is divided by lambda there (`normalize_lr`); the tables hold the quotient.
+- `lr` is divided by lambda, `target_stepsize`, there (`normalize_lr`).
 """
 
 import dataclasses
@@ -28,7 +29,7 @@ BETA = 0.99  # both of Adam's, forward and feedback
 class Forward:
     """Learning of the forward weights."""
 
-    lr: float  # after division by `target_stepsize`
+    lr: float
     epsilon: float
     target_stepsize: float = 1e-3
 
@@ -79,115 +80,115 @@ class Configuration:
 TABLE_1: dict[Task, Configuration] = {
     "mnist": Configuration(
         epochs=100,
-        bp=Forward(2.98e-4, 5.77e-8),
-        dfa=Forward(2.63e-4, 2.48e-8),
+        bp=Forward(2.97764587844326e-07, 5.770311627459478e-08),
+        dfa=Forward(2.6298517958226435e-07, 2.483437226361463e-08),
         trained=(
-            Forward(1.189e-3, 9.446e-8, target_stepsize=0.07794),
-            Dynamics(1.389e-3, dt_di=(0.02, 0.02), tmax_di=(1000, 1000)),
+            Forward(9.265965477237583e-05, 9.446010081075931e-08, target_stepsize=0.07794471150634391),
+            Dynamics(0.0013890445062125412, dt_di=(0.02, 0.02), tmax_di=(1000, 1000)),
             Learning(
-                lr_fb=5.265e-4,
-                lr_fb_init=3.170e-4,
-                epsilon_fb=1.561e-6,
-                feedback_wd=1e-3,
-                sigma=1.524e-3,
+                lr_fb=0.0005265408146208675,
+                lr_fb_init=0.0003170276937521561,
+                epsilon_fb=1.5611352228965008e-06,
+                feedback_wd=0.001,
+                sigma=0.001524181852173024,
                 epochs_fb=10,
                 freeze_fb_output=False,
-                alpha_fb=0.6134,
-                k_p_fb=0.1565,
-                dt_di_fb=2.030e-3,
+                alpha_fb=0.6133635688698066,
+                k_p_fb=0.1565387776131571,
+                dt_di_fb=0.0020299480251123815,
                 tmax_di_fb=48,
-                time_constant_ratio_fb=6.303e-3,
-                apical_time_constant_fb=0.3247,
+                time_constant_ratio_fb=0.00630250312119787,
+                apical_time_constant_fb=0.32469417320648936,
             ),
         ),
         fixed=(
-            Forward(6.043e-4, 1.333e-8, target_stepsize=0.1),
-            Dynamics(2.466e-4, dt_di=(0.02, 0.02), tmax_di=(500, 500)),
+            Forward(6.043454783083358e-05, 1.3326841152257578e-08, target_stepsize=0.1),
+            Dynamics(0.00024658638831547176, dt_di=(0.02, 0.02), tmax_di=(500, 500)),
         ),
     ),
     "fashion_mnist": Configuration(
         epochs=100,
-        bp=Forward(5.44e-4, 2.71e-8),
-        dfa=Forward(7.68e-3, 3.25e-7),
+        bp=Forward(5.442490245182536e-07, 2.7090253686612157e-08),
+        dfa=Forward(7.67552163131779e-06, 3.251744567222374e-07),
         trained=(
-            Forward(7.86e-4, 3.661e-8, target_stepsize=0.05607),
-            Dynamics(2.061e-4, dt_di=(0.02, 0.02), tmax_di=(300, 300)),
+            Forward(4.406433064602529e-05, 3.661367432183572e-08, target_stepsize=0.056066652694809475),
+            Dynamics(0.00020607985040655872, dt_di=(0.02, 0.02), tmax_di=(300, 300)),
             Learning(
-                lr_fb=2.373e-4,
-                lr_fb_init=4.537e-4,
-                epsilon_fb=3.561e-8,
+                lr_fb=0.00023725294281298016,
+                lr_fb_init=0.00045372617633919964,
+                epsilon_fb=3.561070445920531e-08,
                 feedback_wd=0.1,
-                sigma=2.451e-3,
+                sigma=0.002451309464861252,
                 epochs_fb=10,
                 freeze_fb_output=True,
-                alpha_fb=0.2337,
-                k_p_fb=6.427e-3,
-                dt_di_fb=3.097e-3,
+                alpha_fb=0.23370420882566645,
+                k_p_fb=0.006426940850583915,
+                dt_di_fb=0.003097349374603956,
                 tmax_di_fb=34,
-                time_constant_ratio_fb=5.473e-3,
-                apical_time_constant_fb=0.1347,
+                time_constant_ratio_fb=0.00547324603685296,
+                apical_time_constant_fb=0.13465111151646356,
             ),
         ),
         fixed=(
-            Forward(5.424e-4, 1.465e-10, target_stepsize=0.1),
-            Dynamics(0.7985, dt_di=(0.001, 5e-4), tmax_di=(1500, 3000)),
+            Forward(5.423883572845198e-05, 1.4648080760625163e-10, target_stepsize=0.1),
+            Dynamics(0.7985041176538932, dt_di=(0.001, 0.0005), tmax_di=(1500, 3000)),
         ),
     ),
     "mnist_autoencoder": Configuration(
         epochs=25,
-        bp=Forward(1.367e-3, 9.19e-7),
-        dfa=Forward(3.15e-4, 5.15e-8),
+        bp=Forward(1.3674117423775684e-06, 9.190510113850847e-07),
+        dfa=Forward(3.150803077207525e-07, 5.150023297495683e-08),
         trained=(
-            Forward(9.21e-3, 2.779e-8, target_stepsize=0.02028),
-            Dynamics(0.03688, dt_di=(0.02, 0.02), tmax_di=(1000, 1000)),
+            Forward(0.0001867134052079835, 2.7788915666203028e-08, target_stepsize=0.02027700334158571),
+            Dynamics(0.036883035536535616, dt_di=(0.02, 0.02), tmax_di=(1000, 1000)),
             Learning(
-                lr_fb=1.226e-5,
-                lr_fb_init=1.640e-4,
-                epsilon_fb=5.850e-7,
+                lr_fb=1.2260433974696165e-05,
+                lr_fb_init=0.00016397270803247601,
+                epsilon_fb=5.849519739358543e-07,
                 feedback_wd=0.1,
-                sigma=1.836e-3,
+                sigma=0.0018360352597175634,
                 epochs_fb=15,
                 freeze_fb_output=True,
-                alpha_fb=0.7333,
-                k_p_fb=6.322e-3,
-                dt_di_fb=3.264e-3,
+                alpha_fb=0.7332531549909285,
+                k_p_fb=0.006322358048692642,
+                dt_di_fb=0.0032644966090448454,
                 tmax_di_fb=60,
-                time_constant_ratio_fb=6.487e-3,
-                apical_time_constant_fb=0.2725,
+                time_constant_ratio_fb=0.006487346213972566,
+                apical_time_constant_fb=0.2725371146036905,
                 sigma_output_fb=0.0,
             ),
         ),
         fixed=(
-            Forward(5.52e-5, 1.063e-7, target_stepsize=0.1),
-            Dynamics(1.884e-4, dt_di=(5e-4, 0.001), tmax_di=(2000, 1000)),
+            Forward(5.519455735010572e-06, 1.0634245994198083e-07, target_stepsize=0.1),
+            Dynamics(0.00018844333984677306, dt_di=(0.0005, 0.001), tmax_di=(2000, 1000)),
         ),
     ),
     "mnist_train_loss": Configuration(
         epochs=100,
-        bp=Forward(1.02e-4, 1.407e-7),
-        dfa=Forward(2.65e-2, 6.31e-8),
+        bp=Forward(1.0185913134203108e-07, 1.406584294335969e-07),
+        dfa=Forward(2.6548173042920796e-05, 6.313719401969023e-08),
         trained=(
-            Forward(8.94e-3, 3.896e-8, target_stepsize=0.01106),
-            Dynamics(4.343e-5, dt_di=(0.001, 0.001), tmax_di=(500, 1000)),
+            Forward(9.88774546189883e-05, 3.89555509345032e-08, target_stepsize=0.011058354511931722),
+            Dynamics(4.3429514175241264e-05, dt_di=(0.001, 0.001), tmax_di=(500, 1000)),
             Learning(
-                lr_fb=4.446e-5,
-                lr_fb_init=6.709e-4,
-                epsilon_fb=2.763e-7,
-                feedback_wd=1e-3,
-                sigma=0.05571,
+                lr_fb=4.445847462337203e-05,
+                lr_fb_init=0.0006709473906496064,
+                epsilon_fb=2.762631546435506e-07,
+                feedback_wd=0.001,
+                sigma=0.05570975783231214,
                 epochs_fb=20,
                 freeze_fb_output=False,
-                alpha_fb=0.9204,
-                k_p_fb=0.1432,
-                dt_di_fb=1.274e-3,
+                alpha_fb=0.9203526803210136,
+                k_p_fb=0.14321143403721703,
+                dt_di_fb=0.0012744699972870549,
                 tmax_di_fb=44,
-                time_constant_ratio_fb=0.01322,
-                apical_time_constant_fb=0.1481,
+                time_constant_ratio_fb=0.01321911426052852,
+                apical_time_constant_fb=0.14811459525530168,
             ),
         ),
         fixed=(
-            Forward(8.756e-4, 4.517e-8, target_stepsize=0.1),
-            Dynamics(3.335e-4, dt_di=(0.001, 5e-4), tmax_di=(1000, 2000)),
+            Forward(8.756385365027279e-05, 4.517147913426628e-08, target_stepsize=0.1),
+            Dynamics(0.0003335356558452598, dt_di=(0.001, 0.0005), tmax_di=(1000, 2000)),
         ),
     ),
 }
@@ -228,7 +229,8 @@ def paper(config: Config, method: Method) -> Config:
 def _adam(forward: Forward, scale: float, clip: bool) -> Optimiser:
     """Adam for updates that are the published ones divided by `scale`."""
     limit = CLIP / scale if clip else None
-    return Optimiser(lr=forward.lr, beta1=BETA, beta2=BETA, eps=forward.epsilon / scale, clip=limit)
+    lr = forward.lr / forward.target_stepsize
+    return Optimiser(lr=lr, beta1=BETA, beta2=BETA, eps=forward.epsilon / scale, clip=limit)
 
 
 def _with_forward(config: Config, forward: Forward) -> Config:

@@ -62,13 +62,20 @@ class Strong:
     """strong-dfc: what the output is held at while the feedback weights are pre-trained: its feedforward
     value or, as published, the label."""
     sigma: float = 0.005
-    """strong-dfc: size of the noise, in both phases."""
+    """strong-dfc: size of the noise."""
     sigma_output: float | None = 0.03
     """strong-dfc: its size in the output layer; None: the same."""
+    pretraining_sigma: float | None = None
+    """strong-dfc: size of the noise while the feedback weights are pre-trained; by default as above."""
+    pretraining_sigma_output: float | None = None
+    """strong-dfc: that in the output layer; by default as above, or `pretraining_sigma` where that is
+    given."""
     tau_noise: float = 0.05
     """strong-dfc: time constant of the noise."""
     tau_filter: float = dfc.StrongDFC.tau_filter
     """strong-dfc: time constant of the low-pass that splits the control into slow and fast."""
+    pretraining_tau_filter: float | None = None
+    """strong-dfc: that in pre-training; by default the same."""
     tau_v: float = dfc.StrongDFC.tau_v
     """strong-dfc: time constant of the voltages."""
     dt: float = 0.004

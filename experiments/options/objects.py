@@ -110,25 +110,17 @@ def make_optimiser(config: Optimiser) -> optax.GradientTransformation:
 def make_feedback_learning(config: Config, method: Method, loss: dfc.AbstractLoss) -> dfc.FeedbackLearning:
     """The sleep phase and the optimiser of the feedback weights."""
     learning = config.feedback_learning
-    controller = dfc.PIController(learning.k_p, learning.alpha)
     if method == "strong-dfc":
-        label = config.strong.pretraining == "label"
-        dynamics = dataclasses.replace(
-            _single_phase(config, loss),
-            controller=controller,
-            target=dfc.Clamp(config.strong.class_value) if label else dfc.Rest(),
-            tau_v=learning.tau_v,
-            scheme=dfc.PublishedEuler(learning.dt, learning.steps),
-            start=None,
-        )
-        phase, noise = dfc.HighPassPhase(dynamics), dynamics.noise
+        wake = _single_phase(config, loss)
+        dynamics = _pretraining(config, wake)
+        phase, noise, pretraining_noise = dfc.HighPassPhase(dynamics), wake.noise, dynamics.noise
     else:
         phase_class = SLEEP_PHASES[learning.update]
         clamped = method == "strong-dfc-2phase" and learning.update == "simulated"
         scheme = dfc.PublishedEuler(learning.dt, learning.steps, proactive=False)
-        noise = dfc.WhiteNoise(learning.sigma, learning.sigma_output)
+        noise = pretraining_noise = dfc.WhiteNoise(learning.sigma, learning.sigma_output)
         phase = phase_class(
-            controller,
+            dfc.PIController(learning.k_p, learning.alpha),
             noise,
             learning.tau_v,
             learning.tau_apical,
@@ -137,7 +129,7 @@ def make_feedback_learning(config: Config, method: Method, loss: dfc.AbstractLos
             loss,
         )
 
-    def optimiser(lr: float) -> optax.GradientTransformation:
+    def optimiser(lr: float, noise: dfc.WhiteNoise | dfc.FilteredNoise) -> optax.GradientTransformation:
         decay = optax.add_decayed_weights(learning.weight_decay)
         adam = optax.adam(lr, learning.beta1, learning.beta2, learning.eps)
         clip = [] if learning.clip is None else [optax.clip_by_global_norm(learning.clip)]
@@ -145,12 +137,31 @@ def make_feedback_learning(config: Config, method: Method, loss: dfc.AbstractLos
         return optax.chain(*floor, *clip, decay, adam)
 
     return dfc.FeedbackLearning(
-        optimiser(learning.lr),
+        optimiser(learning.lr, noise),
         phase,
-        optimiser(learning.pretraining_lr) if learning.pretraining_lr != learning.lr else None,
+        optimiser(learning.pretraining_lr, pretraining_noise),
         pretraining_epochs=learning.pretraining_epochs,
         epochs_per_wake_epoch=learning.sleep_epochs,
         freeze_output=learning.freeze_output,
+    )
+
+
+def _pretraining(config: Config, wake: dfc.StrongDFC) -> dfc.StrongDFC:
+    """The dynamics in which strong-dfc's feedback weights are pre-trained."""
+    strong, learning = config.strong, config.feedback_learning
+    sigma, sigma_output = strong.pretraining_sigma, strong.pretraining_sigma_output
+    if sigma is None:
+        sigma, sigma_output = strong.sigma, strong.sigma_output if sigma_output is None else sigma_output
+    tau_filter = strong.tau_filter if strong.pretraining_tau_filter is None else strong.pretraining_tau_filter
+    return dataclasses.replace(
+        wake,
+        controller=dfc.PIController(learning.k_p, learning.alpha),
+        target=dfc.Clamp(strong.class_value) if strong.pretraining == "label" else dfc.Rest(),
+        noise=dfc.FilteredNoise(sigma, strong.tau_noise, sigma_output),
+        tau_v=learning.tau_v,
+        tau_filter=tau_filter,
+        scheme=dfc.PublishedEuler(learning.dt, learning.steps),
+        start=None,
     )
 
 
