@@ -1,5 +1,6 @@
 """Strict numerics for every test: 64 bits, and no promotion of dtypes or ranks behind our back."""
 
+import contextlib
 import itertools
 import os
 import pathlib
@@ -30,6 +31,9 @@ jax.config.update("jax_numpy_dtype_promotion", "strict")
 jax.config.update("jax_numpy_rank_promotion", "raise")
 
 
+CHANGES = jax.make_user_context(())
+
+
 @pytest.fixture(scope="module", autouse=True)
 def forget_compiled_programs():
     """Every program holds memory maps, of which Linux grants a process 65530: the suite would use them up."""
@@ -41,15 +45,16 @@ def forget_compiled_programs():
 
 @pytest.fixture
 def change(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., None]]:
-    """`monkeypatch.setattr` for what programs are made of: no program serves before and after."""
+    """`monkeypatch.setattr` for what programs are made of: none serves with other changes than its own."""
+    changes: list[tuple] = []
+    with contextlib.ExitStack() as stack:
 
-    def change(*target_and_value: object) -> None:
-        monkeypatch.setattr(*target_and_value)
-        jax.clear_caches()
+        def change(*target_and_value: object) -> None:
+            monkeypatch.setattr(*target_and_value)
+            changes.append(target_and_value)
+            stack.enter_context(CHANGES(tuple(changes)))
 
-    yield change
-    monkeypatch.undo()
-    jax.clear_caches()
+        yield change
 
 
 @pytest.fixture

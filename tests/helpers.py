@@ -44,7 +44,8 @@ def angle(a: PyTree, b: PyTree) -> float:
 
 def cast(tree: PyTree, dtype: type) -> PyTree:
     """The tree with its floating-point arrays, Python-like scalars apart, in another precision."""
-    return jax.tree.map(lambda leaf: leaf.astype(dtype) if eqx.is_inexact_array(leaf) else leaf, tree)
+    other = lambda leaf: jnp.asarray(np.asarray(leaf).astype(dtype))
+    return jax.tree.map(lambda leaf: other(leaf) if eqx.is_inexact_array(leaf) else leaf, tree)
 
 
 def records(folder: pathlib.Path) -> list[dict[str, Any]]:

@@ -3,15 +3,16 @@
 import equinox as eqx
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import PyTree
 
 from dfc_jax._numerics.arrays import Flag
 
 
 def all_finite(tree: PyTree) -> bool:
-    """Whether every number in every array of a pytree is finite."""
+    """Whether every number in every array of a pytree is finite; on the host, with nothing to compile."""
     leaves = jax.tree.leaves(eqx.filter(tree, eqx.is_inexact_array))
-    return all(bool(jnp.all(jnp.isfinite(leaf))) for leaf in leaves)
+    return all(bool(np.isfinite(np.asarray(leaf)).all()) for leaf in leaves)
 
 
 def is_finite(tree: PyTree) -> Flag:
