@@ -11,7 +11,7 @@ import pytest
 from icml2022.presets import strong_paper
 from icml2022.published import RUNS
 from options.config import Config
-from options.groups import Optimiser, Strong
+from options.groups import Feedback, Optimiser, Strong
 from options.objects import floored, make_feedback_learning, make_method
 from run import main
 
@@ -93,6 +93,19 @@ def test_the_published_time_scales_are_just_ordered(task: str) -> None:
     phase = make_feedback_learning(chosen, "strong-dfc", dfc.CrossEntropy()).phase
     (doubt,) = phase.doubts()
     assert ("`tau_filter` is 0.608" if task == "mnist" else "`dt` is 0.000692") in doubt
+
+
+@pytest.mark.parametrize("method", ["dfc-ss", "strong-dfc"])
+def test_pretraining_has_an_optimiser_of_its_own_only_where_it_differs(method: str) -> None:
+    """What a checkpoint says of it is compared when a run goes on."""
+    made = lambda config: make_feedback_learning(config.resolved(), method, dfc.CrossEntropy())
+    config = Config(method=(method,), feedback_learning=Feedback(lr=0.1, pretraining_lr=0.1))
+    assert made(config).pretraining_optimiser is None
+    other = dataclasses.replace(config, feedback_learning=Feedback(lr=0.1, pretraining_lr=0.2))
+    assert made(other).pretraining_optimiser is not None
+    if method == "strong-dfc":
+        strong = dataclasses.replace(config, strong=Strong(pretraining_sigma=0.1))
+        assert made(strong).pretraining_optimiser is not None
 
 
 def test_what_a_preset_does_not_have_is_refused() -> None:

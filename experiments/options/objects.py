@@ -136,10 +136,12 @@ def make_feedback_learning(config: Config, method: Method, loss: dfc.AbstractLos
         floor = [] if learning.sigma_floor == 0 else [floored(noise, learning.sigma_floor)]
         return optax.chain(*floor, *clip, decay, adam)
 
+    # None where it is the same: so it stands in the checkpoints of earlier runs, which are compared.
+    same = learning.pretraining_lr == learning.lr and bool(eqx.tree_equal(pretraining_noise, noise))
     return dfc.FeedbackLearning(
         optimiser(learning.lr, noise),
         phase,
-        optimiser(learning.pretraining_lr, pretraining_noise),
+        None if same else optimiser(learning.pretraining_lr, pretraining_noise),
         pretraining_epochs=learning.pretraining_epochs,
         epochs_per_wake_epoch=learning.sleep_epochs,
         freeze_output=learning.freeze_output,
