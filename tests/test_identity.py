@@ -19,11 +19,7 @@ from dfc_jax._runs import checkpoints
 from dfc_jax._runs.identity import described, difference
 
 
-@pytest.fixture(autouse=True)
-def standard_promotion():
-    """Optax mixes whole numbers and floats."""
-    with jax.numpy_dtype_promotion("standard"):
-        yield
+pytestmark = pytest.mark.usefixtures("standard_promotion")  # Optax mixes whole numbers and floats.
 
 
 def data(seed: int = 0) -> dfc.Dataset:

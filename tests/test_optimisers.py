@@ -22,11 +22,7 @@ from dfc_jax._training.traced import trace
 MAPS = pathlib.Path("/proc/self/maps")
 
 
-@pytest.fixture(autouse=True)
-def standard_promotion():
-    """Optax mixes whole numbers and floats."""
-    with jax.numpy_dtype_promotion("standard"):
-        yield
+pytestmark = pytest.mark.usefixtures("standard_promotion")  # Optax mixes whole numbers and floats.
 
 
 def data() -> dfc.Dataset:

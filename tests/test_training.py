@@ -1,4 +1,4 @@
-"""The training loop and feedback learning: what they reach, what they repeat, and how they stop."""
+"""The training loop: what it reaches, what it repeats, and how it stops."""
 
 import subprocess
 import sys
@@ -8,61 +8,20 @@ import jax
 import jax.numpy as jnp
 import jax.random as jr
 import numpy as np
-import optax
 import pytest
-from helpers import adam, cast, flat, relative_error, sgd
+from helpers import adam, flat, relative_error, sgd
+from small_runs import fit, fit_many, in_single_precision, learning, regression, small_network, without_times
 
 import dfc_jax as dfc
 from dfc_jax._training.batches import shuffled_batches
 
 
-ADAM = adam(1e-3)
-
-
-@pytest.fixture(autouse=True)
-def standard_promotion():
-    """Optax mixes whole numbers and floats."""
-    with jax.numpy_dtype_promotion("standard"):
-        yield
+pytestmark = pytest.mark.usefixtures("standard_promotion")  # Optax mixes whole numbers and floats.
 
 
 @pytest.fixture(scope="module")
 def digits():
     return dfc.load("digits")
-
-
-def small_network(key, sizes=(64, 48, 32, 10), **options):
-    """In float32, as the data are."""
-    return cast(dfc.mlp(sizes, key=jr.key(key), **options), jnp.float32)
-
-
-def in_single_precision(method):
-    """Hyperparameters are arrays, which the tests would otherwise make 64 bits wide."""
-    return cast(method, jnp.float32)
-
-
-def regression(samples=96, inputs=6, outputs=3):
-    """A smooth map that a small network learns quickly."""
-    generator = np.random.default_rng(0)
-
-    def split(samples):
-        x = generator.uniform(-1, 1, (samples, inputs)).astype(np.float32)
-        return dfc.Split(x, np.stack([np.sin(x[:, 0]), x[:, 1] * x[:, 2], x.mean(1)], 1)[:, :outputs])
-
-    return dfc.Dataset("smooth", split(samples), split(32), split(32), classification=False)
-
-
-def without_times(history):
-    return [{name: value for name, value in r.items() if name != "seconds"} for r in history.records]
-
-
-BACKPROP = dfc.Backprop(dfc.MeanSquaredError())
-
-
-def fit(model, data, *, method=BACKPROP, optimiser=None, epochs=3, key=0, **options):
-    options = {"batch_size": 32, "progress": False} | options
-    optimiser = ADAM if optimiser is None else optimiser
-    return dfc.fit(model, method, data, optimiser, epochs=epochs, key=jr.key(key), **options)
 
 
 # Learning
@@ -260,167 +219,6 @@ def test_clipping_is_by_tensor():
         dfc.clip_by_tensor_norm(0.0)
 
 
-# Feedback learning
-
-
-def alignment(model, x):
-    """Mean over samples of |P Q| / |Q|, P the projection onto the row space of J: 1 under Condition 2."""
-
-    def one(x):
-        jacobian = jnp.concatenate(model.jacobian(model.feedforward(x).voltages), axis=1)
-        stacked = jnp.concatenate(model.feedback.weights)
-        projected = jacobian.T @ jnp.linalg.solve(jacobian @ jacobian.T, jacobian @ stacked)
-        return jnp.linalg.norm(projected) / jnp.linalg.norm(stacked)
-
-    return float(jnp.mean(eqx.filter_jit(jax.vmap(one))(jnp.asarray(x))))
-
-
-PHASE = cast(dfc.SleepPhase(scheme=dfc.PublishedEuler(dt=0.002, states=30, proactive=False)), jnp.float32)
-
-
-def learning(rate=3e-3, **options):
-    options = {"pretraining_epochs": 1, "epochs_per_wake_epoch": 1, "phase": PHASE} | options
-    return dfc.FeedbackLearning(adam(rate), **options)
-
-
-@pytest.mark.slow
-def test_pretraining_aligns_the_feedback_and_leaves_the_weights_alone():
-    data = regression(320)
-    model = small_network(2, (6, 16, 16, 3), feedback=dfc.RandomFeedback())
-    options = {"key": jr.key(0), "batch_size": 32, "progress": False}
-    trained = dfc.pretrain_feedback(model, learning(pretraining_epochs=30), data, **options)
-    before, after = alignment(model, data.test.x), alignment(trained, data.test.x)
-    assert after > before + 0.2 and after > 0.75
-    assert np.array_equal(flat(trained.layers), flat(model.layers))
-
-
-@pytest.mark.parametrize("freeze", [True, False])
-def test_the_output_feedback_can_be_frozen(freeze):
-    model = small_network(2, (6, 8, 3), feedback=dfc.RandomFeedback())
-    found, _ = fit(model, regression(), epochs=1, feedback_learning=learning(freeze_output=freeze))
-    hidden, output = zip(found.feedback.weights, model.feedback.weights, strict=True)
-    assert not np.array_equal(*hidden)
-    assert np.array_equal(*output) == freeze
-
-
-def test_sleep_goes_before_every_wake_epoch():
-    model, data = small_network(2, (6, 8, 3), feedback=dfc.RandomFeedback()), regression()
-    still = {"optimiser": sgd(0.0), "epochs": 2}
-    options = learning(pretraining_epochs=0)
-    found, history = fit(model, data, feedback_learning=options, **still)
-    assert not np.array_equal(flat(found.feedback), flat(model.feedback))
-    assert np.array_equal(flat(found.layers), flat(model.layers))
-    never, _ = fit(
-        model, data, feedback_learning=learning(pretraining_epochs=0, epochs_per_wake_epoch=0), **still
-    )
-    assert np.array_equal(flat(never), flat(model))
-    again, repeated = fit(model, data, feedback_learning=options, **still)
-    assert without_times(history) == without_times(repeated)
-    assert np.array_equal(flat(again), flat(found))
-
-
-def test_a_part_of_an_epoch_is_a_part_of_its_steps():
-    model, data = small_network(2, (6, 8, 3), feedback=dfc.RandomFeedback()), regression(320)
-    counting = optax.GradientTransformation(
-        lambda params: None,
-        lambda updates, state, params: (jax.tree.map(jnp.ones_like, updates), state),
-    )
-
-    def steps(**options):
-        sleeps = dfc.FeedbackLearning(counting, PHASE, **options)
-        found, _ = fit(model, data, epochs=1, feedback_learning=sleeps)
-        moved = found.feedback.weights[0] - model.feedback.weights[0]
-        return round(float(jnp.mean(moved)))
-
-    assert steps(pretraining_epochs=0, epochs_per_wake_epoch=0.2) == 2  # of ten
-    assert steps(pretraining_epochs=1.5, epochs_per_wake_epoch=0) == 15
-    assert steps(pretraining_epochs=2, epochs_per_wake_epoch=1) == 30
-
-
-def test_pretraining_may_have_its_own_optimiser():
-    model, data = small_network(2, (6, 8, 3), feedback=dfc.RandomFeedback()), regression()
-    still = learning(pretraining_optimiser=sgd(0.0), epochs_per_wake_epoch=0)
-    found, _ = fit(model, data, epochs=1, feedback_learning=still)
-    assert np.array_equal(flat(found.feedback), flat(model.feedback))
-
-
-def test_feedback_alone_is_pretrained_as_before_training():
-    model, data = small_network(2, (6, 8, 3), feedback=dfc.RandomFeedback()), regression()
-    asleep = learning(pretraining_epochs=1.5, epochs_per_wake_epoch=0)
-    found, _ = fit(model, data, epochs=1, feedback_learning=asleep, key=5)
-    pretraining_key, _ = jr.split(jr.key(5))
-    options = {"key": pretraining_key, "batch_size": 32, "progress": False}
-    alone = dfc.pretrain_feedback(model, asleep, data, **options)
-    assert np.array_equal(flat(alone.feedback), flat(found.feedback))
-    assert not np.array_equal(flat(alone.feedback), flat(model.feedback))
-    assert np.array_equal(flat(alone.layers), flat(model.layers))
-    with pytest.raises(ValueError, match="`batch_size` is 97; the data have only 96"):
-        dfc.pretrain_feedback(model, asleep, data, **(options | {"batch_size": 97}))
-    with pytest.raises(ValueError, match="`learning` needs FeedbackWeights"):
-        exact = dfc.Network(model.layers, dfc.ExactFeedback())
-        dfc.pretrain_feedback(exact, asleep, data, **options)
-
-
-def test_diverging_pretraining_is_said():
-    model = small_network(2, (6, 8, 3), feedback=dfc.RandomFeedback())
-    sleeps = dfc.FeedbackLearning(sgd(jnp.nan), PHASE, pretraining_epochs=1)
-    found, history = fit(model, regression(), feedback_learning=sleeps)
-    assert history.stopped.startswith("feedback pre-training: a weight is no longer finite; lower")
-    assert history.records == [] and np.array_equal(flat(found), flat(model))
-    with pytest.warns(UserWarning, match="feedback pre-training: a weight is no longer finite"):
-        dfc.pretrain_feedback(model, sleeps, regression(), key=jr.key(0), batch_size=32, progress=False)
-
-
-# Several at once
-
-
-def fit_many(models, data, *, method=BACKPROP, optimiser=ADAM, epochs=3, **options):
-    keys = [jr.key(k) for k in range(len(models))]
-    options = {"batch_size": 32, "progress": False} | options
-    return dfc.fit_many(models, method, data, optimiser, epochs=epochs, keys=keys, **options)
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("learned", [pytest.param(False, marks=pytest.mark.script), True])
-def test_models_trained_together_are_those_trained_alone(learned):
-    """Equal but for the rounding of matrix products, which a few epochs amplify a hundred times."""
-    feedback = dfc.RandomFeedback() if learned else dfc.ProductOfWeights()
-    models = [small_network(k, (6, 8, 3), feedback=feedback) for k in (1, 2, 3)]
-    options = {"feedback_learning": learning()} if learned else {}
-    method = in_single_precision(dfc.DFCSS(target=dfc.Nudge(0.1), loss=dfc.MeanSquaredError()))
-    data, seen = regression(), []
-    together = fit_many(models, data, method=method, on_epoch=lambda *args: seen.append(args), **options)
-    assert [(i, record["epoch"]) for i, record in seen] == [(i, e) for e in (1, 2, 3) for i in range(3)]
-    for k, (model, history) in enumerate(together):
-        alone, expected = fit(models[k], data, method=method, key=k, **options)
-        assert relative_error(model, alone) < 2e-4
-        assert history.best_epoch == expected.best_epoch and len(history.records) == 3
-        for record, wanted in zip(history.records, expected.records, strict=True):
-            assert record.keys() == wanted.keys()
-            assert record["train_loss"] == pytest.approx(wanted["train_loss"], rel=1e-4)
-        assert [record for i, record in seen if i == k] == history.records
-
-
-@pytest.mark.slow
-def test_one_model_of_several_stops_alone():
-    data, models = regression(), [small_network(k, (6, 8, 3)) for k in (1, 2)]
-    models[0] = jax.tree.map(lambda leaf: 1e30 * leaf, models[0])
-    (broken, stopped), (_, history) = fit_many(models, data)
-    assert stopped.stopped.startswith("epoch 1") and stopped.records == []
-    assert np.array_equal(flat(broken), flat(models[0]))
-    assert history.stopped is None and len(history.records) == 3
-    _, expected = fit(models[1], data, key=1)
-    assert history.records[-1]["train_loss"] == pytest.approx(expected.records[-1]["train_loss"], rel=1e-4)
-
-
-def test_models_that_cannot_train_together():
-    data, small = regression(), small_network(1, (6, 8, 3))
-    with pytest.raises(ValueError, match="`models` are of several architectures"):
-        fit_many([small, small_network(1, (6, 9, 3))], data)
-    with pytest.raises(ValueError, match="`keys` are 1 and `models` 2"):
-        dfc.fit_many([small, small], BACKPROP, data, ADAM, epochs=1, keys=[jr.key(0)])
-
-
 # Errors
 
 
@@ -457,15 +255,3 @@ def test_a_loss_that_does_not_suit_the_data_is_refused():
     one = dfc.Dataset("one", certain, certain, certain, classification=True)
     with pytest.raises(ValueError, match=r"`method\.loss` is CrossEntropy, .*, but there is one output"):
         fit(small_network(1, (6, 8, 1)), one, method=dfc.Backprop())
-
-
-def test_only_weights_can_learn():
-    model = small_network(1, (6, 8, 3), feedback=dfc.ExactFeedback())
-    with pytest.raises(ValueError, match="ExactFeedback; `feedback_learning` needs FeedbackWeights"):
-        fit(model, regression(), feedback_learning=learning())
-
-
-@pytest.mark.parametrize("name", ["pretraining_epochs", "epochs_per_wake_epoch"])
-def test_negative_numbers_of_sleep_epochs(name):
-    with pytest.raises(ValueError, match=f"`{name}` is -1; it must be a finite number at least 0"):
-        learning(**{name: -1})
