@@ -189,7 +189,7 @@ def main(options: Options) -> None:
     options.work.mkdir(parents=True, exist_ok=True)
     # What a mutant leaves as it was is compiled once.
     programs = {"JAX_COMPILATION_CACHE_DIR": str(options.work / "programs")}
-    os.environ |= programs | {"JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0.3"}
+    os.environ |= programs | {"JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0"}
     verdicts = options.work / "verdicts.jsonl"
     done = (
         [Mutant(**json.loads(l)) for l in verdicts.read_text(encoding="utf-8").splitlines()]
