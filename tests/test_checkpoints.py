@@ -170,6 +170,23 @@ def test_a_run_is_not_read_into_another_architecture(as_users_run, tmp_path, dat
         dfc.load_run(tmp_path, other)
 
 
+def test_a_folder_of_fit_alone_is_read_back(as_users_run, tmp_path, data) -> None:
+    found = fit(data, 2, tmp_path, seeds=2)
+    run = dfc.load_run(tmp_path)
+    assert run.config == {} and list(run.models) == list(run.records) == [0, 1]
+    for i, (model, history) in enumerate(found):
+        assert np.array_equal(flat(run.models[i]), flat(model)) and run.records[i] == history.records
+        assert np.array_equal(flat(run.best_models[i]), flat(history.best_model))
+
+
+@pytest.mark.parametrize("config", [{}, {"seeds": 3}, {"seeds": []}, {"seeds": [1, 1]}])
+def test_a_run_folder_needs_seeds_before_anything_is_written(tmp_path, config) -> None:
+    for opened in (dfc.RunFolder.create, dfc.RunFolder.reopen):
+        with pytest.raises(ValueError, match="'config' is no configuration of a run: `seeds` is"):
+            opened(tmp_path / "run", config)
+    assert not (tmp_path / "run").exists()
+
+
 def test_networks_with_parts_of_the_users_own_need_a_model(as_users_run, tmp_path, data) -> None:
     model = dfc.mlp((64, 8, 10), key=jr.key(0), activation=Cubic())
     options = {"epochs": 1, "key": jr.key(1), "batch_size": 32, "progress": False}

@@ -39,6 +39,7 @@ CRAFTED: dict[str, Callable[[dict], Any]] = {
     "negative lengths": lambda held: held["arrays"][0].__setitem__(1, [-1, -12]),
     "an unknown dtype": lambda held: held["arrays"][0].__setitem__(0, "float31"),
     "no runs": lambda held: held["facts"].pop("runs"),
+    "a list without runs": lambda held: held["facts"].update(runs=[]),
     "two runs": lambda held: held["facts"]["runs"].append(held["facts"]["runs"][0]),
     "runs of another kind": lambda held: held["facts"].update(runs=["records"]),
     "no records": lambda held: held["facts"]["runs"][0].update(records=3),

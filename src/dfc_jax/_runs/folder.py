@@ -15,7 +15,7 @@ from dfc_jax._runs import checkpoints
 from dfc_jax._runs.environment import environment
 from dfc_jax._runs.files import clear_parts, delete, sync, write_whole
 from dfc_jax._runs.history import History, Record
-from dfc_jax._runs.loading import read_config, records_of
+from dfc_jax._runs.loading import read_config, records_of, seeds_of
 from dfc_jax._runs.lock import Lock, lock_of_process
 
 
@@ -37,12 +37,14 @@ class RunFolder(eqx.Module):
     def create(path: str | os.PathLike, config: dict[str, Any]) -> "RunFolder":
         """Make the folder and write its `config.json`, with the environment, before anything else happens.
 
-        No other process can open the folder until `finish`, or the end of this process.
+        `config` is what describes the run, whatever JSON can hold, and lists its `seeds`. No other process
+        can open the folder until `finish`, or the end of this process.
 
-        **Raises:** `ValueError` if the folder holds a run already, or what is left of one; `OSError` if it
-        cannot be written.
+        **Raises:** `ValueError` if `config` lists no seeds, or the folder holds a run already, or what is
+        left of one; `OSError` if it cannot be written.
         """
         folder = pathlib.Path(path)
+        seeds_of(config, "config")
         lock = lock_of_process(folder, "out")
         with _said(folder):
             clear_parts(folder)
@@ -187,7 +189,8 @@ def _recorded(folder: pathlib.Path, metrics: pathlib.Path, config: dict[str, Any
     if isinstance(done, int) and isinstance(epochs, int):
         problem = f"`epochs` is {epochs}, but {str(folder)!r} holds {done} already"
         require(epochs >= done, f"{problem}; ask for as many at least.")
-    runs = zip(config["seeds"], records_of(found, len(config["seeds"])), strict=True)
+    seeds = seeds_of(config, "config")
+    runs = zip(seeds, records_of(found, len(seeds)), strict=True)
     lines = [(record["epoch"], i, seed, record) for i, (seed, run) in enumerate(runs) for record in run]
     return "".join(_line(seed, record) for *_, seed, record in sorted(lines, key=lambda line: line[:2]))
 

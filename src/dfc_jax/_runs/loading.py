@@ -17,7 +17,7 @@ from dfc_jax._runs.identity import difference
 class LoadedRun(eqx.Module):
     """A run read back from its folder, seed by seed."""
 
-    config: dict[str, Any]
+    config: dict[str, Any]  # empty for a folder of `fit(resume=...)`
     models: dict[int, Network]  # as training left them, or the newest checkpoint holds them
     best_models: dict[int, Network]  # of the best epochs
     records: dict[int, list[Record]]
@@ -26,21 +26,22 @@ class LoadedRun(eqx.Module):
 def load_run(path: str | os.PathLike, like: Network | None = None) -> LoadedRun:
     """The models and the configuration of a run, without the script that made it.
 
-    Networks with layers or activations of the user's own need a model of the same architecture in `like`.
+    `path` is the folder of a command or of a `RunFolder`, or one that `fit(resume=path)` made: its `config`
+    is empty, and its runs are numbered from 0. Networks with layers or activations of the user's own need a
+    model of the same architecture in `like`.
 
     **Raises:** `ValueError` if the folder holds no checkpoint that is intact, if what it holds is not what a
     run leaves, or `like` is needed or wrong.
     """
     folder = pathlib.Path(path)
-    config = read_config(folder)["config"]
-    found = checkpoints.newest(folder / "checkpoints")
+    alone = not (folder / "config.json").exists() and any(folder.glob("*.checkpoint"))
+    config = {} if alone else read_config(folder)["config"]
+    found = checkpoints.newest(folder if alone else folder / "checkpoints")
     if found is None:
         raise ValueError(f"{str(folder)!r} holds no checkpoint yet.")
-    seeds = config.get("seeds")
-    fine = isinstance(seeds, list) and all(isinstance(seed, int) for seed in seeds) and len(seeds) > 0
-    problem = f"{str(folder / 'config.json')!r} is no configuration of a run: `seeds` is {seeds!r}"
-    require(fine and len(set(seeds)) == len(seeds), f"{problem}; they must be different whole numbers.")
-    records = records_of(found, len(seeds))
+    seeds = None if alone else seeds_of(config, str(folder / "config.json"))
+    records = records_of(found, None if seeds is None else len(seeds))
+    seeds = range(len(records)) if seeds is None else seeds
     model = _described(found) if like is None else like
     _check_architecture(found, model)
     best, last = found.first(([model] * len(seeds), [model] * len(seeds)))
@@ -50,6 +51,19 @@ def load_run(path: str | os.PathLike, like: Network | None = None) -> LoadedRun:
         dict(zip(seeds, best, strict=True)),
         dict(zip(seeds, records, strict=True)),
     )
+
+
+def seeds_of(config: dict[str, Any], name: str) -> list[int]:
+    """The seeds that a configuration lists, `name` being what to call it.
+
+    **Raises:** `ValueError` unless they are different whole numbers, at least one.
+    """
+    seeds = config.get("seeds")
+    fine = isinstance(seeds, list | tuple) and all(isinstance(seed, int) for seed in seeds) and len(seeds) > 0
+    if not fine or len(set(seeds)) < len(seeds):
+        problem = f"{name!r} is no configuration of a run: `seeds` is {seeds!r}"
+        raise ValueError(f"{problem}; they must be different whole numbers.")
+    return list(seeds)
 
 
 def _check_architecture(checkpoint: checkpoints.Checkpoint, like: Network) -> None:
@@ -75,16 +89,19 @@ def read_config(folder: pathlib.Path) -> dict[str, Any]:
     return held
 
 
-def records_of(checkpoint: checkpoints.Checkpoint, number: int) -> list[list[Record]]:
+def records_of(checkpoint: checkpoints.Checkpoint, number: int | None = None) -> list[list[Record]]:
     """The records of every run in a checkpoint.
 
-    **Raises:** `ValueError` unless it holds `number` runs.
+    **Raises:** `ValueError` if it holds none, or not `number` runs where that is given.
     """
     runs = checkpoint.facts.get("runs")
     problem = f"{str(checkpoint.path)!r} is no checkpoint of this run"
-    if not isinstance(runs, list) or not all(_has_records(run) for run in runs):
+    if not isinstance(runs, list) or not runs or not all(_has_records(run) for run in runs):
         raise ValueError(f"{problem}: its `runs` hold no records of epochs.")
-    require(len(runs) == number, f"{problem}: it holds {len(runs)} runs, and config.json {number} `seeds`.")
+    require(
+        number in (None, len(runs)),
+        f"{problem}: it holds {len(runs)} runs, and config.json {number} `seeds`.",
+    )
     return [run["records"] for run in runs]
 
 
