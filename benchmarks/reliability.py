@@ -28,6 +28,7 @@ FILES = {
     "test_pool.py": "runs that cannot be pooled",
     "test_event_files.py": "TensorBoard's files of a run that was killed",
     "test_data.py": "data sets of one's own and those that need no files",
+    "test_own_data.py": "data sets made of labels, tables and lists",
     "test_images.py": "prepared data, damaged and half downloaded ones included",
     "test_crafted_runs.py": "run folders into which somebody has put something else",
     "test_failures.py": "reasons found for samples that fail to converge",
