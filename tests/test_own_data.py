@@ -113,6 +113,7 @@ ONE_HOT = np.eye(4)[LABELS]
     ("x", "y", "options", "message"),
     [
         (X[:, 0], LABELS, {}, r"`x` has shape \(40,\); it must be \(samples, features\)"),
+        (X, 0.5, {}, "`y` is 0.5; it must hold a label or a number for each sample"),
         (X[:9], LABELS, {}, "`x` has 9 samples and `y` has 40; they must be equally many"),
         ([[1, 2], [3]], [0, 1], {}, "`x` is no array of numbers"),
         ([["a", 2]] * 40, LABELS, {}, "`x` holds <U21 values; it must hold numbers"),

@@ -162,6 +162,7 @@ def _targets(
 ) -> tuple[Float[np.ndarray, "samples outputs"], tuple[Any, ...] | None, Int[np.ndarray, " samples"] | None]:
     """Targets of single precision; for labels also the classes, and the number of each sample's."""
     array = np.asarray(y)
+    require(array.ndim > 0, f"`y` is {y!r}; it must hold a label or a number for each sample.")
     kinds = {type(value) for value in array.ravel()} if array.dtype == object else set()
     if kinds and all(issubclass(kind, int | float | np.number) and kind is not bool for kind in kinds):
         array = array.astype(np.float64) if any(issubclass(k, float) for k in kinds) else array.astype(int)
