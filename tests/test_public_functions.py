@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import jax.random as jr
 import jaxtyping
 import numpy as np
+import optax
 import pytest
 
 import dfc_jax as dfc
@@ -27,6 +28,24 @@ X, Y = np.ones((2, 4)), np.eye(3)[:2]
 LOOP = dfc.ClosedLoop(MODEL)
 SAMPLES = jax.vmap(LOOP.sample)(jnp.asarray(X), jnp.asarray(Y))
 ONE = LOOP.sample(jnp.asarray(X[0]), jnp.asarray(Y[0]))
+LONG = np.random.default_rng(0).standard_normal((90, 90))
+
+
+def mlp(**options: object) -> dfc.Network:
+    return dfc.mlp((4, 5, 3), key=jr.key(0), **options)
+
+
+def convnet(**options: object) -> dfc.Network:
+    return dfc.convnet((1, 8, 8), (2,), (3,), key=jr.key(0), **options)
+
+
+def fit(**changed: object) -> object:
+    split = dfc.Split(X, Y)
+    given = {"method": dfc.Backprop(), "optimiser": optax.sgd(0.1), "batch_size": 2, "epochs": 1}
+    given |= {"data": dfc.Dataset("two", split, split, split, classification=True), "progress": False}
+    return dfc.fit(MODEL, key=jr.key(0), **given | changed)
+
+
 OF_INPUTS = {
     "condition_one": dfc.condition_one,
     "condition_two": dfc.condition_two,
@@ -69,9 +88,29 @@ OTHERS = {
     "`sizes` is 5": lambda: dfc.mlp(5, key=jr.key(0)),
     "`key` is 3": lambda: dfc.mlp((4, 3), key=3),
     "`key` is Array([0, 1]": lambda: dfc.mlp((4, 3), key=jnp.arange(2)),
-    "`feedback` is <class": lambda: dfc.mlp((4, 3), key=jr.key(0), feedback=dfc.ProductOfWeights),
+    "`feedback` is the class ProductOfWeights; it must be made first: ProductOfWeights()": lambda: dfc.mlp(
+        (4, 3), key=jr.key(0), feedback=dfc.ProductOfWeights
+    ),
+    "`feedback` is 'random'": lambda: dfc.mlp((4, 3), key=jr.key(0), feedback="random"),
+    "`activation` is 'relu'; it must be of the type AbstractActivation": lambda: mlp(activation="relu"),
+    "`activation` is 'tanh'": lambda: mlp(activation=["tanh"]),
+    "`activation` is <jax": lambda: mlp(activation=jax.nn.relu),
+    "`activation` is the class ReLU; it must be made first: ReLU()": lambda: mlp(activation=dfc.ReLU),
+    "`output_activation` is 'softmax'": lambda: mlp(output_activation="softmax"),
+    "`activation` is 'elu'": lambda: convnet(activation="elu"),
+    "`output_activation` is the class Tanh": lambda: convnet(output_activation=dfc.Tanh),
+    "`loss` is the class MeanSquaredError": lambda: dfc.DFCSS(loss=dfc.MeanSquaredError),
+    "`data` is an object of the type tuple; it must be of the type Dataset": lambda: fit(data=(LONG, LONG)),
+    "`method` is the class DFCSS": lambda: fit(method=dfc.DFCSS),
+    "`optimiser` is 'adam'": lambda: fit(optimiser="adam"),
+    "`diagnostics` is True; it must be of the type Diagnostics or None": lambda: fit(diagnostics=True),
+    "`feedback_learning` is an object of the type Grad": lambda: fit(feedback_learning=optax.adam(1e-3)),
+    "`on_epoch` is 3; it must be a function": lambda: fit(on_epoch=3),
+    "`resume` is True; it must be of the type str": lambda: fit(resume=True),
     "`layers` is empty": lambda: dfc.Network((), MODEL.feedback),
-    "`layers` is [": lambda: dfc.Network(list(MODEL.layers), MODEL.feedback),
+    "`layers` is an object of the type list; it must be of the type tuple": lambda: dfc.Network(
+        list(MODEL.layers), MODEL.feedback
+    ),
     "`layers` is Tanh": lambda: dfc.Network((dfc.Tanh(),), MODEL.feedback),
     "`activation` is <built-in function tanh": lambda: dfc.Layer(MODEL.layers[0].transform, math.tanh),
     "`weight` holds int64": lambda: dfc.Dense(jnp.ones((2, 2), int), X),

@@ -16,6 +16,9 @@ from jaxtyping import ArrayLike, PRNGKeyArray
 _PACKAGE = str(pathlib.Path(__file__).parent)
 
 
+_SHOWN = 100  # characters
+
+
 def warn(message: str) -> None:
     """Warn, and point at the user's line: the last one outside this package."""
     frame, level = inspect.currentframe(), 1
@@ -91,5 +94,14 @@ def check_key(name: str, key: PRNGKeyArray) -> None:
 
 def check_type(name: str, value: object, *kinds: type) -> None:
     """Raise unless `value` is of one of the `kinds`."""
+    if isinstance(value, kinds):
+        return
+    if isinstance(value, type) and issubclass(value, kinds):
+        raise ValueError(
+            f"`{name}` is the class {value.__name__}; it must be made first: {value.__name__}()."
+        )
     wanted = " or ".join("None" if kind is type(None) else kind.__name__ for kind in kinds)
-    require(isinstance(value, kinds), f"`{name}` is {value!r}; it must be of the type {wanted}.")
+    shown = repr(value)
+    if len(shown) > _SHOWN or "\n" in shown:  # as of arrays
+        shown = f"an object of the type {type(value).__name__}"
+    raise ValueError(f"`{name}` is {shown}; it must be of the type {wanted}.")

@@ -124,6 +124,8 @@ def convnet(
     _check(image, channels, sizes, kernel, pool, stride)
     check_key("key", key)
     check_type("feedback", feedback, AbstractFeedbackInit)
+    check_type("activation", activation, AbstractActivation)
+    check_type("output_activation", output_activation, AbstractActivation)
     weights_key, feedback_key = jr.split(key)
     keys = iter(jr.split(weights_key, len(channels) + len(sizes)))
     layers: list[Layer] = []

@@ -203,6 +203,7 @@ def mlp(
     """
     check_type("sizes", sizes, Sequence)
     check_type("feedback", feedback, AbstractFeedbackInit)
+    check_type("output_activation", output_activation, AbstractActivation)
     require(
         len(sizes) >= 2, f"`sizes` is {tuple(sizes)}; it must name at least the input and the output size."
     )
@@ -211,6 +212,9 @@ def mlp(
         f"`sizes` is {tuple(sizes)}; every size must be an integer of at least 1.",
     )
     hidden = len(sizes) - 2
+    several = isinstance(activation, Sequence) and not isinstance(activation, str)
+    for each in activation if several else [activation]:
+        check_type("activation", each, AbstractActivation)
     activations = [activation] * hidden if isinstance(activation, AbstractActivation) else list(activation)
     require(
         len(activations) == hidden,

@@ -78,6 +78,7 @@ def fit(
     a checkpoint cannot be written.
     """
     check_key("key", key)
+    _check_on_epoch(on_epoch)
     heard = None if on_epoch is None else lambda _, record: on_epoch(record)
     (found,) = fit_many(
         [model],
@@ -137,6 +138,9 @@ def fit_many(
     for model in models:
         _check_fit(model, method, data, optimiser, epochs, batch_size, feedback_learning, min_converged)
     _check_batches(data, batch_size, augment, devices)
+    check_type("diagnostics", diagnostics, Diagnostics, type(None))
+    check_type("resume", resume, str, os.PathLike, type(None))
+    _check_on_epoch(on_epoch)
     shapes = [eqx.filter_eval_shape(lambda m=model: m) for model in models]
     require(
         all(eqx.tree_equal(shapes[0], shape) is True for shape in shapes),
@@ -220,10 +224,15 @@ def _check_fit(
     check_count("epochs", epochs)
     check_number("min_converged", min_converged, minimum=0, maximum=1)
     check_type("model", model, Network)
+    check_type("feedback_learning", learning, FeedbackLearning, type(None))
     if learning is not None:
         model.feedback.learnable("`feedback_learning`")
     _check_data(model, data, batch_size)
     check_loss("method.loss", method.loss, data.output_size, data.classification)
+
+
+def _check_on_epoch(on_epoch: Callable | None) -> None:
+    require(on_epoch is None or callable(on_epoch), f"`on_epoch` is {on_epoch!r}; it must be a function.")
 
 
 def _check_data(model: Network, data: Dataset, batch_size: int) -> None:
