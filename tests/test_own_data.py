@@ -170,7 +170,6 @@ def test_iris_is_learned_and_its_new_flowers_named(as_users_run):
     model = dfc.mlp((4, 16, 3), key=jr.key(0))
     options = {"epochs": 60, "batch_size": 15, "key": jr.key(1), "progress": False}
     _, history = dfc.fit(model, dfc.DFCSSA(), data, adam(1e-2), **options)
-    outputs = np.asarray([history.best_model(jnp.asarray(flower)) for flower in data.inputs(x[::10])])
-    named = np.array(data.classes)[outputs.argmax(axis=1)]
+    named = dfc.predict(history.best_model, data.inputs(x[::10]), data.classes)
     assert np.mean(named == names[::10]) > 0.9
     assert dataclasses.replace(data, name="iris").classes == data.classes

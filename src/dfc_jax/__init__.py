@@ -126,6 +126,7 @@ from dfc_jax._runs.environment import environment as environment
 from dfc_jax._runs.folder import RunFolder as RunFolder
 from dfc_jax._runs.history import History as History, Record as Record
 from dfc_jax._runs.loading import load_run as load_run, LoadedRun as LoadedRun
+from dfc_jax._runs.model_file import load_model as load_model, save_model as save_model
 from dfc_jax._steady_state.base import (
     AbstractEquilibrium as AbstractEquilibrium,
     Equilibrium as Equilibrium,
@@ -141,7 +142,7 @@ from dfc_jax._training.clipping import (
     clip_by_layer_norm as clip_by_layer_norm,
     clip_by_tensor_norm as clip_by_tensor_norm,
 )
-from dfc_jax._training.evaluation import evaluate as evaluate
+from dfc_jax._training.evaluation import evaluate as evaluate, predict as predict
 from dfc_jax._training.fit import fit as fit, fit_many as fit_many, pretrain_feedback as pretrain_feedback
 from dfc_jax._training.sleep_epochs import FeedbackLearning as FeedbackLearning
 

@@ -50,7 +50,14 @@ class Checkpoint(NamedTuple):
         """As `tree`, of the first arrays alone: as many as `like` has."""
         return self._tree(like, len(jax.tree.leaves(eqx.filter(like, eqx.is_array))))
 
+    def check_precision(self) -> None:
+        """Raise `ValueError` if JAX is not set to the precision of the arrays, and would cut them short."""
+        wide = {dtype for dtype, _ in self.shapes if jax.dtypes.canonicalize_dtype(dtype) != jnp.dtype(dtype)}
+        problem = f"{str(self.path)!r} holds {', '.join(sorted(wide))} arrays, which JAX is not set to"
+        require(not wide, f"{problem}: jax.config.update('jax_enable_x64', True), before models are made.")
+
     def _tree(self, like: PyTree, number: int) -> PyTree:
+        self.check_precision()
         arrays, rest = eqx.partition(like, eqx.is_array)
         wanted, structure = jax.tree.flatten(arrays)
         if self.shapes[:number] != [_shape(_plain(leaf)) for leaf in wanted]:
@@ -73,15 +80,10 @@ def save(folder: pathlib.Path, number: int, tree: PyTree, facts: dict[str, Any])
 
     **Raises:** `OSError` if the file cannot be written.
     """
-    leaves = jax.tree.leaves(eqx.filter(tree, eqx.is_array))
-    arrays = [np.asarray(_plain(leaf)) for leaf in leaves]
-    header = json.dumps({"facts": facts, "arrays": [_shape(array) for array in arrays]}).encode() + b"\n"
-    body = b"".join([header, *(array.tobytes() for array in arrays)])
-    first = f"{_MAGIC} {FORMAT} {hashlib.sha256(body).hexdigest()}\n".encode()
     path = folder / f"{number:06d}.checkpoint"
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        write_whole(path, first + body)
+        write(path, tree, facts)
     except OSError as error:
         reason = error.strerror or error
         problem = f"{str(path)!r} could not be written ({reason})"
@@ -89,6 +91,16 @@ def save(folder: pathlib.Path, number: int, tree: PyTree, facts: dict[str, Any])
     clear_parts(folder)
     for old in _files(folder)[KEPT:]:
         delete(old)
+
+
+def write(path: pathlib.Path, tree: PyTree, facts: dict[str, Any]) -> None:
+    """Write the arrays of `tree`, and `facts`, to a file that is there as a whole or not at all."""
+    leaves = jax.tree.leaves(eqx.filter(tree, eqx.is_array))
+    arrays = [np.asarray(_plain(leaf)) for leaf in leaves]
+    header = json.dumps({"facts": facts, "arrays": [_shape(array) for array in arrays]}).encode() + b"\n"
+    body = b"".join([header, *(array.tobytes() for array in arrays)])
+    first = f"{_MAGIC} {FORMAT} {hashlib.sha256(body).hexdigest()}\n".encode()
+    write_whole(path, first + body)
 
 
 def load(path: pathlib.Path) -> Checkpoint:

@@ -9,9 +9,9 @@ import equinox as eqx
 
 from dfc_jax._checks import require
 from dfc_jax._network.network import Network
-from dfc_jax._runs import checkpoints, model_description
+from dfc_jax._runs import checkpoints
 from dfc_jax._runs.history import Record
-from dfc_jax._runs.identity import difference
+from dfc_jax._runs.model_file import check_architecture, described
 
 
 class LoadedRun(eqx.Module):
@@ -42,8 +42,8 @@ def load_run(path: str | os.PathLike, like: Network | None = None) -> LoadedRun:
     seeds = None if alone else seeds_of(config, str(folder / "config.json"))
     records = records_of(found, None if seeds is None else len(seeds))
     seeds = range(len(records)) if seeds is None else seeds
-    model = _described(found) if like is None else like
-    _check_architecture(found, model)
+    model = described(found) if like is None else like
+    check_architecture(found, model)
     best, last = found.first(([model] * len(seeds), [model] * len(seeds)))
     return LoadedRun(
         config,
@@ -64,13 +64,6 @@ def seeds_of(config: dict[str, Any], name: str) -> list[int]:
         problem = f"{name!r} is no configuration of a run: `seeds` is {seeds!r}"
         raise ValueError(f"{problem}; they must be different whole numbers.")
     return list(seeds)
-
-
-def _check_architecture(checkpoint: checkpoints.Checkpoint, like: Network) -> None:
-    """Raise unless `like` is of the architecture that the checkpoint describes, if both can be described."""
-    there, now = checkpoint.facts.get("model"), json.loads(json.dumps(model_description.describe(like)))
-    differs = None if there is None or now is None else difference(there, now, "like")
-    require(differs is None, f"{differs}: {str(checkpoint.path)!r} is of another architecture.")
 
 
 def read_config(folder: pathlib.Path) -> dict[str, Any]:
@@ -110,14 +103,3 @@ def _has_records(run: Any) -> bool:
     if not isinstance(records, list):
         return False
     return all(isinstance(record, dict) and isinstance(record.get("epoch"), int) for record in records)
-
-
-def _described(checkpoint: checkpoints.Checkpoint) -> Network:
-    """A network of the architecture that the checkpoint describes."""
-    description = checkpoint.facts.get("model")
-    problem = "`like` is None, but the run's network has layers or activations of the user's own"
-    require(description is not None, f"{problem}: give a model of its architecture.")
-    try:
-        return model_description.build(description, len(checkpoint.payload))
-    except ValueError as error:
-        raise ValueError(f"{str(checkpoint.path)!r} describes no network: {error}") from error

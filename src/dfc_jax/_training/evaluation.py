@@ -1,15 +1,19 @@
-"""How good a model is on a split of the data, for one model or several at once."""
+"""What a model says, and how good that is on a split of the data, for one model or several at once."""
+
+from collections.abc import Sequence
+from typing import Any
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.sharding import Mesh
-from jaxtyping import Array, Float
+from jaxtyping import Array, ArrayLike, Float, Shaped
 
 from dfc_jax._checks import check_type, require
 from dfc_jax._data.dataset import Dataset, Split
 from dfc_jax._dynamics.losses import AbstractLoss, CrossEntropy
-from dfc_jax._network.network import as_batch, Network
+from dfc_jax._network.network import as_batch, as_inputs, Network
 from dfc_jax._numerics.arrays import Scalar
 from dfc_jax._training.devices import divided, everywhere
 from dfc_jax._training.several_runs import for_runs
@@ -28,6 +32,36 @@ def evaluate(model: Network, loss: AbstractLoss, split: Split, *, classification
     mean_loss, accuracy = _evaluate(False, model, loss, x, y, None)  # which checks the shapes first
     check_loss("loss", loss, y.shape[1], classification)
     return {"loss": float(mean_loss)} | ({"accuracy": float(accuracy)} if classification else {})
+
+
+def predict(
+    model: Network, x: Float[ArrayLike, "samples ..."], classes: Sequence[Any] | None = None
+) -> Float[Array, "samples out"] | Shaped[np.ndarray, " samples"]:
+    """The outputs r_L of a batch without control (logits, for cross-entropy), or the classes they stand for.
+
+    - `x`: inputs as the model takes them: `data.inputs(new)` prepares new ones as those of a data set.
+    - `classes`: the label of each output, as `data.classes`; then the label of the largest is returned.
+
+    >>> from dfc_jax import load, mlp
+    >>> model, x = mlp((64, 5, 10), key=jax.random.key(0)), load("digits").test.x
+    >>> predict(model, x).shape, predict(model, x, classes=range(10)).shape
+    ((360, 10), (360,))
+
+    **Raises:** `ValueError` if the model does not take these inputs, or has other than as many outputs.
+    """
+    outputs = _predict(model, jnp.asarray(x))
+    if classes is None:
+        return outputs
+    named, number = np.asarray(classes), outputs.shape[1]
+    require(
+        named.shape == (number,), f"`classes` has shape {named.shape}; it must name the {number} outputs."
+    )
+    return named[np.argmax(outputs, axis=1)]
+
+
+@eqx.filter_jit
+def _predict(model: Network, x: Float[Array, "samples ..."]) -> Float[Array, "samples out"]:
+    return _outputs(model, as_inputs(model, x), None)
 
 
 def check_loss(name: str, loss: AbstractLoss, outputs: int, classification: bool) -> None:
