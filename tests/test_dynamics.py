@@ -272,3 +272,16 @@ def test_what_cannot_be_simulated_is_said(setting) -> None:
         dfc.FilteredNoise(0.1, 0.0)
     with pytest.raises(ValueError, match="`states` is 1"):
         dfc.PublishedEuler(states=1)
+
+
+def test_white_noise_is_no_part_of_the_apical_voltage(getkey) -> None:
+    """It is integrated into it; filtered noise is a state of its own, which adds to it."""
+    model, (x, y) = make_network(getkey()), make_batch(getkey(), 1)
+    drive = tuple(jnp.ones(n) for n in (6, 5, 3))
+    for noise, added in ((dfc.WhiteNoise(0.1), 0.0), (dfc.FilteredNoise(0.1, 0.05), 0.1 * 3)):
+        loop = dfc.ClosedLoop(model, noise=noise, tau_apical=0.5)
+        state = loop.initial_state(loop.sample(x[0], y[0]))
+        if noise.filtered:
+            state = eqx.tree_at(lambda s: s.noise, state, tuple(3 * jnp.ones_like(d) for d in drive))
+        for voltage in loop.apical(state, drive):
+            np.testing.assert_allclose(voltage, added, rtol=1e-12)

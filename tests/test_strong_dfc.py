@@ -305,3 +305,10 @@ def test_from_the_steady_state_it_stays_there_without_noise() -> None:
     method = dataclasses.replace(method, scheme=dfc.PublishedEuler(0.004, 20))
     _, report = learn(method, model, *make_batch(jr.key(1), 4), jr.key(2))
     assert np.max(np.asarray(report.residual)) < 1e-8
+
+
+def test_the_report_counts_the_steps_between_the_states(getkey) -> None:
+    model, (x, y) = make_network(getkey(), feedback=dfc.RandomFeedback()), make_batch(getkey(), 2)
+    method = dfc.StrongDFC(scheme=dfc.PublishedEuler(0.001, 7), start=None)
+    _, report = eqx.filter_jit(method)(model, x, y, key=getkey())
+    assert np.array_equal(report.iterations, [6, 6])
