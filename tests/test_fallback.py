@@ -288,3 +288,14 @@ def test_a_fallback_that_does_most_of_the_work_is_no_secret(capsys) -> None:
         _, history = dfc.fit(model, hasty, data, sgd(0.1), **options)
     assert len(history.doubts) == 1
     assert "by the fallback 1 (in doubt)" in capsys.readouterr().err
+
+
+def test_more_outputs_than_a_block_holds_are_solved_one_sample_after_another(getkey, change) -> None:
+    model, (x, y) = make_network(getkey()), make_batch(getkey(), 5)
+    loop, fallback = dfc.ClosedLoop(model, target=dfc.Nudge(0.1)), dfc.PseudoTransient()
+    samples, wanted = take_samples(loop, x, y), find(fallback, loop, x, y)
+    change("dfc_jax._steady_state.rescue._BLOCK_UNKNOWNS", 1)
+    failed = eqx.tree_at(lambda f: f.converged, wanted, jnp.zeros(5, bool))
+    found, replaced = eqx.filter_jit(rescue)(loop, samples, failed, fallback)
+    assert np.all(found.converged) and np.all(replaced)
+    assert relative_error(found.control, wanted.control) < 1e-8
