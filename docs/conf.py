@@ -119,7 +119,7 @@ toc_object_entries_show_parents = "hide"
 nitpick_ignore_regex = [
     # Types of other packages, whose documentation a build without the network cannot link to.
     (r"py:.*", r"(diffrax|eqx|jax|lx|np|optax|optx|os|pathlib)\..*"),
-    (r"py:.*", r"Any|Array|Bool|Callable|Complex|Float|Int|PRNGKeyArray|PyTree|Sequence"),
+    (r"py:.*", r"Any|Array|ArrayLike|Bool|Callable|Complex|Float|Int|PRNGKeyArray|PyTree|Sequence|Shaped"),
     # What this library does not export.
     (r"py:.*", r"Augmentation|Lock|Measure|Transform"),
 ]
