@@ -20,7 +20,7 @@ LABELS = np.arange(40) % 4
 SPLITS = ("train", "validation", "test")
 
 
-@pytest.fixture(autouse=True)
+@pytest.fixture
 def unchecked(monkeypatch):
     """As users run: without the tests' type checker, which would be the first to complain."""
     monkeypatch.setattr(jaxtyping.config, "jaxtyping_disable", True)
@@ -146,7 +146,7 @@ ONE_HOT = np.eye(4)[LABELS]
         (X, LABELS, {"image": (1, 2, 2)}, r"`x` has images of shape \(3,\); they must be \(1, 2, 2\)"),
     ],
 )
-def test_what_makes_no_data_set_is_one_sentence(x, y, options, message):
+def test_what_makes_no_data_set_is_one_sentence(x, y, options, message, unchecked):
     if message is None:  # NumPy makes strings of them, as it does everywhere
         assert dfc.Dataset.from_arrays(x, y, **options).classes == ("1", "a")
         return
@@ -155,7 +155,7 @@ def test_what_makes_no_data_set_is_one_sentence(x, y, options, message):
 
 
 @pytest.mark.parametrize("wrong", [X.tolist(), pd.DataFrame(X), LABELS, pd.Series(LABELS)])
-def test_splits_send_tables_lists_and_labels_to_from_arrays(wrong):
+def test_splits_send_tables_lists_and_labels_to_from_arrays(wrong, unchecked):
     for arrays in ((wrong, X), (X, wrong)):
         with pytest.raises(
             ValueError, match=r"^`[xy]` .* Dataset\.from_arrays takes labels, tables and lists"

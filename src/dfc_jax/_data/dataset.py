@@ -210,7 +210,7 @@ def _parts(
     if classes is not None and labels is not None:
         times = np.bincount(labels)
         problem = f"`y` has the label {classes[times.argmin()]!r} {times.min()} times"
-        require(times.min() >= 3, f"{problem}; every split needs one at least.")
+        require(int(times.min()) >= 3, f"{problem}; every split needs one at least.")
     rest, held_out = np.arange(samples), []
     for number in (held["test"], held["validation"]):
         strata = None if labels is None else labels[rest]
