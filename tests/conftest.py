@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator
 
 import jax
 import jax.random as jr
+import jaxtyping
 import pytest
 from jaxtyping import PRNGKeyArray
 
@@ -74,6 +75,12 @@ def standard_promotion():
     """JAX's own promotion of dtypes, for what is made to mix them."""
     with jax.numpy_dtype_promotion("standard"):
         yield
+
+
+@pytest.fixture
+def unchecked(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As users call: without the suite's type checks, which would be the first to complain."""
+    monkeypatch.setattr(jaxtyping.config, "jaxtyping_disable", True)
 
 
 @pytest.fixture

@@ -3,7 +3,6 @@
 import itertools
 
 import jax.numpy as jnp
-import jaxtyping
 import numpy as np
 import pytest
 from sklearn.datasets import load_digits
@@ -19,12 +18,6 @@ def splits(dataset: Dataset) -> tuple[Split, Split, Split]:
 def same(a: Dataset, b: Dataset) -> bool:
     pairs = zip(splits(a), splits(b), strict=True)
     return all(np.array_equal(p.x, q.x) and np.array_equal(p.y, q.y) for p, q in pairs)
-
-
-@pytest.fixture
-def unchecked(monkeypatch):
-    """As users run: without the tests' type checker, which would be the first to complain."""
-    monkeypatch.setattr(jaxtyping.config, "jaxtyping_disable", True)
 
 
 # Split and Dataset

@@ -7,7 +7,6 @@ import sys
 import jax
 import jax.numpy as jnp
 import jax.random as jr
-import jaxtyping
 import numpy as np
 import pytest
 from helpers import cast, sgd
@@ -81,8 +80,7 @@ def test_double_precision_is_not_halved_in_silence(tmp_path: pathlib.Path) -> No
         dfc.load_model(tmp_path / "model")
 
 
-def test_what_is_no_model_is_refused(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(jaxtyping.config, "jaxtyping_disable", True)
+def test_what_is_no_model_is_refused(tmp_path: pathlib.Path, unchecked: None) -> None:
     path = tmp_path / "model"
     dfc.save_model(path, MODELS["mlp"]())
     whole = path.read_bytes()

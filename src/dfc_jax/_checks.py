@@ -14,9 +14,7 @@ from jaxtyping import ArrayLike, PRNGKeyArray
 
 
 _PACKAGE = str(pathlib.Path(__file__).parent)
-
-
-_SHOWN = 100  # characters
+_SHOWN = 100  # characters of a value in a sentence
 
 
 def warn(message: str) -> None:
