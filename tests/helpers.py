@@ -283,3 +283,13 @@ def every(methods: dict[str, dfc.AbstractMethod]) -> pytest.MarkDecorator:
     """Parameters of which some are slow to compile."""
     cases = [pytest.param(method, id=name, marks=MARKS.get(name, ())) for name, method in methods.items()]
     return pytest.mark.parametrize("method", cases)
+
+
+def splits(dataset: dfc.Dataset) -> tuple[dfc.Split, dfc.Split, dfc.Split]:
+    return dataset.train, dataset.validation, dataset.test
+
+
+def same_data(a: dfc.Dataset, b: dfc.Dataset) -> bool:
+    """Bit for bit."""
+    pairs = zip(splits(a), splits(b), strict=True)
+    return all(np.array_equal(p.x, q.x) and np.array_equal(p.y, q.y) for p, q in pairs)

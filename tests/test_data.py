@@ -5,19 +5,11 @@ import itertools
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from helpers import same_data, splits
 from sklearn.datasets import load_digits
 
 from dfc_jax._data.dataset import Dataset, Split
 from dfc_jax._data.loading import DATASETS, load, student_teacher
-
-
-def splits(dataset: Dataset) -> tuple[Split, Split, Split]:
-    return dataset.train, dataset.validation, dataset.test
-
-
-def same(a: Dataset, b: Dataset) -> bool:
-    pairs = zip(splits(a), splits(b), strict=True)
-    return all(np.array_equal(p.x, q.x) and np.array_equal(p.y, q.y) for p, q in pairs)
 
 
 # Split and Dataset
@@ -144,7 +136,7 @@ def test_digits_are_stratified(digits):
 
 def test_digits_depend_on_no_seed_and_the_test_split_on_nothing(digits):
     np.random.seed(5)
-    assert same(digits, load("digits"))
+    assert same_data(digits, load("digits"))
     other = load("digits", validation_samples=437)
     assert [len(split) for split in splits(other)] == [1000, 437, 360]
     assert np.array_equal(other.test.y, digits.test.y)
@@ -199,7 +191,7 @@ def test_teacher_has_the_published_depth_width_and_gain():
 
 
 def test_student_teacher_is_fixed_by_its_seed(toy):
-    assert same(toy, student_teacher())
+    assert same_data(toy, student_teacher())
     other = student_teacher(seed=1, train_samples=2, validation_samples=2, test_samples=2)
     assert not np.isclose(other.train.y, toy.train.y[:2]).any()
     fewer = student_teacher(train_samples=7, validation_samples=3)

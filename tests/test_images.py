@@ -10,25 +10,17 @@ import sys
 import numpy as np
 import pytest
 import tensorflow_datasets as tfds
+from helpers import same_data, splits
 from PIL import Image
 
 from dfc_jax._data import loading as data
-from dfc_jax._data.dataset import Dataset, Split
+from dfc_jax._data.dataset import Split
 from dfc_jax._data.loading import load
 
 
 IMAGES = ("mnist", "fashion_mnist", "mnist_autoencoder", "cifar10")
 SHAPES = {"mnist": (28, 28, 1), "fashion_mnist": (28, 28, 1), "cifar10": (32, 32, 3)}
 TRAIN, TEST = 24, 10
-
-
-def splits(dataset: Dataset) -> tuple[Split, Split, Split]:
-    return dataset.train, dataset.validation, dataset.test
-
-
-def same(a: Dataset, b: Dataset) -> bool:
-    pairs = zip(splits(a), splits(b), strict=True)
-    return all(np.array_equal(p.x, q.x) and np.array_equal(p.y, q.y) for p, q in pairs)
 
 
 def raw(source: str, split: str) -> tuple[np.ndarray, np.ndarray]:
@@ -123,7 +115,7 @@ def test_images_reshape_to_channels_first(prepared, tiny):
 def test_image_splits_are_the_same_in_every_run(prepared, tiny):
     first = load("mnist", validation_samples=5, data_dir=prepared)
     np.random.seed(3)
-    assert same(first, load("mnist", validation_samples=5, data_dir=str(prepared)))
+    assert same_data(first, load("mnist", validation_samples=5, data_dir=str(prepared)))
     more = load("mnist", validation_samples=8, data_dir=prepared)
     assert np.array_equal(more.validation.x[:5], first.validation.x)
     assert np.array_equal(more.test.x, first.test.x)
@@ -132,13 +124,13 @@ def test_image_splits_are_the_same_in_every_run(prepared, tiny):
 def test_data_dir_defaults_to_the_environment_then_to_the_home_folder(prepared, tiny, monkeypatch, tmp_path):
     wanted = load("mnist", validation_samples=5, data_dir=prepared)
     monkeypatch.setenv("TFDS_DATA_DIR", str(prepared))
-    assert same(wanted, load("mnist", validation_samples=5))
+    assert same_data(wanted, load("mnist", validation_samples=5))
     monkeypatch.setenv("TFDS_DATA_DIR", str(tmp_path))
-    assert same(wanted, load("mnist", validation_samples=5, data_dir=prepared))
+    assert same_data(wanted, load("mnist", validation_samples=5, data_dir=prepared))
     monkeypatch.delenv("TFDS_DATA_DIR")
     monkeypatch.setenv("HOME", str(tmp_path))
     (tmp_path / "tensorflow_datasets").symlink_to(prepared)
-    assert same(wanted, load("mnist", validation_samples=5))
+    assert same_data(wanted, load("mnist", validation_samples=5))
 
 
 def test_reading_needs_no_tensorflow(prepared, tiny, monkeypatch):

@@ -39,9 +39,12 @@ def load_run(path: str | os.PathLike, like: Network | None = None) -> LoadedRun:
     found = checkpoints.newest(folder if alone else folder / "checkpoints")
     if found is None:
         raise ValueError(f"{str(folder)!r} holds no checkpoint yet.")
-    seeds = None if alone else seeds_of(config, str(folder / "config.json"))
-    records = records_of(found, None if seeds is None else len(seeds))
-    seeds = range(len(records)) if seeds is None else seeds
+    if alone:
+        records = records_of(found)
+        seeds = list(range(len(records)))
+    else:
+        seeds = seeds_of(config, str(folder / "config.json"))
+        records = records_of(found, len(seeds))
     model = described(found) if like is None else like
     check_architecture(found, model)
     best, last = found.first(([model] * len(seeds), [model] * len(seeds)))
