@@ -46,7 +46,7 @@ def train(config: Config, method: str, data: dfc.Dataset, folder: dfc.RunFolder)
         wanted = config.tensorboard and writes()
         scalars = stack.enter_context(event_files(folder.path, config.seeds)) if wanted else None
 
-        def on_epoch(position: int, record: dfc.Record) -> None:
+        def on_epoch(position: int, record: dfc.Record, _: dfc.Network) -> None:
             folder.append(config.seeds[position], record)
             if scalars is not None:
                 scalars(config.seeds[position], record)
@@ -64,6 +64,8 @@ def train(config: Config, method: str, data: dfc.Dataset, folder: dfc.RunFolder)
             devices=jax.devices() if jax.device_count() > 1 else None,
             diagnostics=config.diagnostics and dfc.Diagnostics(config.diagnostics, damping=config.damping),
             on_epoch=on_epoch if writes() else None,
+            best=config.best,
+            patience=config.patience,
             progress=config.progress and writes(),
             resume=folder.checkpoints,
         )
@@ -253,7 +255,8 @@ def _judge(summaries: dict[Method, dict[str, Any]]) -> int:
     said = []
     for method, summary in summaries.items():
         for seed, found in summary.get("seeds", {}).items():
-            said += [f"{method}, seed {seed}: stopped in {found['stopped']}"] if found["stopped"] else []
+            failed = found["stopped_by"] == "divergence"
+            said += [f"{method}, seed {seed}: stopped in {found['stopped']}"] if failed else []
             said += [f"{method}, seed {seed}: {' '.join(found['doubts'])}"] if found["doubts"] else []
     for line in said:
         print(line, file=sys.stderr)

@@ -60,7 +60,9 @@ def test_a_run_interrupted_after_every_epoch_ends_as_if_it_was_not(
     whole = fit(data, 3, None, seeds)
     heard: list[int] = []
     for epochs in (1, 2, 3):
-        found = fit(data, epochs, tmp_path, seeds, on_epoch=lambda _, record: heard.append(record["epoch"]))
+        found = fit(
+            data, epochs, tmp_path, seeds, on_epoch=lambda _, record, model: heard.append(record["epoch"])
+        )
     assert all(same(a, b) for a, b in zip(found, whole, strict=True))
     assert heard == sorted([1, 2, 3] * seeds)  # each epoch was run once
     assert [path.name for path in sorted(tmp_path.iterdir())] == ["000002.checkpoint", "000003.checkpoint"]

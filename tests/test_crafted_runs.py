@@ -68,7 +68,7 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
     data = dfc.Dataset("noise", *splits, classification=True)
     folder = dfc.RunFolder.create(tmp_path_factory.mktemp("runs") / "run", {"seeds": [0], "epochs": 1})
     model, options = dfc.mlp((4, 3, 3), key=jr.key(0)), {"key": jr.key(1), "batch_size": 3, "progress": False}
-    options |= {"resume": folder.checkpoints, "on_epoch": lambda record: folder.append(0, record)}
+    options |= {"resume": folder.checkpoints, "on_epoch": lambda record, _: folder.append(0, record)}
     _, history = dfc.fit(model, dfc.Backprop(), data, sgd(0.1), epochs=1, **options)
     folder.finish({0: history}, "test_accuracy")
     return folder.path

@@ -121,7 +121,7 @@ def test_an_optimiser_is_given_the_loss_of_its_batch() -> None:
     model, held = network(), data().train
     state, (_, key) = optimiser.init(model.layers), jr.split(jr.key(1))
     for epoch in (1, 2):
-        order, _ = shuffled_batches(jr.fold_in(key, epoch), 32, 8)
+        order, *_ = shuffled_batches(jr.fold_in(key, epoch), 32, 8)
         for indices in np.asarray(order):
             update, report = eqx.filter_jit(method)(model, held.x[indices], held.y[indices])
             loss = jnp.mean(report.loss)
@@ -157,7 +157,7 @@ def test_a_schedule_free_run_is_judged_by_its_average() -> None:
     found, history = fit(optimiser, epochs=1)
     model, held = network(), data().train
     state, (_, key) = optimiser.init(model.layers), jr.split(jr.key(1))
-    order, _ = shuffled_batches(jr.fold_in(key, 1), 32, 8)
+    order, *_ = shuffled_batches(jr.fold_in(key, 1), 32, 8)
     for indices in np.asarray(order):
         update, _ = eqx.filter_jit(dfc.Backprop())(model, held.x[indices], held.y[indices])
         change, state = optimiser.update(update.layers, state, model.layers)

@@ -87,7 +87,7 @@ class SinglePhase(Common):
             keys=[jax.random.fold_in(jax.random.key(seed), 1) for seed in seeds],
             feedback_learning=learning if learns else None,
             diagnostics=dfc.Diagnostics(1, self.samples),
-            on_epoch=lambda i, record: rows.append({"seed": seeds[i]} | _measured(record)),
+            on_epoch=lambda i, record, _: rows.append({"seed": seeds[i]} | _measured(record)),
             progress=self.progress,
         )
         return rows

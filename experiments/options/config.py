@@ -94,6 +94,11 @@ class Config:
     """Of all hidden layers; by default tanh (the autoencoder's: tanh, linear, tanh)."""
     batch_size: int = 128
     """Of a step, whatever the number of devices."""
+    best: Literal["validation_accuracy", "validation_loss"] | None = None
+    """What the best epoch, whose scores count, is chosen by; by default the loss for regression, the accuracy
+    otherwise, and the loss where accuracies are equal."""
+    patience: int | None = None
+    """Stop a seed after so many epochs without a better one; by default none is stopped."""
     augment: bool | None = None
     """Shift images by up to 4 pixels and mirror half of them, at random; by default cifar10's for conv."""
     distributed: bool = False

@@ -23,7 +23,7 @@ from typing import Any, ParamSpec
 
 Arguments = ParamSpec("Arguments")
 CANNOT, FAILED, FAULT, UNREAD = 2, 3, 4, 141
-STOPPED_BY = ("SIGTERM", "SIGHUP")  # which Windows does not all have
+STOPPED_BY = ("SIGINT", "SIGTERM", "SIGHUP")  # which Windows does not all have
 EXTRAS = {"tyro": "experiments", "cosmic_ray": "mutation", "coverage": "mutation"}
 SMALLER = "; a smaller batch, network or number of seeds needs less"
 
@@ -56,7 +56,8 @@ def outermost(main: Callable[Arguments, int | None]) -> Callable[Arguments, int]
             except KeyboardInterrupt as stop:
                 return _say("interrupted", stop, 128 + signal.SIGINT)
             except Stopped as stop:
-                return _say(f"stopped by {stop}", stop, 128 + stop.number)
+                said = "interrupted" if stop.number == signal.SIGINT else f"stopped by {stop}"
+                return _say(said, stop, 128 + stop.number)
         return code
 
     return guarded
@@ -121,7 +122,8 @@ def _say(sentence: str, error: BaseException, code: int) -> int:
 
 @contextlib.contextmanager
 def _signals_raised() -> Iterator[None]:
-    """SIGTERM and SIGHUP raise `Stopped` in the main thread, as Ctrl-C raises `KeyboardInterrupt`."""
+    """SIGINT, SIGTERM and SIGHUP raise `Stopped` in the main thread. `KeyboardInterrupt` would not do for
+    Ctrl-C: `fit` hears it, and returns what there is."""
 
     def stop(number: int, _: FrameType | None) -> None:
         raise Stopped(number)
@@ -131,7 +133,8 @@ def _signals_raised() -> Iterator[None]:
         numbers = [getattr(signal, name) for name in STOPPED_BY if hasattr(signal, name)]
         # `nohup` has SIGHUP ignored, which is what its user wants.
         before = {number: signal.getsignal(number) for number in numbers}
-        before = {number: found for number, found in before.items() if found is signal.SIG_DFL}
+        usual = (signal.SIG_DFL, signal.default_int_handler)
+        before = {number: found for number, found in before.items() if found in usual}
         for number in before:
             signal.signal(number, stop)
     try:
@@ -148,7 +151,7 @@ def undivided() -> Iterator[None]:
         yield
         return
     came: list[int] = []
-    names = [name for name in ("SIGINT", *STOPPED_BY) if hasattr(signal, name)]
+    names = [name for name in STOPPED_BY if hasattr(signal, name)]
     before = {getattr(signal, name): signal.getsignal(getattr(signal, name)) for name in names}
     before = {number: found for number, found in before.items() if callable(found)}
     for number in before:

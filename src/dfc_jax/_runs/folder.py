@@ -126,8 +126,8 @@ def summary_of(seeds: dict[str, dict[str, Any]], metric: str) -> dict[str, Any]:
 
 def _summarise(history: History, metric: str) -> dict[str, Any]:
     """One seed: its scores at the best validation epoch, its losses, and how its dynamics fared."""
-    if not history.records:
-        return {"stopped": history.stopped, "doubts": history.doubts}
+    if not history.best_epoch:
+        return _ending(history)
     train = [record["train_loss"] for record in history.records]
     return {
         metric: history.best[metric],
@@ -142,9 +142,11 @@ def _summarise(history: History, metric: str) -> dict[str, Any]:
         "fraction_stable": statistics.fmean(record["stable"] for record in history.records),
         # The median: the first epoch compiles.
         "seconds_per_epoch": statistics.median(record["seconds"] for record in history.records),
-        "stopped": history.stopped,
-        "doubts": history.doubts,
-    }
+    } | _ending(history)
+
+
+def _ending(history: History) -> dict[str, Any]:
+    return {name: getattr(history, name) for name in ("stopped", "stopped_by", "doubts")}
 
 
 def first_difference(

@@ -4,9 +4,10 @@ import dataclasses
 import math
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 import equinox as eqx
+import jax
 import jax.numpy as jnp
 import optax
 from jax.sharding import Mesh
@@ -23,7 +24,7 @@ from dfc_jax._numerics.finite import all_finite
 from dfc_jax._runs.history import History, Record
 from dfc_jax._training.batches import Augmentation, Batches, traced_augmentation
 from dfc_jax._training.devices import placed
-from dfc_jax._training.evaluation import evaluate_all
+from dfc_jax._training.evaluation import evaluate_all, Metric, score
 from dfc_jax._training.identity import identity_of
 from dfc_jax._training.optimisers import initial_state, network_to_use, update_by_loss
 from dfc_jax._training.resuming import check_agreement, resumed, save
@@ -42,6 +43,9 @@ from dfc_jax._training.traced import Traced
 from dfc_jax._training.wake import wake_epoch
 
 
+OnEpoch = Callable[[int, Record, Network], bool | None]
+
+
 @dataclasses.dataclass(frozen=True)
 class Options:
     """The arguments of `fit_many` that the runs share."""
@@ -55,7 +59,10 @@ class Options:
     augment: Augmentation | None
     mesh: Mesh | None
     diagnostics: Diagnostics | None
-    on_epoch: Callable[[int, Record], None] | None
+    best: str
+    patience: int | None
+    metrics: Mapping[str, Metric]
+    on_epoch: OnEpoch | None
     progress: bool
     resume: str | os.PathLike | None
     min_converged: float
@@ -65,8 +72,24 @@ def train(
     model: Network, key: Key[Array, "*runs"], initial: list[Network], options: Options
 ) -> list[tuple[Network, History]]:
     """Train one model, or several along the first axis of `model` and `key`, which start as `initial`."""
-    method, learning = options.method, options.learning
-    runs, many = [Run(start, start) for start in initial], len(initial) > 1
+    runs = [Run(start, start) for start in initial]
+    try:
+        _train(model, key, initial, runs, options)
+    except KeyboardInterrupt:
+        if jax.process_count() > 1:  # the others would wait for this one
+            raise
+        for run in runs:
+            if not run.stopped:
+                before = f"interrupted before the end of epoch {len(run.records) + 1}"
+                run.stop("interrupt", f"{before}; the model is that before it.")
+    return [run.result() for run in runs]
+
+
+def _train(
+    model: Network, key: Key[Array, "*runs"], initial: list[Network], runs: list[Run], options: Options
+) -> None:
+    """Train, and note in `runs` what is known of them."""
+    method, learning, many = options.method, options.learning, len(runs) > 1
     handful = jnp.asarray(options.data.train.x[:8]), jnp.asarray(options.data.train.y[:8])
     for doubt in [] if learning is None else learning.phase.doubts():
         warn(doubt)
@@ -82,6 +105,7 @@ def train(
     identity = {}
     if options.resume is not None:
         identity = identity_of(initial, method, options.data, batches, optimise, learning)
+        identity |= {"best": options.best, "patience": options.patience}
     state, done = resumed(state, runs, key, identity, options.resume, options.epochs)
     check_agreement(done)
     state, key, pretraining_key = placed((state, key, pretraining_key), options.mesh)
@@ -115,17 +139,23 @@ def train(
             if run.stopped:
                 continue
             if not all_finite((candidate, {name: values[name] for name in totals})):
-                run.stopped = (
-                    f"epoch {epoch}: the loss or a weight is no longer finite; the model is that before it."
-                )
+                why = f"epoch {epoch}: the loss or a weight is no longer finite; the model is that before it."
+                run.stop("divergence", why)
                 continue
-            run.add(_record(epoch, values, seconds, candidate, options), candidate)
+            run.add(_record(epoch, values, seconds, candidate, options), candidate, options.best)
             _doubt(run, handful, method, options.min_converged)
-            if options.on_epoch is not None:
-                options.on_epoch(i, run.records[-1])
+            _stop_if_asked(i, run, options)
         save(options.resume, epoch, state, runs, key, identity)
         bar.set_postfix_str(_line([run for run in runs if run.records and not run.stopped]))
-    return [run.result() for run in runs]
+
+
+def _stop_if_asked(position: int, run: Run, options: Options) -> None:
+    """Stop a run whose `patience` is over, or whose `on_epoch`, which hears of this epoch, returns True."""
+    epoch, patience = run.records[-1]["epoch"], options.patience
+    if patience is not None and epoch - run.best_epoch >= patience:
+        run.stop("patience", f"epoch {epoch}: no better {options.best} in {patience} epochs.")
+    if options.on_epoch is not None and options.on_epoch(position, run.records[-1], run.model) is True:
+        run.stop("on_epoch", f"epoch {epoch}: `on_epoch` returned True.")
 
 
 def _epoch(
@@ -153,6 +183,9 @@ def _record(epoch: int, values: dict[str, Array], seconds: float, model: Network
     diagnostics = options.diagnostics
     if diagnostics is not None and epoch % diagnostics.every == 0:
         numbers |= diagnostics(model, options.method, options.data.validation)
+    for name, metric in options.metrics.items():
+        for part in ("validation", "test"):
+            numbers[f"{part}_{name}"] = score(name, metric, model, getattr(options.data, part))
     return {"epoch": epoch} | numbers | {"seconds": seconds}
 
 
@@ -189,7 +222,7 @@ def _note_pretraining(runs: list[Run], models: list[Network]) -> None:
         if all_finite(model):
             run.model = run.best_model = model
         else:
-            run.stopped = DIVERGED
+            run.stop("divergence", DIVERGED)
 
 
 def _line(runs: list[Run]) -> str:

@@ -1,6 +1,6 @@
 """What a model says, and how good that is on a split of the data, for one model or several at once."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import equinox as eqx
@@ -18,6 +18,8 @@ from dfc_jax._numerics.arrays import Scalar
 from dfc_jax._training.devices import divided, everywhere
 from dfc_jax._training.several_runs import for_runs
 
+
+Metric = Callable[[np.ndarray, np.ndarray], Any]  # (y, outputs) of a whole split: a number
 
 _BLOCK = 1000  # samples; large feature maps of all would not fit
 
@@ -62,6 +64,18 @@ def predict(
 @eqx.filter_jit
 def _predict(model: Network, x: Float[Array, "samples ..."]) -> Float[Array, "samples out"]:
     return _outputs(model, as_inputs(model, x), None)
+
+
+def score(name: str, metric: Metric, model: Network, split: Split) -> float:
+    """What a metric of the user's own says of a split.
+
+    **Raises:** `ValueError` if it is no number.
+    """
+    found = metric(np.asarray(split.y), np.asarray(predict(model, split.x)))
+    try:
+        return float(np.asarray(found, float).reshape(()))
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"`metrics[{name!r}]` returned {found!r}; it must return one number.") from error
 
 
 def check_loss(name: str, loss: AbstractLoss, outputs: int, classification: bool) -> None:

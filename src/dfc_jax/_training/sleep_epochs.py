@@ -1,10 +1,8 @@
 """Learning the feedback weights beside the forward weights: sleep epochs before and between wake epochs."""
 
-import math
 from collections.abc import Iterable, Iterator
 
 import equinox as eqx
-import jax
 import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Key, PRNGKeyArray, PyTree
@@ -15,6 +13,7 @@ from dfc_jax._fields import check_parts, default, flag, number, Part
 from dfc_jax._methods.sleep import AbstractSleepPhase, SleepPhase
 from dfc_jax._network.feedback import AbstractFeedback
 from dfc_jax._network.network import Network
+from dfc_jax._numerics.arrays import BatchInputs, BatchOutputs, Scalar
 from dfc_jax._training.batches import Batches
 from dfc_jax._training.devices import everywhere
 from dfc_jax._training.optimisers import initial_state, update_alone
@@ -124,15 +123,15 @@ def _sleep_epoch(
     """An epoch of feedback learning, or the given part of one: the model and the optimiser's state."""
     model, state, key = run
 
-    def step(carry: PyTree, batch: tuple[Array, PRNGKeyArray]) -> tuple[PyTree, None]:
+    def step(
+        carry: PyTree, batch: tuple[BatchInputs, BatchOutputs, PRNGKeyArray]
+    ) -> tuple[PyTree, dict[str, Scalar]]:
         feedback, state = carry
-        x, y, step_key = batches.take(*batch)
+        x, y, step_key = batch
         update = learner.phase(Network(model.layers, feedback), x, y, key=step_key)
-        return everywhere(learn_feedback(feedback, state, learner, update), batches.mesh), None
+        return everywhere(learn_feedback(feedback, state, learner, update), batches.mesh), {}
 
-    indices, keys = batches.shuffled(key)
-    steps = math.ceil(part * len(indices))
-    feedback, state = jax.lax.scan(step, (model.feedback, state), (indices[:steps], keys[:steps]))[0]
+    (feedback, state), _ = batches.scan(step, (model.feedback, state), key, part)
     return Network(model.layers, feedback), state
 
 

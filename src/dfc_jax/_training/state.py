@@ -1,6 +1,7 @@
 """What training knows while it goes on: of every run, and what the next epoch starts from."""
 
 import dataclasses
+import math
 from typing import Any
 
 import equinox as eqx
@@ -10,7 +11,7 @@ import numpy as np
 from jaxtyping import PyTree
 
 from dfc_jax._network.network import Network
-from dfc_jax._runs.history import History, Record
+from dfc_jax._runs.history import History, Record, StoppedBy
 
 
 @dataclasses.dataclass
@@ -22,21 +23,29 @@ class Run:
     records: list[Record] = dataclasses.field(default_factory=list)
     best_epoch: int = 0
     stopped: str | None = None
+    stopped_by: StoppedBy | None = None
     doubts: list[str] = dataclasses.field(default_factory=list)
 
-    def add(self, record: Record, model: Network) -> None:
+    def add(self, record: Record, model: Network, best: str) -> None:
         self.model = model
         self.records.append(record)
-        if self.best_epoch == 0 or _score(record) > _score(self.records[self.best_epoch - 1]):
+        held = None if self.best_epoch == 0 else _rank(self.records[self.best_epoch - 1], best)
+        rank = _rank(record, best)
+        if rank is not None and (held is None or rank > held):
             self.best_epoch, self.best_model = record["epoch"], model
+
+    def stop(self, by: StoppedBy, why: str) -> None:
+        self.stopped, self.stopped_by = why, by
 
     def facts(self) -> dict[str, Any]:
         """All but the models, ready for JSON."""
-        names = ("records", "best_epoch", "stopped", "doubts")
+        names = ("records", "best_epoch", "stopped", "stopped_by", "doubts")
         return {name: getattr(self, name) for name in names}
 
     def result(self) -> tuple[Network, History]:
-        history = History(self.records, self.best_epoch, self.best_model, self.stopped, self.doubts)
+        history = History(
+            self.records, self.best_epoch, self.best_model, self.stopped, self.stopped_by, self.doubts
+        )
         return self.model, history
 
 
@@ -58,6 +67,9 @@ def each(tree: PyTree, number: int) -> list[PyTree]:
     return [eqx.combine(jax.tree.map(lambda leaf, i=i: leaf[i], arrays), rest) for i in range(number)]
 
 
-def _score(record: Record) -> float:
-    """What the best epoch has most of, on the validation samples."""
-    return record.get("validation_accuracy", -record["validation_loss"])
+def _rank(record: Record, best: str) -> tuple[float, float] | None:
+    """What the best epoch has most of: of equals by another metric than the loss, the one of the smaller
+    loss. None without a finite number."""
+    loss = record["validation_loss"]
+    score = -loss if best == "validation_loss" else record[best]
+    return (score, -math.inf if math.isnan(loss) else -loss) if math.isfinite(score) else None

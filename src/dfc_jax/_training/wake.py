@@ -1,15 +1,14 @@
 """The wake phase: an epoch of forward learning as one compiled scan."""
 
 import equinox as eqx
-import jax
 import jax.numpy as jnp
 import optax
-from jaxtyping import Array, PRNGKeyArray, PyTree
+from jaxtyping import PRNGKeyArray, PyTree
 
 from dfc_jax._methods.base import AbstractMethod
 from dfc_jax._network.learned import learned_weights, split_weights
 from dfc_jax._network.network import Network
-from dfc_jax._numerics.arrays import Scalar
+from dfc_jax._numerics.arrays import BatchInputs, BatchOutputs, Scalar
 from dfc_jax._training.batches import Batches
 from dfc_jax._training.devices import everywhere
 from dfc_jax._training.several_runs import for_runs
@@ -34,10 +33,12 @@ def wake_epoch(
     model, states, key = run
     weights, rest = split_weights(model)
 
-    def step(carry: PyTree, batch: tuple[Array, PRNGKeyArray]) -> tuple[PyTree, dict[str, Array]]:
+    def step(
+        carry: PyTree, batch: tuple[BatchInputs, BatchOutputs, PRNGKeyArray]
+    ) -> tuple[PyTree, dict[str, Scalar]]:
         weights, state, feedback_state = carry
         model = eqx.combine(weights, rest)
-        x, y, step_key = batches.take(*batch)
+        x, y, step_key = batch
         update, report = method(model, x, y, key=step_key)
         change, state = optimise(learned_weights(update.layers), state, weights.layers, jnp.mean(report.loss))
         feedback = weights.feedback
@@ -54,9 +55,5 @@ def wake_epoch(
         carry = Network(layers, feedback), state, feedback_state  # ty: ignore[invalid-argument-type]
         return everywhere(carry, batches.mesh), metrics
 
-    (weights, *states), metrics = jax.lax.scan(step, (weights, *states), batches.shuffled(key))
-    return (
-        eqx.combine(weights, rest),
-        tuple(states),
-        everywhere(jax.tree.map(jnp.mean, metrics), batches.mesh),
-    )
+    (weights, *states), metrics = batches.scan(step, (weights, *states), key)
+    return eqx.combine(weights, rest), tuple(states), everywhere(metrics, batches.mesh)

@@ -1,0 +1,112 @@
+"""What a training run can be given: early checks, in one sentence each."""
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+
+import jax
+import jax.numpy as jnp
+import jax.random as jr
+import optax
+
+from dfc_jax._checks import check_count, check_number, check_type, require
+from dfc_jax._data.dataset import Dataset
+from dfc_jax._methods.base import AbstractMethod
+from dfc_jax._network.network import Network
+from dfc_jax._training.batches import Augmentation
+from dfc_jax._training.evaluation import check_loss, Metric, score
+from dfc_jax._training.sleep_epochs import FeedbackLearning
+
+
+def check_fit(
+    model: Network,
+    method: AbstractMethod,
+    data: Dataset,
+    optimiser: optax.GradientTransformation,
+    epochs: int,
+    batch_size: int,
+    learning: FeedbackLearning | None,
+    min_converged: float,
+) -> None:
+    check_type("method", method, AbstractMethod)
+    check_type("optimiser", optimiser, optax.GradientTransformation)
+    check_count("epochs", epochs)
+    check_number("min_converged", min_converged, minimum=0, maximum=1)
+    check_type("model", model, Network)
+    check_type("feedback_learning", learning, FeedbackLearning, type(None))
+    if learning is not None:
+        model.feedback.learnable("`feedback_learning`")
+    check_data(model, data, batch_size)
+    check_loss("method.loss", method.loss, data.output_size, data.classification)
+
+
+def check_on_epoch(on_epoch: Callable | None) -> None:
+    require(on_epoch is None or callable(on_epoch), f"`on_epoch` is {on_epoch!r}; it must be a function.")
+
+
+def check_data(model: Network, data: Dataset, batch_size: int) -> None:
+    check_type("data", data, Dataset)
+    check_count("batch_size", batch_size)
+    samples = len(data.train)
+    require(
+        batch_size <= samples, f"`batch_size` is {batch_size}; the data have only {samples} training samples."
+    )
+    try:
+        outputs = math.prod(jax.eval_shape(model, jnp.asarray(data.train.x[0])).shape)
+    except ValueError as error:
+        shape = data.train.x.shape[1:]
+        raise ValueError(f"`model` does not take the inputs of `data`, of shape {shape}: {error}") from error
+    require(
+        outputs == data.output_size,
+        f"`model` has {outputs} outputs; `data` has targets of size {data.output_size}.",
+    )
+
+
+def check_batches(
+    data: Dataset, batch_size: int, augment: Augmentation | None, devices: Sequence[jax.Device] | None
+) -> None:
+    check_type("devices", devices, Sequence, type(None))
+    number = 1 if devices is None else len(devices)
+    different = number if devices is None else len(set(devices))
+    problem = f"`devices` names {number} devices, {different} of them different"
+    require(number == different > 0, f"{problem}; name each once, at least one, or None for the default.")
+    problem = f"`batch_size` is {batch_size}, which {number} `devices` cannot share evenly"
+    require(batch_size % number == 0, f"{problem}; make it a multiple of {number}.")
+    if augment is None:
+        return
+    require(callable(augment), f"`augment` is {augment!r}; it must be a function of an input and a key.")
+    sample = jax.eval_shape(jnp.asarray, data.train.x[0])
+    try:
+        found = jax.eval_shape(lambda x: jnp.asarray(augment(x, key=jr.key(0))), sample)
+    except (TypeError, ValueError) as error:
+        problem = f"`augment` does not take the inputs of `data`, of shape {sample.shape}"
+        raise ValueError(f"{problem}: {error}") from error
+    fine = (found.shape, found.dtype) == (sample.shape, sample.dtype)
+    problem = f"`augment` returns the shape {found.shape} and {found.dtype}"
+    require(fine, f"{problem}; it must keep the input's, {sample.shape} and {sample.dtype}.")
+
+
+def check_choice(
+    best: str | None,
+    patience: int | None,
+    metrics: Mapping[str, Metric] | None,
+    model: Network,
+    data: Dataset,
+) -> tuple[str, Mapping[str, Metric]]:
+    """What the best epoch is chosen by, and the metrics of the user's own, tried on the untrained model."""
+    if patience is not None:
+        check_count("patience", patience)
+    check_type("metrics", metrics, Mapping, type(None))
+    own = metrics or {}
+    for name, metric in own.items():
+        fine = isinstance(name, str) and name.isidentifier() and name not in ("loss", "accuracy")
+        require(fine, f"`metrics` names {name!r}; it must be an identifier other than 'loss' and 'accuracy'.")
+        require(callable(metric), f"`metrics[{name!r}]` is {metric!r}; it must be a function (y, outputs).")
+        score(name, metric, model, data.validation)
+    known = ["loss", *(["accuracy"] if data.classification else []), *own]
+    choices = [f"validation_{name}" for name in known]
+    if best is None:
+        return choices[1 if data.classification else 0], own
+    require(
+        best in choices, f"`best` is {best!r}; it must be one of {', '.join(map(repr, choices))}, or None."
+    )
+    return best, own
