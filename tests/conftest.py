@@ -5,6 +5,7 @@ import gc
 import itertools
 import os
 import pathlib
+import signal
 from collections.abc import Callable, Iterator
 
 import jax
@@ -81,6 +82,14 @@ def standard_promotion():
 def unchecked(monkeypatch: pytest.MonkeyPatch) -> None:
     """As users call: without the suite's type checks, which would be the first to complain."""
     monkeypatch.setattr(jaxtyping.config, "jaxtyping_disable", True)
+
+
+@pytest.fixture
+def ctrl_c() -> Iterator[None]:
+    """SIGINT as at a terminal: a process in the background is born with it ignored."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
 
 
 @pytest.fixture

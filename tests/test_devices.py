@@ -17,7 +17,7 @@ import on_devices
 import pytest
 
 import dfc_jax as dfc
-from dfc_jax._training.fit import _check_batches
+from dfc_jax._training.arguments import check_batches
 
 
 ROOT = pathlib.Path(__file__).parent.parent
@@ -125,4 +125,4 @@ def test_two_processes_train_as_one(tmp_path: pathlib.Path) -> None:
 )
 def test_batches_that_cannot_be_made_are_refused(devices, augment, problem) -> None:
     with jaxtyping_off(), pytest.raises(ValueError, match=problem):
-        _check_batches(on_devices.data(), 16, augment, devices)
+        check_batches(on_devices.data(), 16, augment, devices)

@@ -84,7 +84,7 @@ def test_each_doubt_about_an_epoch_is_said_once(monkeypatch) -> None:
     run = Run(model, model)
     for converged, fallback in [(1.0, 0.5), (1.0, 0.6), (0.5, 0.8), (1.0, 0.8), (0.5, 0.8)]:
         record = {"converged": converged, "fallback": fallback, "validation_loss": 1.0}
-        run.add({"epoch": len(run.records) + 1} | record, model)
+        run.add({"epoch": len(run.records) + 1} | record, model, "validation_loss")
         _doubt(run, handful, dfc.Backprop(), 0.9)
     assert len(said) == 2 and run.doubts[1].startswith("Only 50.0% of the samples converged in epoch 3.")
     assert "left 60% of the samples of epoch 2 to the `fallback`" in said[0]

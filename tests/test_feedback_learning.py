@@ -106,6 +106,23 @@ def test_feedback_alone_is_pretrained_as_before_training():
         dfc.pretrain_feedback(exact, asleep, data, **options)
 
 
+class SamplesSeen(dfc.AbstractSleepPhase):
+    """Moves every feedback weight by the number of samples of the batch."""
+
+    def __call__(self, model, x, y, *, key=None):
+        return jax.tree.map(lambda leaf: jnp.full_like(leaf, -len(x)), model)
+
+
+@pytest.mark.parametrize("epochs, samples", [(1, 100), (2, 200), (0.75, 96), (0.1, 32), (1.5, 164)])
+def test_sleep_takes_the_left_over_samples_too(epochs, samples):
+    """100 samples in batches of 32: a part of an epoch is one of its four batches."""
+    model = small_network(2, (6, 8, 3), feedback=dfc.RandomFeedback())
+    counting = dfc.FeedbackLearning(sgd(1.0), SamplesSeen(), pretraining_epochs=epochs)
+    options = {"key": jr.key(0), "batch_size": 32, "progress": False}
+    found = dfc.pretrain_feedback(model, counting, regression(100), **options)
+    assert np.allclose(flat(found.feedback) - flat(model.feedback), samples, rtol=1e-5)
+
+
 def test_diverging_pretraining_is_said():
     model = small_network(2, (6, 8, 3), feedback=dfc.RandomFeedback())
     sleeps = dfc.FeedbackLearning(sgd(jnp.nan), PHASE, pretraining_epochs=1)

@@ -8,16 +8,15 @@ import jax
 import jax.numpy as jnp
 import optax
 import optimistix as optx
+import pandas
 import pytest
 
 import dfc_jax as dfc
 
 
-SCOPE = (
-    vars(diffrax)
-    | vars(dfc)
-    | {"dfc": dfc, "diffrax": diffrax, "optx": optx, "optax": optax, "jax": jax, "jnp": jnp}
-)
+RUN = {"history": dfc.History([{"epoch": 1}], 1, dfc.mlp((2, 2), key=jax.random.key(0)), None, None, [])}
+MODULES = {"dfc": dfc, "diffrax": diffrax, "optx": optx, "optax": optax, "jax": jax, "jnp": jnp}
+SCOPE = vars(diffrax) | vars(dfc) | MODULES | {"pandas": pandas} | RUN
 # Name(...) between backticks, or alone on an indented line; numbers and parts given, nothing left out.
 CALL = re.compile(r"`((?:\w+\.)?[A-Z]\w*\([^`]*\))`|^ {4,}((?:\w+\.)?[A-Z]\w*\(.*\))$", re.MULTILINE)
 

@@ -38,21 +38,18 @@ def cli(config: Config, out: pathlib.Path, **changed: Any) -> int:
 
 
 @pytest.mark.slow
-@pytest.mark.usefixtures("as_users_run")
+@pytest.mark.usefixtures("as_users_run", "ctrl_c")
 def test_what_stops_the_command_line_is_said_and_resumed(tmp_path, monkeypatch, capsys) -> None:
     whole, out = tmp_path / "whole", tmp_path / "run"
     assert cli(SMALL, whole) == 0
     save = checkpoints.save
 
-    def stopping(error: BaseException):
-        def after_one_epoch(folder, number, *rest):
-            save(folder, number, *rest)
-            if number == 1:
-                raise error
+    def interrupted(folder, number, *rest):
+        save(folder, number, *rest)
+        if number == 1:
+            signal.raise_signal(signal.SIGINT)
 
-        return after_one_epoch
-
-    monkeypatch.setattr(checkpoints, "save", stopping(KeyboardInterrupt()))
+    monkeypatch.setattr(checkpoints, "save", interrupted)
     assert cli(SMALL, out) == 130
     assert f"--out {out} --resume goes on" in capsys.readouterr().err
     monkeypatch.setattr(checkpoints, "save", save)

@@ -99,7 +99,11 @@ def check_type(name: str, value: object, *kinds: type) -> None:
             f"`{name}` is the class {value.__name__}; it must be made first: {value.__name__}()."
         )
     wanted = " or ".join("None" if kind is type(None) else kind.__name__ for kind in kinds)
-    shown = repr(value)
-    if len(shown) > _SHOWN or "\n" in shown:  # as of arrays
-        shown = f"an object of the type {type(value).__name__}"
-    raise ValueError(f"`{name}` is {shown}; it must be of the type {wanted}.")
+    raise ValueError(f"`{name}` is {shown(value)}; it must be of the type {wanted}.")
+
+
+def shown(value: object) -> str:
+    """A value within a sentence: large ones, as arrays, by their type alone."""
+    text = repr(value)
+    large = len(text) > _SHOWN or "\n" in text
+    return f"an object of the type {type(value).__name__}" if large else text

@@ -10,7 +10,7 @@ import numpy as np
 from jax.sharding import Mesh
 from jaxtyping import Array, ArrayLike, Float, Shaped
 
-from dfc_jax._checks import check_type, require
+from dfc_jax._checks import check_type, require, shown
 from dfc_jax._data.dataset import Dataset, Split
 from dfc_jax._dynamics.losses import AbstractLoss, CrossEntropy
 from dfc_jax._network.network import as_batch, as_inputs, Network
@@ -72,10 +72,10 @@ def score(name: str, metric: Metric, model: Network, split: Split) -> float:
     **Raises:** `ValueError` if it is no number.
     """
     found = metric(np.asarray(split.y), np.asarray(predict(model, split.x)))
-    try:
-        return float(np.asarray(found, float).reshape(()))
-    except (TypeError, ValueError) as error:
-        raise ValueError(f"`metrics[{name!r}]` returned {found!r}; it must return one number.") from error
+    array = np.asarray(found)
+    fine = array.size == 1 and array.dtype.kind in "biuf"
+    require(fine, f"`metrics[{name!r}]` returned {shown(found)}; it must return one number.")
+    return float(array.reshape(()))
 
 
 def check_loss(name: str, loss: AbstractLoss, outputs: int, classification: bool) -> None:
