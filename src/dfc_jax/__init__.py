@@ -14,6 +14,7 @@ from dfc_jax._analysis.measures import (
     update_angles as update_angles,
     UpdateAngles as UpdateAngles,
 )
+from dfc_jax._analysis.plots import plot_trajectory as plot_trajectory
 from dfc_jax._analysis.surrogate import (
     surrogate_gradient as surrogate_gradient,
     surrogate_loss as surrogate_loss,
@@ -71,6 +72,7 @@ from dfc_jax._dynamics.teaching import (
     presynaptic_rates as presynaptic_rates,
     teaching_signal as teaching_signal,
 )
+from dfc_jax._dynamics.trajectory import Trajectory as Trajectory, trajectory as trajectory
 from dfc_jax._methods.base import (
     AbstractMethod as AbstractMethod,
     instant_report as instant_report,

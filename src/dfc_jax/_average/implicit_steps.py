@@ -88,11 +88,11 @@ class ImplicitStep(eqx.Module):
     def unbalanced(self, control: OutputVector, deviation: Deviation) -> OutputVector:
         """a u_int_base + b e(u) - u, zero for the control that is sought."""
         a, b = self.loop.controller.implicit_gains(self.h)
-        return a * self.base.integral + b * self.loop.error(self.sample, deviation.rate[-1]) - control
+        return a * self.base.integral + b * self.loop.output_error(self.sample, deviation.rate[-1]) - control
 
     def state(self, control: OutputVector, deviation: Deviation) -> LoopState:
         """The state of the dynamics that belongs to a control."""
-        error = self.loop.error(self.sample, deviation.rate[-1])
+        error = self.loop.output_error(self.sample, deviation.rate[-1])
         integral = self.loop.controller.integral(control, error)
         return LoopState(deviation.voltage, integral, None, None)
 

@@ -94,7 +94,7 @@ class ClosedLoop(Part):
         """Q_i u of every layer."""
         return tuple(jnp.tensordot(control, Q, axes=(0, -1)) for Q in self.feedback(sample))
 
-    def error(self, sample: Sample, output_change: OutputVector) -> OutputVector:
+    def output_error(self, sample: Sample, output_change: OutputVector) -> OutputVector:
         """The control error e when the output is r_L^- + output_change."""
         return sample.error - self.readout.difference(sample.feedforward.output, output_change)
 
@@ -128,7 +128,7 @@ class ClosedLoop(Part):
         """d(state)/dt without the noise, with the signature Diffrax expects (`sample` is its `args`)."""
         del t
         rate = self.rate_changes(sample, state.voltage)
-        error = self.error(sample, rate[-1])
+        error = self.output_error(sample, rate[-1])
         control = self.controller.control(state.integral, error)
         drive = self.apical_input(sample, control)
         arriving = zip(self.basal(rate), self.apical(state, drive), state.voltage, strict=True)
@@ -162,8 +162,11 @@ class ClosedLoop(Part):
 
     def control(self, state: LoopState, sample: Sample) -> OutputVector:
         """The control u that belongs to a state of the dynamics."""
-        rate = self.rate_changes(sample, state.voltage)
-        return self.controller.control(state.integral, self.error(sample, rate[-1]))
+        return self.controller.control(state.integral, self.error(state, sample))
+
+    def error(self, state: LoopState, sample: Sample) -> OutputVector:
+        """The control error e that belongs to a state of the dynamics."""
+        return self.output_error(sample, self.rate_changes(sample, state.voltage)[-1])
 
     def deviation(self, state: LoopState, sample: Sample) -> Deviation:
         """Voltages, basal inputs and rates that belong to a state of the dynamics."""
@@ -180,7 +183,7 @@ class ClosedLoop(Part):
 
     def residual(self, sample: Sample, control: OutputVector, deviation: Deviation) -> OutputVector:
         """F(u) = e - a u for the network at rest under u: zero at a steady state."""
-        return self.error(sample, deviation.rate[-1]) - self.controller.steady_state_leak() * control
+        return self.output_error(sample, deviation.rate[-1]) - self.controller.steady_state_leak() * control
 
     def equations(self, sample: Sample, control: OutputVector, output_change: OutputVector) -> OutputVector:
         """The equations of the steady state in the readout's form; their roots are those of F."""

@@ -63,7 +63,7 @@ class PublishedEuler(Part):
         self, loop: ClosedLoop, state: PublishedState, sample: Sample
     ) -> tuple[OutputVector, OutputVector]:
         """u_int and u of the next state, which no noise of that step enters yet."""
-        error = loop.error(sample, state.deviation.rate[-1])
+        error = loop.output_error(sample, state.deviation.rate[-1])
         rate_of_integral = loop.controller.integral_rate(state.integral, state.control, error)
         integral = state.integral + self.dt * rate_of_integral
         return integral, loop.controller.control(integral, error)

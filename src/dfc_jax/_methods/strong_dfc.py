@@ -214,7 +214,7 @@ class HighPassPhase(AbstractSleepPhase):
 
 def _settled(loop: ClosedLoop, sample: Sample, first: PublishedState, found: Equilibrium) -> PublishedState:
     """A steady state as a state of the published scheme, without noise yet."""
-    error = loop.error(sample, found.deviation.rate[-1])
+    error = loop.output_error(sample, found.deviation.rate[-1])
     integral = loop.controller.integral(found.control, error)
     apical = loop.apical_input(sample, found.control)
     parts = lambda s: (s.deviation, s.apical, s.compartment, s.integral, s.control)

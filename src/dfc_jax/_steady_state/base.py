@@ -77,7 +77,7 @@ def last_state(
     """
 
     def one(sample: Sample, control: OutputVector, deviation: Deviation) -> Equilibrium:
-        error = jnp.linalg.norm(loop.error(sample, deviation.rate[-1])) / sample.scale
+        error = jnp.linalg.norm(loop.output_error(sample, deviation.rate[-1])) / sample.scale
         remaining = loop.relative_residual(sample, control, loop.controlled(sample, control))
         fallen = (error < 0.5) & jnp.isfinite(remaining)
         return Equilibrium(control, deviation, fallen, remaining, jnp.asarray(steps), fallen)

@@ -29,6 +29,8 @@ def evaluate(model: Network, loss: AbstractLoss, split: Split, *, classification
 
     **Raises:** `ValueError` if the split does not suit the model, or the loss neither of them.
     """
+    check_type("model", model, Network)
+    check_type("loss", loss, AbstractLoss)
     check_type("split", split, Split)
     x, y = jnp.asarray(split.x), jnp.asarray(split.y)
     mean_loss, accuracy = _evaluate(False, model, loss, x, y, None)  # which checks the shapes first
