@@ -45,6 +45,6 @@ def plot_trajectory(found: Trajectory, labels: list[str] | None = None) -> "Figu
         ax.spines[["top", "right"]].set_visible(False)
     if labels is not None or outputs <= 10:
         names = [str(i) for i in range(outputs)] if labels is None else labels
-        place = {"loc": "outside center right", "frameon": False}
-        figure.legend(lines, names, title="output", **place)
+        outside = "outside center right"
+        figure.legend(lines, names, title="output", loc=outside, frameon=False)  # ty: ignore
     return figure
