@@ -121,5 +121,5 @@ nitpick_ignore_regex = [
     (r"py:.*", r"(diffrax|eqx|jax|lx|np|optax|optx|os|pathlib)\..*"),
     (r"py:.*", r"Any|Array|ArrayLike|Bool|Callable|Complex|Float|Int|PRNGKeyArray|PyTree|Sequence|Shaped"),
     # What this library does not export.
-    (r"py:.*", r"Augmentation|Lock|Measure|Transform"),
+    (r"py:.*", r"Augmentation|Lock|Measure|Metric|OnEpoch|StoppedBy|Transform"),
 ]
