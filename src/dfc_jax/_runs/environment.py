@@ -13,6 +13,7 @@ from typing import Any
 import jax
 
 
+COMMAND = "dfc-jax"  # as it is installed
 _PACKAGES = ("dfc_jax", "jax", "jaxlib", "equinox", "diffrax", "optimistix", "lineax", "optax", "numpy")
 
 
@@ -28,7 +29,7 @@ def environment() -> dict[str, Any]:
         "cores": os.cpu_count(),
         "x64": jax.config.jax_enable_x64,  # ty: ignore[missing-attribute]
         "matmul_precision": jax.config.jax_default_matmul_precision,  # ty: ignore[missing-attribute]
-        "command": shlex.join(["python", _script(), *sys.argv[1:]]),
+        "command": " ".join([_program(), *map(shlex.quote, sys.argv[1:])]),
         "started": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
     }
 
@@ -49,10 +50,12 @@ def _git_revision() -> str | None:
     return done.stdout.decode(errors="replace").strip()
 
 
-def _script() -> str:
-    """The script as it was named on the command line; by name alone where that was an absolute path."""
+def _program() -> str:
+    """What the command line began with; a script by its name alone where that was an absolute path."""
+    if sys.argv[0].startswith(f"{COMMAND} "):
+        return sys.argv[0]
     script = pathlib.Path(sys.argv[0])
-    return script.name if script.is_absolute() else str(script)
+    return shlex.join(["python", script.name if script.is_absolute() else str(script)])
 
 
 def _processor() -> str:

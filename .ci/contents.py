@@ -1,0 +1,36 @@
+"""What the built distributions must hold, and what they must not: `python .ci/contents.py DIST`."""
+
+import pathlib
+import sys
+import tarfile
+import zipfile
+
+
+SHARED = ("dfc_jax/__init__.py", "dfc_jax/_command.py", "dfc_jax/py.typed")
+SCRIPTS = ("run.py", "compare.py", "pool.py", "table1.py", "figures.py")
+PRESETS = ("neurips2021/presets.py", "neurips2021/toy_presets.py", "icml2022/presets.py")
+UNWANTED = ("tests", "results", "notebooks", "benchmarks", "docs", "runs", "__pycache__")
+
+
+def check(names: list[str], wanted: list[str], archive: pathlib.Path) -> None:
+    missing = sorted(set(wanted) - set(names))
+    unwanted = [name for name in names if set(pathlib.PurePosixPath(name).parts) & set(UNWANTED)]
+    if missing or unwanted:
+        sys.exit(f"{archive.name} lacks {missing} and holds {unwanted}, which it should not.")
+
+
+def main(dist: pathlib.Path) -> None:
+    (wheel,), (source,) = dist.glob("*.whl"), dist.glob("*.tar.gz")
+    root = source.name.removesuffix(".tar.gz")
+    scripts = [*SCRIPTS, *PRESETS]
+    in_wheel = [*SHARED, *(f"dfc_jax/_experiments/{name}" for name in scripts)]
+    in_wheel += [f"{root}.dist-info/{name}" for name in ("entry_points.txt", "licenses/LICENSE")]
+    check(zipfile.ZipFile(wheel).namelist(), in_wheel, wheel)
+    in_source = [*(f"src/{name}" for name in SHARED), *(f"experiments/{name}" for name in scripts)]
+    in_source += ["LICENSE", "README.md", "CHANGELOG.md", "CITATION.cff", "pyproject.toml"]
+    with tarfile.open(source) as archive:
+        check(archive.getnames(), [f"{root}/{name}" for name in in_source], source)
+
+
+if __name__ == "__main__":
+    main(pathlib.Path(sys.argv[1]))
