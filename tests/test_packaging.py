@@ -10,12 +10,7 @@ import dfc_jax
 
 
 ROOT = pathlib.Path(__file__).parents[1]
-YAML = (
-    ".pre-commit-config.yaml",
-    ".readthedocs.yaml",
-    ".github/workflows/tests.yml",
-    ".github/workflows/release.yml",
-)
+WORKFLOWS = (".github/workflows/tests.yml", ".github/workflows/release.yml")
 
 
 def project() -> dict:
