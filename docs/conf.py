@@ -76,10 +76,11 @@ author = "The dfc_jax authors"
 release = version = version("dfc_jax")
 extensions = [
     "sphinx.ext.autodoc",
-    "sphinx.ext.mathjax",
     "sphinx.ext.viewcode",
     "myst_nb",
+    "sphinx_copybutton",
     "docstrings",
+    "mathml",
     "names",
 ]
 exclude_patterns = [
@@ -92,7 +93,10 @@ html_theme = "furo"
 html_title = "dfc_jax"
 html_show_copyright = False
 html_static_path = ["_static"]
-html_css_files = ["wide.css"]
+html_css_files = ["pages.css"]
+html_math_renderer = "mathml"
+copybutton_prompt_text = r">>> |\.\.\. "  # what an example shows and a reader does not type
+copybutton_prompt_is_regexp = True
 myst_enable_extensions = ["amsmath", "dollarmath"]
 myst_heading_anchors = 3
 highlight_language = "none"  # a block that names no language: commands and formulas
