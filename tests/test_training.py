@@ -13,7 +13,7 @@ from helpers import adam, flat, relative_error, sgd
 from small_runs import fit, fit_many, in_single_precision, learning, regression, small_network, without_times
 
 import dfc_jax as dfc
-from dfc_jax._training.batches import shuffled_batches
+from dfc_jax._training.batches import Batches, shuffled_batches
 
 
 pytestmark = pytest.mark.usefixtures("standard_promotion")  # Optax mixes whole numbers and floats.
@@ -103,6 +103,16 @@ def test_batches_are_shuffled_anew_every_epoch():
     assert sorted(first.ravel().tolist()) == sorted(second.ravel().tolist()) == list(range(64))
     assert not np.array_equal(first, second)
     assert len(set(map(bytes, np.asarray(jr.key_data(keys))))) == 4
+
+
+def test_every_batch_has_a_key_of_its_own_the_last_one_too():
+    def step(carry, batch):
+        number, seen = carry
+        return (number + 1, seen.at[number].set(jr.key_data(batch[2]))), {}
+
+    start = jnp.asarray(0), jnp.zeros((4, 2), jnp.uint32)
+    (number, seen), _ = Batches(regression(100).train, 32).scan(step, start, jr.key(0))
+    assert number == 4 and len({tuple(key) for key in seen.tolist()}) == 4
 
 
 # The best epoch, and stopping
