@@ -111,7 +111,8 @@ def test_every_batch_has_a_key_of_its_own_the_last_one_too():
         return (number + 1, seen.at[number].set(jr.key_data(batch[2]))), {}
 
     start = jnp.asarray(0), jnp.zeros((4, 2), jnp.uint32)
-    (number, seen), _ = Batches(regression(100).train, 32).scan(step, start, jr.key(0))
+    train = jax.tree.map(jnp.asarray, regression(100).train)
+    (number, seen), _ = Batches(train, 32).scan(step, start, jr.key(0))
     assert number == 4 and len({tuple(key) for key in seen.tolist()}) == 4
 
 
