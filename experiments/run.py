@@ -189,7 +189,7 @@ def _load(config: Config, configs: dict[Method, Config]) -> dfc.Dataset:
         check_installed()
     first, number = next(iter(configs.values())), jax.device_count()
     check_measured(first)
-    data = dfc.load(first.dataset)
+    data = _data(first)
     if first.batch_size > len(data.train):
         raise ValueError(f"`batch_size` is {first.batch_size}; {data.name} has {len(data.train)} samples.")
     if first.batch_size % number > 0:
@@ -198,6 +198,18 @@ def _load(config: Config, configs: dict[Method, Config]) -> dfc.Dataset:
     for method, chosen in configs.items():
         make_model(chosen, method, data, 0)
     return data
+
+
+def _data(config: Config) -> dfc.Dataset:
+    """The samples, fetched first if that is asked for."""
+    if config.download:
+        fetch = lambda: dfc.download(config.dataset, progress=config.progress) if writes() else None
+        together.agreed("download", fetch)
+    try:
+        return dfc.load(config.dataset)
+    except FileNotFoundError as error:
+        error.add_note("or give --download")
+        raise
 
 
 def _folders(chosen: dict[Method, tuple[Config, pathlib.Path]], resume: bool) -> dict[Method, dfc.RunFolder]:

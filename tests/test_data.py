@@ -72,13 +72,14 @@ def test_splits_of_different_sizes_are_refused(validation, test, message):
 
 
 def test_the_names():
-    assert DATASETS == ("digits", "student_teacher", "mnist", "fashion_mnist", "mnist_autoencoder", "cifar10")
+    images = ("mnist", "fashion_mnist", "mnist_autoencoder", "cifar10", "cifar100")
+    assert ("digits", "student_teacher", *images) == DATASETS
 
 
 def test_unknown_name_lists_the_known_ones():
     with pytest.raises(ValueError, match=r"'minst'; .* digits, student_teacher, .* Did you mean 'mnist'"):
         load("minst")
-    with pytest.raises(ValueError, match=r"'xyz'; .* cifar10\.$"):
+    with pytest.raises(ValueError, match=r"'xyz'; .* cifar100\.$"):
         load("xyz")
 
 

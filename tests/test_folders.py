@@ -18,7 +18,8 @@ import pytest
 from helpers import records, sgd
 
 import dfc_jax as dfc
-from dfc_jax._runs import checkpoints, environment, files, lock
+from dfc_jax import _lock as lock
+from dfc_jax._runs import checkpoints, environment, files
 from dfc_jax._training import resuming
 
 

@@ -1,6 +1,7 @@
 """Images against TFDS directories written here, and against the real ones where they are."""
 
 import dataclasses
+import gzip
 import io
 import os
 import pathlib
@@ -12,14 +13,15 @@ import pytest
 import tensorflow_datasets as tfds
 from helpers import same_data, splits
 from PIL import Image
+from small_archives import CLASSES, expect, files_of, idx, SHAPES
 
 from dfc_jax._data import loading as data
 from dfc_jax._data.dataset import Split
 from dfc_jax._data.loading import load
+from dfc_jax._runs.identity import described
 
 
-IMAGES = ("mnist", "fashion_mnist", "mnist_autoencoder", "cifar10")
-SHAPES = {"mnist": (28, 28, 1), "fashion_mnist": (28, 28, 1), "cifar10": (32, 32, 3)}
+IMAGES = ("mnist", "fashion_mnist", "mnist_autoencoder", "cifar10", "cifar100")
 TRAIN, TEST = 24, 10
 
 
@@ -28,7 +30,7 @@ def raw(source: str, split: str) -> tuple[np.ndarray, np.ndarray]:
     samples = {"train": TRAIN, "test": TEST}[split]
     images = np.random.default_rng(samples).integers(0, 256, (samples, *SHAPES[source]), np.uint8)
     images[:, 0, 0, 0] = np.arange(samples)
-    return images, np.arange(samples) % 10
+    return images, np.arange(samples) % CLASSES[source]
 
 
 def write(source: str, root: pathlib.Path) -> None:
@@ -39,8 +41,9 @@ def write(source: str, root: pathlib.Path) -> None:
             file = io.BytesIO()
             Image.fromarray(image.squeeze()).save(file, "PNG")
             file.seek(0)
-            named = {"id": f"{split}_{i}"} if source == "cifar10" else {}
-            yield i, {"image": file, "label": int(label), **named}
+            named = {"id": f"{split}_{i}"} if source.startswith("cifar") else {}
+            coarse = {"coarse_label": i % 20} if source == "cifar100" else {}
+            yield i, {"image": file, "label": int(label), **named, **coarse}
 
     def generators(builder, download_manager):
         return {split: examples(split) for split in ("train", "test")}
@@ -59,6 +62,12 @@ def prepared(tmp_path_factory) -> pathlib.Path:
     return root
 
 
+@pytest.fixture(autouse=True)
+def no_archives(monkeypatch, tmp_path_factory):
+    """Whatever this machine has in its cache."""
+    monkeypatch.setenv("DFC_JAX_DATA", str(tmp_path_factory.mktemp("cache")))
+
+
 @pytest.fixture
 def tiny(monkeypatch):
     """Let the library expect the tiny data sets' numbers of samples."""
@@ -69,15 +78,19 @@ def tiny(monkeypatch):
 
 def published_pixels(name: str, images: np.ndarray) -> np.ndarray:
     x = images / 255
-    if name == "cifar10":
-        x = (x - [0.4914, 0.4822, 0.4465]) / [0.2470, 0.2435, 0.2616]
+    if name.startswith("cifar"):
+        mean, std = {
+            "cifar10": ([0.4914, 0.4822, 0.4465], [0.2470, 0.2435, 0.2616]),
+            "cifar100": ([0.5071, 0.4865, 0.4409], [0.2673, 0.2564, 0.2762]),
+        }[name]
+        x = (x - mean) / std
         return np.stack([x[..., channel].reshape(len(x), -1) for channel in range(3)], 1).reshape(len(x), -1)
     return (x if name == "fashion_mnist" else (x - 0.1307) / 0.3081).reshape(len(x), -1)
 
 
 def assert_holds(split: Split, name: str, images: np.ndarray, labels: np.ndarray) -> None:
     np.testing.assert_allclose(split.x, published_pixels(name, images), atol=2e-6)
-    y = split.x if name == "mnist_autoencoder" else labels[:, None] == np.arange(10)
+    y = split.x if name == "mnist_autoencoder" else labels[:, None] == np.arange(CLASSES[name])
     np.testing.assert_array_equal(split.y, y)
 
 
@@ -87,7 +100,7 @@ def test_images_are_read_and_preprocessed_as_published(name, prepared, tiny):
     dataset = load(name, validation_samples=5, data_dir=prepared)
     assert [len(split) for split in splits(dataset)] == [TRAIN - 5, 5, TEST]
     assert dataset.input_size == np.prod(SHAPES[source])
-    assert dataset.output_size == (784 if name == "mnist_autoencoder" else 10)
+    assert dataset.output_size == (784 if name == "mnist_autoencoder" else CLASSES[name])
     assert dataset.classification == (name != "mnist_autoencoder")
     assert dataset.train.x.dtype == dataset.train.y.dtype == np.float32
     images, labels = raw(source, "train")
@@ -150,9 +163,9 @@ def test_unprepared_data_say_where_was_searched_and_what_to_run(tmp_path):
         load("mnist_autoencoder", data_dir=tmp_path)
     message = str(caught.value)
     assert (
-        f"mnist is not in {str(tmp_path)!r}. Set `data_dir` or the environment variable TFDS_DATA_DIR"
-        in message
+        f"mnist is not in {str(tmp_path)!r}: `dfc.download('mnist', {str(tmp_path)!r})` fetches it" in message
     )
+    assert "Or set `data_dir`, or the environment variable DFC_JAX_DATA or TFDS_DATA_DIR" in message
     assert 'pip install "dfc_jax[data]"' in message
     builder = f"tfds.builder('mnist', data_dir={str(tmp_path)!r}, file_format='array_record')"
     assert f'python -c "import tensorflow_datasets as tfds; {builder}.download_and_prepare()"' in message
@@ -225,6 +238,23 @@ def test_out_of_memory_is_not_called_damage(prepared, tiny, monkeypatch):
         load("mnist", validation_samples=5, data_dir=prepared)
 
 
+def test_archives_go_before_what_is_prepared(prepared, tiny, monkeypatch, tmp_path):
+    """Both may be in one folder; a run tells the one from the other."""
+    shutil.copytree(prepared / "mnist", tmp_path / "mnist")
+    theirs = load("mnist", validation_samples=5, data_dir=tmp_path)
+    files = files_of("mnist")
+    expect(monkeypatch, "mnist", files, ())
+    for name, content in files.items():
+        assert same_data(theirs, load("mnist", validation_samples=5, data_dir=tmp_path))
+        (tmp_path / "mnist" / name).write_bytes(content)
+    ours = load("mnist", validation_samples=5, data_dir=tmp_path)
+    assert described(ours) != described(theirs)
+    monkeypatch.setenv("DFC_JAX_DATA", str(tmp_path))
+    monkeypatch.setenv("TFDS_DATA_DIR", str(prepared))
+    assert same_data(ours, load("mnist", validation_samples=5))
+    assert same_data(theirs, load("mnist", validation_samples=5, data_dir=prepared))
+
+
 # The real data sets, as far as TFDS_DATA_DIR holds them
 
 
@@ -240,10 +270,37 @@ def test_real_data_have_the_sizes_and_statistics_of_the_papers(name):
     pixels, train, validation, test = {
         "digits": (64, 1257, 180, 360),
         "cifar10": (3072, 45_000, 5000, 10_000),
+        "cifar100": (3072, 45_000, 5000, 10_000),
     }.get(name, (784, 55_000, 5000, 10_000))
     assert [len(split) for split in splits(dataset)] == [train, validation, test]
     assert dataset.input_size == pixels
     mean, std = (0.286, 0.353) if name == "fashion_mnist" else (0, 1)
     assert abs(dataset.train.x.mean() - mean) < 0.01 and abs(dataset.train.x.std() - std) < 0.01
     if dataset.classification:
-        assert np.abs(dataset.train.y.mean(0) - 0.1).max() < 0.02
+        assert np.abs(dataset.train.y.mean(0) * dataset.output_size - 1).max() < 0.2
+
+
+@pytest.mark.skipif("mnist" not in really_there(), reason="TFDS_DATA_DIR holds no MNIST")
+def test_archives_of_the_real_images_give_the_same_images(monkeypatch, tmp_path):
+    """At full size: what is prepared, written as archives, differs in the order of its samples alone."""
+    pixels = [
+        tfds.data_source("mnist", split=split, data_dir=os.environ["TFDS_DATA_DIR"])
+        for split in ("train", "test")
+    ]
+    files = {}
+    for prefix, records in zip(("train", "t10k"), pixels, strict=True):
+        examples = records.__getitems__(range(len(records)))[::-1]
+        images, labels = np.stack([e["image"][..., 0] for e in examples]), [e["label"] for e in examples]
+        files[f"{prefix}-images-idx3-ubyte.gz"] = gzip.compress(idx(images), 1)
+        files[f"{prefix}-labels-idx1-ubyte.gz"] = gzip.compress(idx(np.array(labels, np.uint8)))
+    expect(monkeypatch, "mnist", files, (), samples=(60_000, 10_000))
+    (tmp_path / "mnist").mkdir()
+    for name, content in files.items():
+        (tmp_path / "mnist" / name).write_bytes(content)
+    ours, theirs = load("mnist", data_dir=tmp_path), load("mnist")
+    assert np.array_equal(ours.test.x, theirs.test.x[::-1]) and np.array_equal(
+        ours.test.y, theirs.test.y[::-1]
+    )
+    assert not np.array_equal(ours.train.x, theirs.train.x)
+    every = [np.concatenate([data.train.x, data.validation.x]) for data in (ours, theirs)]
+    assert np.array_equal(*(np.sort(x.astype(np.float64) @ np.arange(784.0)) for x in every))

@@ -155,6 +155,7 @@ def test_malformed_options_are_refused(arguments, named, capsys):
 def test_a_half_downloaded_data_set_is_refused(remains, tmp_path, monkeypatch, capsys):
     (tmp_path / "mnist" / remains).mkdir(parents=True)
     monkeypatch.setenv("TFDS_DATA_DIR", str(tmp_path))
+    monkeypatch.setenv("DFC_JAX_DATA", str(tmp_path / "empty"))
     assert main(Config(method=("bp",), dataset="mnist", out=str(tmp_path / "run"))) == 2
     error = capsys.readouterr().err
     assert error.startswith("error: ") and "mnist' holds nothing that was prepared to the end" in error
@@ -201,6 +202,7 @@ def test_a_half_downloaded_data_set_is_refused(remains, tmp_path, monkeypatch, c
 )
 def test_what_cannot_run_is_refused_in_one_sentence(tmp_path, monkeypatch, capsys, config, message):
     monkeypatch.setenv("TFDS_DATA_DIR", str(tmp_path / "empty"))
+    monkeypatch.setenv("DFC_JAX_DATA", str(tmp_path / "empty"))
     out = tmp_path / "run"
     assert main(dataclasses.replace(config, out=str(out))) == 2
     error = capsys.readouterr().err
@@ -247,15 +249,17 @@ def test_a_convolutional_network_trains_on_augmented_images(tmp_path):
     assert last["train_loss"] < first["train_loss"]
 
 
-def test_cifar10_is_for_the_convolutional_network_by_default():
-    conv, dense = Config(dataset="cifar10").resolved(), Config(dataset="cifar10", model="mlp").resolved()
+@pytest.mark.parametrize("dataset", ["cifar10", "cifar100"])
+def test_cifar_is_for_the_convolutional_network_by_default(dataset):
+    conv, dense = Config(dataset=dataset).resolved(), Config(dataset=dataset, model="mlp").resolved()
     assert (conv.model, conv.channels, conv.hidden, conv.augment) == ("conv", (16, 32), (128,), True)
     assert (dense.model, dense.channels, dense.hidden, dense.augment) == ("mlp", (), (256,) * 3, False)
     assert Config(dataset="mnist").resolved().model == "mlp"
 
 
-def test_cifar10_sleeps_little_and_by_the_expected_update():
-    learning, usual = (Config(dataset=name).resolved().feedback_learning for name in ("cifar10", "mnist"))
+@pytest.mark.parametrize("dataset", ["cifar10", "cifar100"])
+def test_cifar_sleeps_little_and_by_the_expected_update(dataset):
+    learning, usual = (Config(dataset=name).resolved().feedback_learning for name in (dataset, "mnist"))
     assert (learning.update, learning.sleep_epochs, learning.pretraining_epochs) == ("expected", 0.1, 0.5)
     assert (usual.update, usual.sleep_epochs, usual.pretraining_epochs) == ("simulated", 1, 1)
 

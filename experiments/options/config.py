@@ -9,7 +9,9 @@ from options.groups import Controller, Feedback, IMPLICIT, Optimiser, Solver, St
 import dfc_jax as dfc
 
 
-Dataset = Literal["digits", "student_teacher", "mnist", "fashion_mnist", "mnist_autoencoder", "cifar10"]
+Dataset = Literal[
+    "digits", "student_teacher", "mnist", "fashion_mnist", "mnist_autoencoder", "cifar10", "cifar100"
+]
 Method = Literal["bp", "dfa", "dfc", "dfc-ss", "dfc-ssa", "strong-dfc", "strong-dfc-2phase", "mn", "gn"]
 Model = Literal["mlp", "conv"]
 Activation = Literal["tanh", "relu", "leaky-relu", "sigmoid", "linear"]
@@ -40,15 +42,17 @@ class Defaults:
     model: Model = "mlp"
 
 
+COLOUR = Defaults(
+    (128,), ("tanh",), pretraining_epochs=0.5, sleep_epochs=0.1, update="expected", model="conv"
+)
 DEFAULTS: dict[Dataset, Defaults] = {
     "digits": Defaults((128, 128), ("tanh", "tanh"), 20, 3e-3, 5e-3, 10),
     "student_teacher": Defaults((10, 10), ("tanh", "tanh"), 50, 1e-2, 5e-3, 10),
     "mnist": Defaults(),
     "fashion_mnist": Defaults(),
     "mnist_autoencoder": Defaults((256, 32, 256), ("tanh", "linear", "tanh")),
-    "cifar10": Defaults(
-        (128,), ("tanh",), pretraining_epochs=0.5, sleep_epochs=0.1, update="expected", model="conv"
-    ),
+    "cifar10": COLOUR,
+    "cifar100": COLOUR,
 }
 
 CHANNELS = (16, 32)  # of a convolutional network
@@ -62,7 +66,11 @@ class Config:
     """
 
     dataset: Dataset = "digits"
-    """digits and student_teacher need no download; the others are read by TensorFlow Datasets."""
+    """digits and student_teacher need no download; the others are fetched by --download, or read by
+    TensorFlow Datasets."""
+    download: bool = False
+    """Fetch the images first, from the archives of their authors, unless they are there: into DFC_JAX_DATA,
+    by default ~/.cache/dfc_jax. With --distributed the first process does, into a folder that all share."""
     method: tuple[Method, ...] = ("dfc-ss", "bp")
     """One or several. bp: backpropagation. dfa: direct feedback alignment. dfc: average over the controlled
     trajectory. dfc-ss: its steady state. dfc-ssa: the linearised steady state. strong-dfc: strong feedback,
@@ -85,7 +93,8 @@ class Config:
     """Go on with the run in --out, from its newest checkpoint, with its options: more epochs may be given,
     other options not. Beside a whole command, start it where there is no run yet."""
     model: Model | None = None
-    """mlp: dense layers only. conv: convolutions with pooling before them. By default conv for cifar10."""
+    """mlp: dense layers only. conv: convolutions with pooling before them. By default conv for cifar10
+    and cifar100."""
     channels: tuple[int, ...] | None = None
     """conv: feature maps of each convolution; by default 16 and 32."""
     hidden: tuple[int, ...] | None = None
@@ -100,7 +109,8 @@ class Config:
     patience: int | None = None
     """Stop a seed after so many epochs without a better one; by default none is stopped."""
     augment: bool | None = None
-    """Shift images by up to 4 pixels and mirror half of them, at random; by default cifar10's for conv."""
+    """Shift images by up to 4 pixels and mirror half of them, at random; by default cifar10's and
+    cifar100's for conv."""
     distributed: bool = False
     """Divide every batch among the devices of several processes, all started with this command; without it
     among those of this machine. JAX finds the processes under SLURM, MPI, Kubernetes and on TPUs; elsewhere
@@ -151,7 +161,7 @@ class Config:
             epochs=defaults.epochs,
             model=defaults.model,
             channels=CHANNELS if convolutional else (),
-            augment=convolutional and self.dataset == "cifar10",
+            augment=convolutional and self.dataset in ("cifar10", "cifar100"),
         )
         config = dataclasses.replace(config, optimiser=optimiser, feedback_learning=learning)
         check_numbers(config)
@@ -238,4 +248,4 @@ def _fill(options: Any, **defaults: Any) -> Any:
 
 
 DISTRIBUTED = ("distributed", "coordinator", "processes", "process")
-MAY_DIFFER = ("epochs", "progress", "tensorboard", "resume", "out", *DISTRIBUTED)
+MAY_DIFFER = ("epochs", "progress", "tensorboard", "download", "resume", "out", *DISTRIBUTED)

@@ -113,7 +113,7 @@ class Feedback:
     Under Adam they are two learning rules, for Adam divides an update by its own size, noise included:
     without the noise Condition 2 came to 0.763 instead of the published rule's 0.633 in 400 steps of
     pre-training, and feedback weights grew two to three times larger. By default simulated, as published,
-    and expected for cifar10."""
+    and expected for cifar10 and cifar100."""
     lr: float | None = None
     """Learning rate of Adam for the feedback weights; by default what suits the data set, and for strong-dfc
     a hundredth of that: in the wake phase the target's control drowns the answer to the noise."""
@@ -133,8 +133,8 @@ class Feedback:
     """Sleep epochs before the first wake epoch, or a part of one; by default what suits the data set."""
     sleep_epochs: float | None = None
     """Sleep epochs before every wake epoch, or a part of one: 0.2 sleeps on a fifth of the batches. By
-    default 1, 0.1 for cifar10, and 0 for strong-dfc, which learns feedback in the wake phase; or a preset's
-    own."""
+    default 1, 0.1 for cifar10 and cifar100, and 0 for strong-dfc, which learns feedback in the wake phase;
+    or a preset's own."""
     freeze_output: bool = dfc.FeedbackLearning.freeze_output
     """Keep Q_L = I."""
     sigma: float = 0.01

@@ -31,7 +31,12 @@ from dfc_jax._average.implicit import ImplicitAverage as ImplicitAverage
 from dfc_jax._average.published import PublishedAverage as PublishedAverage
 from dfc_jax._data.augmentation import CropAndFlip as CropAndFlip
 from dfc_jax._data.dataset import Dataset as Dataset, Split as Split
-from dfc_jax._data.loading import DATASETS as DATASETS, load as load, student_teacher as student_teacher
+from dfc_jax._data.loading import (
+    DATASETS as DATASETS,
+    download as download,
+    load as load,
+    student_teacher as student_teacher,
+)
 from dfc_jax._dynamics.closed_loop import ClosedLoop as ClosedLoop
 from dfc_jax._dynamics.controller import (
     AbstractController as AbstractController,

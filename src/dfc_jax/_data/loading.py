@@ -1,36 +1,34 @@
 """Data sets by name, as plain float32 arrays split into training, validation and test samples."""
 
-import contextlib
 import dataclasses
 import difflib
-import glob
-import importlib
 import itertools
-import json
 import math
 import os
-from types import ModuleType
+import pathlib
 
 import numpy as np
 from jaxtyping import Float, UInt8
 
-from dfc_jax._checks import check_count, require
+from dfc_jax._checks import check_count, check_type, require
+from dfc_jax._data import archives, tfds
 from dfc_jax._data.dataset import Dataset, Split
+from dfc_jax._data.folders import cache_folder, tfds_folder
+from dfc_jax._data.formats import Splits
 
 
 @dataclasses.dataclass(frozen=True)
 class _ImageSet:
-    """What turns a TFDS image data set into a `Dataset`: `mean` and `std` are per channel, after x / 255."""
+    """What turns images and labels into a `Dataset`: `mean` and `std` are per channel, after x / 255."""
 
     source: str
     mean: tuple[float, ...]
     std: tuple[float, ...]
     train_samples: int
     test_samples: int = 10_000
+    classes: int = 10
     classification: bool = True
 
-
-_CLASSES = 10
 
 _IMAGE_SETS = {
     "mnist": _ImageSet("mnist", (0.1307,), (0.3081,), 60_000),
@@ -38,6 +36,9 @@ _IMAGE_SETS = {
     "fashion_mnist": _ImageSet("fashion_mnist", (0.0,), (1.0,), 60_000),
     "mnist_autoencoder": _ImageSet("mnist", (0.1307,), (0.3081,), 60_000, classification=False),
     "cifar10": _ImageSet("cifar10", (0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616), 50_000),
+    "cifar100": _ImageSet(
+        "cifar100", (0.5071, 0.4865, 0.4409), (0.2673, 0.2564, 0.2762), 50_000, classes=100
+    ),
 }
 
 DATASETS = ("digits", "student_teacher", *_IMAGE_SETS)
@@ -50,34 +51,67 @@ def load(
 
     - `digits`: scikit-learn's 8 x 8 digits, which need no download; standardised.
     - `student_teacher`: see `student_teacher`, here with its default arguments.
-    - `mnist`, `cifar10`: standardised, flattened images; CIFAR-10's in (channel, height, width) order.
+    - `mnist`, `cifar10`, `cifar100` (its 100 classes, not their 20 superclasses): standardised, flattened
+      images; CIFAR's in (channel, height, width) order.
     - `fashion_mnist`: flattened images in [0, 1], as in the published code.
     - `mnist_autoencoder`: MNIST whose targets are its own standardised pixels.
+
+    Images are read from the archives that `download` has fetched, or where there are none, from what
+    TensorFlow Datasets has prepared. The test samples are the same, in another order; which of the others
+    train and which validate differs, for the split is one of positions. Nothing is downloaded here.
 
     **Arguments:**
 
     - `validation_samples`: how many to hold out of the training samples (`student_teacher`: to draw), by
       default 180 for digits, 1000 for student_teacher, 5000 for images. The test samples stay the same.
-    - `data_dir`: where TensorFlow Datasets keeps its prepared images. The default is the environment
-      variable TFDS_DATA_DIR, else `~/tensorflow_datasets`. Nothing is ever downloaded.
+    - `data_dir`: the folder that was given to `download`, or that of TensorFlow Datasets. By default first
+      that of `download`, then the environment variable TFDS_DATA_DIR, else `~/tensorflow_datasets`.
 
     >>> load("digits").train.x.shape
     (1257, 64)
 
-    **Raises:** `ValueError` for an argument out of range; for images also `ImportError` (no TFDS),
-    `FileNotFoundError` (not prepared), `PermissionError`, `ValueError` (a folder that holds another data set)
-    and `RuntimeError` (prepared, but damaged or incomplete).
+    **Raises:** `ValueError` for an argument out of range; for images also `FileNotFoundError` (not
+    there), `PermissionError` and `RuntimeError` (damaged or incomplete), and from TensorFlow Datasets
+    `ImportError` (not installed) and `ValueError` (a folder that holds another data set).
     """
     options = {} if validation_samples is None else {"validation_samples": validation_samples}
     if name == "digits":
         return _digits(**options)
     if name == "student_teacher":
         return student_teacher(**options)
-    if name in _IMAGE_SETS:
-        return _images(name, data_dir, **options)
-    nearest = difflib.get_close_matches(str(name), DATASETS, n=1)
+    _check_name(name, DATASETS)
+    return _images(name, data_dir, **options)
+
+
+def download(name: str, folder: str | os.PathLike | None = None, *, progress: bool = True) -> pathlib.Path:
+    """Fetch the images called `name`, for `load`, from the archives that their authors publish.
+
+    Goes on where a call was cut off. A file is kept only if its checksum is the published one; if it is
+    not, or if an address does not answer, the next of several serves.
+
+    **Arguments:**
+
+    - `folder`: which gets a folder of the data set, to be given to `load` as `data_dir`. By default the
+      environment variable DFC_JAX_DATA, else `dfc_jax` in XDG_CACHE_HOME or `~/.cache`: where `load` looks.
+    - `progress`: show bars.
+
+    **Returns:** `folder`.
+
+    **Raises:** `ValueError` for a `name` that needs no download, or while another process fetches the same;
+    `OSError` where `folder` cannot be written or is full; `RuntimeError` where no address serves a file.
+    """
+    _check_name(name, tuple(_IMAGE_SETS))
+    check_type("folder", folder, str, os.PathLike, type(None))
+    root = cache_folder() if folder is None else os.path.expanduser(folder)
+    archives.download(_IMAGE_SETS[name].source, root, progress=progress)
+    return pathlib.Path(root)
+
+
+def _check_name(name: str, names: tuple[str, ...]) -> None:
+    nearest = difflib.get_close_matches(str(name), names, n=1)
     hint = f" Did you mean {nearest[0]!r}?" if nearest else ""
-    raise ValueError(f"`name` is {name!r}; it must be one of {', '.join(DATASETS)}.{hint}")
+    problem = f"`name` is {name!r}{', which needs no download' if name in DATASETS else ''}"
+    require(name in names, f"{problem}; it must be one of {', '.join(names)}.{hint}")
 
 
 def student_teacher(
@@ -127,32 +161,46 @@ def _digits(validation_samples: int = 180) -> Dataset:
     pixels, labels = load_digits(return_X_y=True)
     # A fixed `random_state`, not a run's seed; the test samples first, free of `validation_samples`.
     rest, test = train_test_split(np.arange(len(labels)), test_size=360, stratify=labels, random_state=0)
-    check_count("validation_samples", validation_samples, _CLASSES, len(rest) - _CLASSES)
+    check_count("validation_samples", validation_samples, 10, len(rest) - 10)  # one a class
     strata = labels[rest]
     train, validation = train_test_split(rest, test_size=validation_samples, stratify=strata, random_state=0)
     x = pixels / 16
     x = ((x - x[train].mean()) / x[train].std()).astype(np.float32)
-    splits = [Split(x[chosen], _one_hot(labels[chosen])) for chosen in (train, validation, test)]
+    splits = [Split(x[chosen], _one_hot(labels[chosen], 10)) for chosen in (train, validation, test)]
     return Dataset("digits", *splits, classification=True, image=(1, 8, 8))
 
 
 def _images(name: str, data_dir: str | os.PathLike | None, validation_samples: int = 5000) -> Dataset:
     spec = _IMAGE_SETS[name]
     check_count("validation_samples", validation_samples, 1, spec.train_samples - 1)
-    root = os.path.expanduser(data_dir or os.environ.get("TFDS_DATA_DIR") or "~/tensorflow_datasets")
-    images, labels = _read(spec.source, "train", spec.train_samples, root)
-    test_images, test_labels = _read(spec.source, "test", spec.test_samples, root)
+    (images, labels), (test_images, test_labels) = _read(spec, data_dir)
     order = np.random.default_rng(0).permutation(len(images))  # fixed: the split must not follow a run's seed
     validation, train = np.split(order, [validation_samples])
 
     def split(images: UInt8[np.ndarray, "samples height width channels"], labels: np.ndarray) -> Split:
         x = _standardise(images, spec)
-        return Split(x, _one_hot(labels) if spec.classification else x)
+        return Split(x, _one_hot(labels, spec.classes) if spec.classification else x)
 
     splits = split(images[train], labels[train]), split(images[validation], labels[validation])
     splits = *splits, split(test_images, test_labels)
     height, width, channels = images.shape[1:]
     return Dataset(name, *splits, spec.classification, (channels, height, width))
+
+
+def _read(spec: _ImageSet, data_dir: str | os.PathLike | None) -> Splits:
+    """From the archives where they are, else through TFDS."""
+    source, samples = spec.source, (spec.train_samples, spec.test_samples)
+    given = None if data_dir is None else os.path.expanduser(data_dir)
+    cache, prepared = given or cache_folder(), given or tfds_folder()
+    if archives.are_there(source, cache):
+        return archives.read(source, cache, samples, spec.classes)
+    if tfds.is_there(source, prepared):
+        return tfds.read(source, prepared, samples)
+    places = " or ".join(repr(place) for place in dict.fromkeys((cache, prepared)))
+    first = f"{source} is not in {places}: {archives.how_to_download(source, cache)} fetches it"
+    wanted = "the environment variable DFC_JAX_DATA or TFDS_DATA_DIR to a directory that holds it"
+    last = f"to prepare it with TensorFlow Datasets, {tfds.how_to_prepare(source, prepared)}"
+    raise FileNotFoundError(f"{first}. Or set `data_dir`, {wanted}; or, {last}")
 
 
 def _standardise(
@@ -165,78 +213,5 @@ def _standardise(
     return x.reshape(len(x), -1)
 
 
-def _read(source: str, split: str, samples: int, root: str) -> tuple[np.ndarray, np.ndarray]:
-    """Images and labels of one split, through the part of TFDS that needs no TensorFlow."""
-    tfds = _import_tfds()
-    folder = os.path.join(root, source)
-    forbidden = _forbidden(root, folder)
-    if forbidden is not None:
-        remedy = "ask its owner for the permission to read it, or use another `data_dir`"
-        raise PermissionError(f"{forbidden!r} may not be read by this user: {remedy}.")
-    prepare = (  # TFDS writes TFRecord files unless told otherwise, which `data_source` cannot read
-        'on a machine with network access, install TensorFlow by `pip install "dfc_jax[data]"` and run '
-        f'`python -c "import tensorflow_datasets as tfds; tfds.builder({source!r}, data_dir={root!r}, '
-        "file_format='array_record').download_and_prepare()\"`."
-    )
-    if not os.path.isdir(folder):
-        wanted = "Set `data_dir` or the environment variable TFDS_DATA_DIR to a directory that holds it"
-        raise FileNotFoundError(f"{source} is not in {root!r}. {wanted}; or, to prepare it there, {prepare}")
-    _check_name(folder, source)
-    try:
-        records = tfds.data_source(source, split=split, data_dir=root, download=False)
-        require(len(records) == samples, f"{len(records)} {split} examples where {samples} belong")
-        examples = records.__getitems__(range(samples))  # in bulk: three times as fast as one by one
-        return np.stack([e["image"] for e in examples]), np.asarray([e["label"] for e in examples])
-    except MemoryError:
-        raise
-    except Exception as error:  # its kind varies with what is damaged: protobuf, array_record, PIL, ...
-        reason = f"{type(error).__name__}: {error}".partition("\n")[0]
-        problem = f"{folder!r} is damaged, incomplete or not in the array_record format ({reason})"
-        if not _descriptions(folder):
-            problem = f"{folder!r} holds nothing that was prepared to the end"
-        remedy = f"Use another `data_dir`, or move it away and prepare it again: {prepare}"
-        raise RuntimeError(f"{problem}. {remedy}") from error
-
-
-def _forbidden(root: str, folder: str) -> str | None:
-    """What of a prepared data set may not be read: a folder on the way to it, or a file of it."""
-    for part in (root, folder):
-        if os.path.isdir(part) and not os.access(part, os.R_OK | os.X_OK):
-            return part
-    for within, folders, files in os.walk(folder):
-        for name in (*folders, *files):
-            path = os.path.join(within, name)
-            if not os.access(path, os.R_OK | (os.X_OK if name in folders else 0)):
-                return path
-    return None
-
-
-def _descriptions(folder: str) -> list[str]:
-    """The descriptions of the versions that a folder holds, but for those left half prepared."""
-    found = glob.glob(os.path.join(glob.escape(folder), "*", "dataset_info.json"))
-    return [path for path in found if "incomplete" not in os.path.basename(os.path.dirname(path))]
-
-
-def _check_name(folder: str, source: str) -> None:
-    """Raise unless what was prepared in the folder is the data set that its name says."""
-    for path in _descriptions(folder):
-        held = source
-        with open(path, encoding="utf-8") as file, contextlib.suppress(ValueError):  # damage is found later
-            held = json.load(file)["name"]
-        problem = f"{folder!r} holds the data set {held!r}, not {source!r}"
-        require(held == source, f"{problem}: give the folder its own name back, or use another `data_dir`.")
-
-
-def _import_tfds() -> ModuleType:
-    """TFDS, imported only when it is needed: it is optional and takes long."""
-    try:
-        for needed in ("importlib_resources", "PIL", "array_record"):  # TFDS imports these late or undeclared
-            importlib.import_module(needed)
-        return importlib.import_module("tensorflow_datasets")
-    except ImportError as error:
-        message = f'image data sets need the module `{error.name}`; run `pip install "dfc_jax[tfds]"`.'
-        raise ImportError(message, name=error.name) from error
-
-
-def _one_hot(labels: np.ndarray) -> Float[np.ndarray, "samples outputs"]:
-    return np.eye(_CLASSES, dtype=np.float32)[labels]
+def _one_hot(labels: np.ndarray, classes: int) -> Float[np.ndarray, "samples outputs"]:
+    return np.eye(classes, dtype=np.float32)[labels]

@@ -11,12 +11,12 @@ from typing import Any
 import equinox as eqx
 
 from dfc_jax._checks import check_type, require
+from dfc_jax._lock import Lock, lock_of_process
 from dfc_jax._runs import checkpoints
 from dfc_jax._runs.environment import environment
 from dfc_jax._runs.files import clear_parts, delete, sync, write_whole
 from dfc_jax._runs.history import History, Record
 from dfc_jax._runs.loading import read_config, records_of, seeds_of
-from dfc_jax._runs.lock import Lock, lock_of_process
 
 
 # What a run leaves beside its config.json.

@@ -14,9 +14,9 @@ from jax.experimental.multihost_utils import process_allgather
 from jaxtyping import Array, Key, PyTree
 
 from dfc_jax._checks import require
+from dfc_jax._lock import Lock
 from dfc_jax._runs import checkpoints, model_description
 from dfc_jax._runs.identity import difference
-from dfc_jax._runs.lock import Lock
 from dfc_jax._training.state import Run, State
 
 
