@@ -17,7 +17,8 @@ from dfc_jax._data.formats import Splits
 def is_there(source: str, root: str) -> bool:
     """Whether a folder holds what may have been prepared; `read` says what is wrong with it."""
     try:
-        return any(entry.is_dir() for entry in os.scandir(os.path.join(root, source)))
+        with os.scandir(os.path.join(root, source)) as entries:
+            return any(entry.is_dir() for entry in entries)
     except PermissionError:
         return True
     except OSError:
