@@ -208,8 +208,7 @@ def _data(config: Config) -> dfc.Dataset:
     try:
         return dfc.load(config.dataset)
     except FileNotFoundError as error:
-        error.add_note("or give --download")
-        raise
+        raise FileNotFoundError(f"{error} Or give --download.") from error
 
 
 def _folders(chosen: dict[Method, tuple[Config, pathlib.Path]], resume: bool) -> dict[Method, dfc.RunFolder]:
