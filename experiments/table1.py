@@ -26,6 +26,7 @@ from options.config import Config
 from options.groups import Feedback, Solver, Update
 from options.script import outermost, parse, STOPS
 from report.paired import as_text, paired_difference
+from report.spread import spread
 from run import prepare, train
 
 from dfc_jax._checks import check_number
@@ -165,10 +166,10 @@ def _cell(folder: pathlib.Path, column: Column) -> dict[str, Any]:
     config, environment = held["config"], held["environment"]
     seeds = {int(seed): found for seed, found in summary["seeds"].items() if column.metric in found}
     values = {seed: float(column.shown(np.asarray(found[column.metric]))) for seed, found in seeds.items()}
-    spread = np.std(list(values.values()), ddof=1) if len(values) > 1 else np.nan
+    std = spread(list(values.values()))
     return {
         "mean": float(np.mean(list(values.values()))) if values else None,
-        "std": None if np.isnan(spread) else float(spread),
+        "std": None if np.isnan(std) else float(std),
         "values": values,
         "epochs": config["epochs"],
         "sleep_epochs": config["feedback_learning"]["sleep_epochs"] if config["feedback"] == "learned" else 0,
@@ -235,8 +236,8 @@ def _shown(found: dict[str, Any] | None) -> str:
         return ""
     if found["mean"] is None:
         return "stopped"
-    spread = "" if found["std"] is None else f" ± {found['std']:.2g}"
-    return f"{found['mean']:.3g}{spread} ({found['paper_mean']:.3g} ± {found['paper_std']:.2g})"
+    std = "" if found["std"] is None else f" ± {found['std']:.2g}"
+    return f"{found['mean']:.3g}{std} ({found['paper_mean']:.3g} ± {found['paper_std']:.2g})"
 
 
 @outermost

@@ -4,6 +4,7 @@ import errno
 import json
 import os
 import pathlib
+import re
 import signal
 import stat
 import subprocess
@@ -226,7 +227,7 @@ def test_every_session_says_where_it_was(tmp_path: pathlib.Path, monkeypatch: py
 
 
 def test_the_revision_is_that_of_the_source(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Not that of a checkout that a copy of it happens to lie in."""
+    """Not that of a checkout that a copy of it happens to lie in; that of the script is another."""
     git = ["git", "-c", "user.name=a", "-c", "user.email=a", "-C", str(tmp_path)]
     copy = tmp_path / "site-packages" / "dfc_jax" / "environment.py"
     copy.parent.mkdir(parents=True)
@@ -234,11 +235,22 @@ def test_the_revision_is_that_of_the_source(tmp_path: pathlib.Path, monkeypatch:
     subprocess.run([*git, "init"], check=True, capture_output=True)
     subprocess.run([*git, "commit", "--allow-empty", "-m", "theirs"], check=True, capture_output=True)
     monkeypatch.setattr(environment, "__file__", str(copy))
-    assert environment._git_revision() is None
+    script = tmp_path / "script.py"
+    script.write_text("")
+    monkeypatch.setattr(sys, "argv", [str(script)])
+    assert environment.environment()["git_revision"] is None
+    assert environment.environment()["script_revision"] is None
+    subprocess.run([*git, "add", str(script)], check=True, capture_output=True)
+    subprocess.run([*git, "commit", "-m", "the script"], check=True, capture_output=True)
+    found = environment.environment()
+    assert found["git_revision"] is None and re.fullmatch("[0-9a-f]{12}", found["script_revision"])
     subprocess.run([*git, "add", "."], check=True, capture_output=True)
     subprocess.run([*git, "commit", "-m", "ours"], check=True, capture_output=True)
     shown = subprocess.run([*git, "rev-parse", "HEAD"], check=True, capture_output=True, text=True).stdout
-    assert shown.startswith(environment._git_revision())
+    found = environment.environment()
+    assert shown.startswith(found["git_revision"]) and shown.startswith(found["script_revision"])
+    script.write_text("changed")
+    assert environment.environment()["script_revision"] == f"{found['script_revision']}-dirty"
 
 
 # Disks of other kinds

@@ -21,6 +21,7 @@ from neurips2021.toy_presets import (
 from options.config import Method
 from options.groups import Update
 from report.figure import Common, Curves, Rows
+from report.spread import spread
 
 
 @dataclasses.dataclass(frozen=True)
@@ -77,11 +78,11 @@ class Figure2(Common):
         return plots.draw_2(rows)
 
     def facts(self, rows: Rows) -> dict[str, Any]:
-        spread = np.std([(r["pc1"], r["pc2"]) for r in rows if r["kind"] == "random"], axis=0)
+        std = spread([(r["pc1"], r["pc2"]) for r in rows if r["kind"] == "random"], axis=0)
         points = {k: [(r["pc1"], r["pc2"]) for r in rows if r["kind"] == k] for k in ("damped", "transpose")}
         damped = np.array(points["damped"])
         return {
-            "std_of_random_feedback": spread.tolist(),
+            "std_of_random_feedback": std.tolist(),
             "length_of_the_damped_path": float(np.sum(np.linalg.norm(np.diff(damped, axis=0), axis=1))),
             "first_damped": damped[0].tolist(),
             "transpose": list(points["transpose"][0]),

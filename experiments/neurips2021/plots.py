@@ -7,6 +7,7 @@ from matplotlib.lines import Line2D
 from report.curves import COLOURS, NAMES
 from report.figure import Rows, tidied
 from report.pictures import plt
+from report.spread import spread
 from scipy.stats import gaussian_kde
 
 
@@ -210,12 +211,12 @@ def _groups(rows: Rows, *names: str) -> dict[tuple, Rows]:
 
 
 def _rolling(ax: Axes, rows: Rows, y: str) -> None:
-    """A method's curve over its epochs."""
+    """A method's curve: mean and spread over the last epochs of one run, not over seeds."""
     values = _column(rows, y)
     if np.all(np.isnan(values)):
         return
     windows = [values[max(0, i - WINDOW + 1) : i + 1] for i in range(len(values))]
-    mean, std = (np.array([f(window) for window in windows]) for f in (np.mean, np.std))
+    mean, std = (np.array([f(window) for window in windows]) for f in (np.mean, spread))
     method, epochs = rows[0]["method"], _column(rows, "epoch")
     line = {"linestyle": KINDS[rows[0]["feedback"]], "linewidth": WIDTHS.get(method, 1.3)}
     ax.plot(epochs, mean, color=COLOURS[method], **line)

@@ -30,6 +30,7 @@ from options.objects import (
     make_optimiser as make_run_optimiser,
 )
 from report.figure import Curves, Rows
+from report.spread import spread
 from sklearn.decomposition import PCA
 from tqdm import tqdm
 
@@ -151,9 +152,9 @@ def _norms(model: dfc.Network, x: Array) -> dict[str, float]:
 
 
 def _mean_and_std(values: dict[str, np.ndarray]) -> dict[str, float]:
-    """Over the samples, as `name_mean` and `name_std`."""
+    """Over the samples of one network, not over seeds, as `name_mean` and `name_std`."""
     means = {f"{name}_mean": float(np.mean(array)) for name, array in values.items()}
-    return means | {f"{name}_std": float(np.std(array)) for name, array in values.items()}
+    return means | {f"{name}_std": float(spread(array)) for name, array in values.items()}
 
 
 def train(toy: Toy, method: Method, feedback: Kind, sleep: Update, samples: int, progress: bool) -> Rows:

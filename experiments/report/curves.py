@@ -3,7 +3,6 @@
 import json
 import pathlib
 import sys
-import warnings
 from collections import defaultdict
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -13,6 +12,7 @@ from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator, NullLocator
 from report.pictures import plt
+from report.spread import spread
 
 
 # Okabe and Ito's colours, which colour-blind readers can tell apart; a method has the same one everywhere.
@@ -151,7 +151,7 @@ def _methods(configs: Sequence[dict[str, Any]]) -> list[Line2D]:
 
 
 def _draw(ax: Axes, curves: dict[str, np.ndarray], name: str, factor: float, line: dict[str, str]) -> None:
-    """Mean over seeds, with a band of one standard deviation where there are several."""
+    """Mean over seeds, with a band of one sample standard deviation where there are several."""
     if name not in curves:
         return
     values = factor * curves[name]
@@ -160,9 +160,7 @@ def _draw(ax: Axes, curves: dict[str, np.ndarray], name: str, factor: float, lin
     mean = np.nanmean(values, axis=0)
     ax.plot(epochs, mean, **{"marker": "o" if len(epochs) == 1 else None} | line)
     if len(values) > 1:
-        with warnings.catch_warnings():  # an epoch that one seed alone has reached has no spread
-            warnings.simplefilter("ignore", RuntimeWarning)
-            std = np.nanstd(values, axis=0, ddof=1)
+        std = spread(values, axis=0)
         ax.fill_between(epochs, mean - std, mean + std, color=line["color"], alpha=0.15, linewidth=0)
 
 

@@ -18,12 +18,14 @@ _PACKAGES = ("dfc_jax", "jax", "jaxlib", "equinox", "diffrax", "optimistix", "li
 
 
 def environment() -> dict[str, Any]:
-    """Where and with what a result came about: versions, git revision, device, precision, command, time."""
+    """Where and with what a result came about: versions, device, precision, command, time, and the git
+    revisions of this package's source and of the script's, each None where git does not follow the file."""
     device = jax.devices()[0]
     return {
         "python": platform.python_version(),
         "versions": {name: version(name) for name in _PACKAGES},
-        "git_revision": _git_revision(),
+        "git_revision": _git_revision(pathlib.Path(__file__)),
+        "script_revision": _git_revision(pathlib.Path(sys.argv[0]).resolve()),
         "device": device.device_kind,
         "processor": _processor(),
         "cores": os.cpu_count(),
@@ -34,12 +36,11 @@ def environment() -> dict[str, Any]:
     }
 
 
-def _git_revision() -> str | None:
-    """The revision of the source this package was imported from, None where git does not follow that source.
-
-    An installed copy may lie in the checkout of another revision, or of something else.
+def _git_revision(source: pathlib.Path) -> str | None:
+    """The revision that `source` is of, `-dirty` where its checkout was changed; None where git does not
+    follow that very file: an installed copy may lie in the checkout of another revision, or of something
+    else.
     """
-    source = pathlib.Path(__file__)
     followed = ["git", "ls-files", "--error-unmatch", source.name]
     describe = ["git", "describe", "--always", "--dirty", "--abbrev=12", "--exclude=*"]
     try:
