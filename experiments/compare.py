@@ -16,6 +16,7 @@ import options.needed  # noqa: F401
 from options.script import outermost, tidied
 from report.curves import COLOURS, drawn, plot_alignment, plot_comparison
 from report.paired import as_text, paired_difference
+from report.written import COMMANDS, comparison_in, TABLE
 from rich.console import Console
 from rich.table import Column, Table
 
@@ -38,7 +39,7 @@ def compare(folders: Sequence[pathlib.Path], out: pathlib.Path) -> None:
         raise ValueError(f"the runs are of {', '.join(datasets)}; compare runs of one data set.")
     title, columns, rows = _table(runs)
     out.mkdir(parents=True, exist_ok=True)
-    _write_markdown(out / "table.md", title, columns, rows, runs)
+    _write_markdown(out / TABLE, title, columns, rows, runs)
     picture = drawn("comparison.png", plot_comparison, folders, out / "comparison.png")
     drawn("alignment.png", plot_alignment, folders, out / "alignment.png")
     width = min(len(columns), 6)  # differences have a line each: a screen is narrow
@@ -161,29 +162,30 @@ def _write_markdown(
         "Seconds an epoch are wall-clock on a shared machine, feedback learning included: no figures to",
         "compare with those of other machines.",
         "",
-        "Commands, and what they ran on:",
+        COMMANDS,
         "",
     ]
-    lines += sorted({f"- `{run['environment']['command']}`" for run in runs})
-    lines += sorted({f"- {_machine(run['environment'])}" for run in runs})
+    lines += dict.fromkeys(f"- `{run['environment']['command']}`" for run in runs)
+    lines += dict.fromkeys(f"- {_machine(run['environment'])}" for run in runs)
     path.write_text("\n".join(lines) + "\n", encoding="utf-8")
 
 
 def _machine(environment: dict[str, Any]) -> str:
     versions = ", ".join(f"{name} {number}" for name, number in environment["versions"].items())
     machine = f"{environment['processor']}, {environment['cores']} cores, JAX on {environment['device']}"
-    return f"{machine}; Python {environment['python']}, {versions}; revision {environment['git_revision']}"
+    revision = environment["git_revision"] or environment.get("script_revision")
+    return f"{machine}; Python {environment['python']}, {versions}; revision {revision}"
 
 
 def main(runs: Sequence[pathlib.Path], out: pathlib.Path | None) -> None:
-    """Compare, and write to `out`, or to the folder around the first run unless there is a table already.
+    """Compare, and write to `out`, or to the folder around the first run, unless it has a comparison already.
 
     **Raises:** `ValueError` if there is.
     """
     around = runs[0].resolve().parent if out is None else out
-    if out is None and (around / "table.md").exists():
-        problem = f"`out` is not given, and {str(around)!r} holds a table already"
-        raise ValueError(f"{problem}; give a folder, that one if the table is to be replaced.")
+    if out is None and (there := comparison_in(around)):
+        problem = f"`out` is not given, and {str(around)!r} holds {there} already"
+        raise ValueError(f"{problem}; give a folder, that one if it is to be replaced.")
     compare(runs, around)
 
 
@@ -195,7 +197,9 @@ def command(arguments: Sequence[str] | None = None) -> None:
     )
     parser.add_argument("runs", nargs="+", type=pathlib.Path, metavar="RUN", help="folder of a finished run")
     parser.add_argument(
-        "--out", type=pathlib.Path, help="where to write (default: the folder around RUN, if it has no table)"
+        "--out",
+        type=pathlib.Path,
+        help="where to write, in place of a table there (default: the folder around RUN, if it has none)",
     )
     given = parser.parse_args(tidied(arguments))
     main(given.runs, given.out)

@@ -13,6 +13,7 @@ import datetime
 import functools
 import json
 import pathlib
+import shlex
 import sys
 from collections.abc import Sequence
 from typing import Any
@@ -31,6 +32,7 @@ from options.script import outermost, parse, STOPS, undivided
 from options.together import writes
 from report.curves import drawn, plot_curves
 from report.event_files import check_installed, event_files
+from report.written import comparison_in, of_others, TABLE
 
 import dfc_jax as dfc
 
@@ -146,9 +148,12 @@ def _chosen(config: Config, arguments: Sequence[str] | None) -> dict[Method, tup
     configs = options_to_go_on(held, again) if held and arguments is not None else {}
     configs = configs or {method: _preset(config, method) for method in config.method}
     alone = out in held.values()
-    if alone and len(configs) > 1:
+    if alone and not configs.keys() <= held.keys():
         problem = f"`method` is {config.method}; {str(out)!r} holds a run of {next(iter(held))} alone"
-        raise ValueError(f"{problem}: name a new folder for several.")
+        raise ValueError(f"{problem}: name a new folder.")
+    if of_others(out, list(held.values())):
+        problem = f"`out` is {str(out)!r}, which holds {comparison_in(out)} of other runs"
+        raise ValueError(f"{problem}; name a new folder, or move it.")
     # A folder of several methods remains one, should only one of them be left in it.
     several = len(configs) > 1 or bool(held and not alone)
     paths = {method: out / method if several else out for method in configs}
@@ -250,8 +255,18 @@ def main(config: Config, arguments: Sequence[str] | None = None) -> int:
         stopped.add_note(f"--out {out} --resume goes on")
         raise
     if writes():
-        compare(_finished(out, runs), out)
+        _compare(out, runs)
     return _judge(summaries)
+
+
+def _compare(out: pathlib.Path, runs: Sequence[Run]) -> None:
+    """The table and picture of all finished runs in `out`, unless others were put there meanwhile."""
+    finished = _finished(out, runs)
+    if (out / TABLE).exists() and of_others(out, list(runs_in(out).values())):
+        print(f"{out / TABLE} is of other runs, and stays; for a table of these:")
+        print(f"python experiments/compare.py {shlex.join(map(str, finished))} --out FOLDER")
+        return
+    compare(finished, out)
 
 
 def _finished(out: pathlib.Path, runs: Sequence[Run]) -> list[pathlib.Path]:

@@ -90,7 +90,7 @@ def test_a_table_says_what_is_there_and_replaces_no_other(finished, capsys, monk
     assert "digits, 1 epoch, 1 seed" in shown and "…" not in shown
     assert "The last column is the difference" not in table  # there is none
     assert compare_command(command) == 2
-    assert "holds a table already" in capsys.readouterr().err
+    assert "holds table.md already" in capsys.readouterr().err
     assert compare_command([*command, "--out", str(finished.parent)]) == 0  # which asks for it
 
 

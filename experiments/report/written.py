@@ -1,0 +1,33 @@
+"""What a comparison leaves in its folder, and whether it may take the place of what is there."""
+
+import json
+import pathlib
+from collections.abc import Sequence
+
+
+TABLE, PICTURES = "table.md", ("comparison.png", "alignment.png")
+COMMANDS = "Commands, and what they ran on:"
+
+
+def comparison_in(out: pathlib.Path) -> str | None:
+    """The name of a table or picture that lies in `out`, None if there is none."""
+    return next((name for name in (TABLE, *PICTURES) if (out / name).exists()), None)
+
+
+def of_others(out: pathlib.Path, runs: Sequence[pathlib.Path]) -> bool:
+    """Whether the table in `out` is of other runs than `runs`: has more rows, or not only their commands.
+
+    Pictures without a table are of others only where there are no `runs` that can have drawn them.
+    """
+    if not runs or not (out / TABLE).exists():
+        return not runs and comparison_in(out) is not None
+    lines = (out / TABLE).read_text(encoding="utf-8", errors="replace").splitlines()
+    rows = sum(line.startswith("| ") for line in lines) - 2  # a heading, a rule
+    shown = {line.removeprefix("- ") for line in lines if line.startswith("- `")}
+    own = {f"`{_command(folder)}`" for folder in runs}
+    return rows > len(runs) or not shown or not shown <= own
+
+
+def _command(folder: pathlib.Path) -> str | None:
+    held = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    return held.get("environment", {}).get("command")

@@ -1,0 +1,127 @@
+"""Tables and pictures of several runs: none takes the place of others', and each row says what it is of."""
+
+import dataclasses
+import json
+import pathlib
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import run
+from compare import compare
+from options.config import Config
+from report.written import of_others
+
+import dfc_jax as dfc
+
+
+Make = Callable[..., pathlib.Path]
+
+
+@pytest.fixture
+def finished(tmp_path: pathlib.Path) -> Make:
+    """What a finished run leaves for a comparison, but for its checkpoints; two epochs for every seed."""
+
+    def make(
+        name: str, method: str = "dfc-ss", command: str | None = None, epochs: int = 2, **options: Any
+    ) -> pathlib.Path:
+        folder = tmp_path / name
+        folder.mkdir(parents=True)
+        config = Config(method=(method,), **{"feedback": "fixed", "epochs": 2, "out": name} | options)
+        config = config.resolved()
+        numbers = {"test_accuracy": 0.5, "last_train_loss": 1.0}
+        numbers |= {"fraction_converged": 1.0, "seconds_per_epoch": 1.0}
+        environment = dict.fromkeys(("processor", "cores", "device", "python", "git_revision"), "x")
+        environment |= {"versions": {}, "command": f"python run.py {name}" if command is None else command}
+        held = {"config": dataclasses.asdict(config), "environment": environment}
+        measured = numbers if epochs else {}
+        summary = {"metric": "test_accuracy", "mean": measured, "std": {}}
+        summary["seeds"] = {str(seed): measured for seed in config.seeds}
+        lines = [
+            {"seed": seed, "epoch": epoch, "train_loss": 1 / epoch, "test_loss": 1.0, "test_accuracy": 0.5}
+            for epoch in range(1, 1 + epochs)
+            for seed in config.seeds
+        ]
+        (folder / "config.json").write_text(json.dumps(held))
+        (folder / "summary.json").write_text(json.dumps(summary))
+        (folder / "metrics.jsonl").write_text("".join(f"{json.dumps(line)}\n" for line in lines))
+        return folder
+
+    return make
+
+
+# Nobody's table is lost
+
+
+@pytest.fixture
+def untrained(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Runs whose folders are made, and that end at once."""
+    monkeypatch.setattr(run, "train", lambda *_: {})
+    monkeypatch.setattr(run, "compare", lambda *_: None)
+
+
+def contents(folder: pathlib.Path) -> dict[pathlib.Path, bytes]:
+    return {path: path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()}
+
+
+NEW = ["--method", "bp", "--hidden", "8", "--no-progress"]
+
+
+@pytest.mark.usefixtures("untrained")
+@pytest.mark.parametrize("options", [[], ["--resume"]], ids=["new", "resume"])
+@pytest.mark.parametrize("name", ["table.md", "comparison.png", "alignment.png"])
+def test_a_new_run_leaves_a_table_and_a_picture_that_are_there(tmp_path, name, options, capsys):
+    (tmp_path / name).write_text("of others")
+    before = contents(tmp_path)
+    assert run.command([*NEW, "--out", str(tmp_path), *options]) == 2
+    assert f"holds {name} of other runs; name a new folder, or move it" in capsys.readouterr().err
+    assert contents(tmp_path) == before
+
+
+@pytest.mark.usefixtures("untrained")
+def test_a_run_does_not_take_the_folder_of_another_method(tmp_path, capsys):
+    out = ["--out", str(tmp_path / "run")]
+    assert run.command(["--method", "dfa", *NEW[2:], *out]) == 0
+    (tmp_path / "run" / "summary.json").write_text("{}")
+    before = contents(tmp_path)
+    for options in ([], ["--resume"]):
+        assert run.command([*NEW, *out, *options]) == 2
+    assert "holds a run of dfa alone: name a new folder" in capsys.readouterr().err
+    assert contents(tmp_path) == before
+
+
+@pytest.mark.usefixtures("untrained")
+@pytest.mark.parametrize("command", [None, "the same"], ids=["another command", "more rows"])
+def test_a_run_that_goes_on_leaves_a_table_of_more_runs_than_its_own(finished, command, capsys):
+    mine, others = (finished(name, command=command) for name in ("mine", "others"))
+    resume = ["--out", str(mine), "--resume", "--no-progress", "--epochs", "3"]
+    compare([mine, others], mine)
+    before = contents(mine)
+    assert run.command(resume) == 2
+    assert "holds table.md of other runs" in capsys.readouterr().err and contents(mine) == before
+    compare([mine], mine)
+    assert not of_others(mine, [mine])
+    (mine / "metrics.jsonl").unlink()  # for there are no checkpoints
+    assert run.command(resume) == 0
+
+
+def test_a_table_made_during_training_stays(finished, capsys):
+    mine, others = finished("mine"), finished("others", nudge=0.2)
+    config = Config(method=("dfc-ss",))
+    runs = [run.Run("dfc-ss", config, dfc.RunFolder(mine))]
+    compare([mine, others], mine)
+    before = contents(mine)
+    run._compare(mine, runs)
+    assert contents(mine) == before
+    assert f"python experiments/compare.py {mine} --out FOLDER" in capsys.readouterr().out
+    (mine / "table.md").unlink()
+    run._compare(mine, runs)
+    assert (mine / "table.md").exists() and contents(mine) != before
+
+
+def test_commands_come_in_the_order_of_the_rows(finished, tmp_path):
+    runs = [finished(name, command=f"python {name}.py") for name in ("z", "a", "m")]
+    again = finished("again", command="python z.py")
+    compare([*runs, again], tmp_path)
+    lines = (tmp_path / "table.md").read_text().splitlines()
+    assert [line for line in lines if line.startswith("- `")] == [f"- `python {n}.py`" for n in "zam"]
