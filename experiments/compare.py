@@ -15,6 +15,7 @@ from typing import Any
 import options.needed  # noqa: F401
 from options.script import outermost, tidied
 from report.curves import COLOURS, drawn, plot_alignment, plot_comparison
+from report.naming import Named, named
 from report.paired import as_text, paired_difference
 from report.written import COMMANDS, comparison_in, TABLE
 from rich.console import Console
@@ -22,6 +23,7 @@ from rich.table import Column, Table
 
 
 SUMMARY = ("metric", "mean", "std", "seeds")
+DIFFERENCE = "minus the first"
 DIFFERENCES = (
     "The last column is the difference of scores over the seeds in common, its 95 % confidence interval",
     "and p, by a paired t-test.",
@@ -34,25 +36,25 @@ def compare(folders: Sequence[pathlib.Path], out: pathlib.Path) -> None:
     **Raises:** `ValueError` if a folder holds no finished run, or the runs are of different data sets.
     """
     runs = [_load(folder) for folder in folders]
+    names, unnamed = named(folders)
     datasets = sorted({run["config"]["dataset"] for run in runs})
     if len(datasets) > 1:
         raise ValueError(f"the runs are of {', '.join(datasets)}; compare runs of one data set.")
-    title, columns, rows = _table(runs)
+    title, columns, rows = _table(runs, names)
     out.mkdir(parents=True, exist_ok=True)
-    _write_markdown(out / TABLE, title, columns, rows, runs)
+    _write_markdown(out / TABLE, title, columns, rows, runs, unnamed)
     picture = drawn("comparison.png", plot_comparison, folders, out / "comparison.png")
     drawn("alignment.png", plot_alignment, folders, out / "alignment.png")
-    width = min(len(columns), 6)  # differences have a line each: a screen is narrow
+    width = columns.index(DIFFERENCE) if DIFFERENCE in columns else len(columns)
+    # Differences have a line each: a screen is narrow.
     shown = Table(*(Column(name, overflow="fold") for name in columns[:width]), title=title)
     for row in rows:
         shown.add_row(*row[:width])
     console = Console(markup=False, highlight=False)
     console.print(shown)
-    for row in rows:
+    for name, row in zip(names, rows, strict=True):
         if row[width:] and row[width]:
-            kind = "no" if row[1] == "none" else row[1]
-            difference = f"{row[0]} ({kind} feedback) minus {rows[0][0]}: {row[width]}"
-            console.print(difference, soft_wrap=True)
+            console.print(f"{_called(name)} minus {_called(names[0])}: {row[width]}", soft_wrap=True)
     console.print(f"Results: {out}" + (f"   Picture: {picture}" if picture else ""), soft_wrap=True)
 
 
@@ -90,19 +92,20 @@ def read_json(path: pathlib.Path) -> Any:
         raise ValueError(f"{str(path.parent)!r} does not hold a finished run: {reason}.") from error
 
 
-def _table(runs: list[dict[str, Any]]) -> tuple[str, list[str], list[list[str]]]:
+def _called(run: Named) -> str:
+    """A run in a sentence."""
+    feedback = f"{'no' if run.feedback == 'none' else run.feedback} feedback"
+    told = [f"{name} {run.told[name]}" for name in run.differs]
+    return f"{run.method} ({', '.join([feedback, *told])})"
+
+
+def _table(runs: list[dict[str, Any]], names: list[Named]) -> tuple[str, list[str], list[list[str]]]:
     metric = runs[0]["summary"]["metric"]
     percent = metric == "test_accuracy"
     rows = []
-    for run in runs:
-        config, mean = run["config"], run["summary"]["mean"]
-        method = config["method"][0]
-        early = "dfc-ss" in method or "2phase" in method
-        early = early and config["solver"]["steady_state"] == "published"
-        row = [
-            f"{method}, after T" if early else method,
-            {"bp": "none", "mn": "none", "gn": "none", "dfa": "random"}.get(method, config["feedback"]),
-        ]
+    for run, name in zip(runs, names, strict=True):
+        mean = run["summary"]["mean"]
+        row = [name.method, name.feedback, *name.told.values()]
         if metric in mean:
             row.append(_score(run["summary"], metric, percent))
             row.append(f"{mean['last_train_loss']:.3g}")
@@ -116,7 +119,8 @@ def _table(runs: list[dict[str, Any]]) -> tuple[str, list[str], list[list[str]]]
     seeds = _range([len(run["config"]["seeds"]) for run in runs])
     title = f"{runs[0]['config']['dataset']}, {_counted(epochs, 'epoch')}, {_counted(seeds, 'seed')}"
     score = "test accuracy %" if percent else "test loss"
-    columns = ["method", "feedback", score, "train loss", "converged %", "s / epoch", "minus the first"]
+    columns = ["method", "feedback", *names[0].told, score, "train loss", "converged %", "s / epoch"]
+    columns += [DIFFERENCE]
     shown = len(columns) if any(row[-1] for row in rows) else -1
     return title, columns[:shown], [row[:shown] for row in rows]
 
@@ -149,16 +153,23 @@ def _score(summary: dict[str, Any], metric: str, percent: bool) -> str:
 
 
 def _write_markdown(
-    path: pathlib.Path, title: str, columns: list[str], rows: list[list[str]], runs: list[dict[str, Any]]
+    path: pathlib.Path,
+    title: str,
+    columns: list[str],
+    rows: list[list[str]],
+    runs: list[dict[str, Any]],
+    unnamed: list[str],
 ) -> None:
     """The table as Markdown, with the commands and environments it came from."""
     lines = [f"# {title}", ""]
     lines += ["| " + " | ".join(cells) + " |" for cells in (columns, ["---"] * len(columns), *rows)]
     lines += [
         "",
-        "Scores are those of the epoch with the best validation score, mean ± standard deviation over seeds;",
-        "train loss is the mean over the last epoch; converged is the fraction of samples in all epochs.",
-        *(DIFFERENCES if columns[-1] == "minus the first" else ()),
+        "Scores are those of the epoch with the best validation score, mean ± sample standard deviation over",
+        "seeds; train loss is the mean over the last epoch; converged is the fraction of samples in all",
+        "epochs.",
+        *(DIFFERENCES if DIFFERENCE in columns else ()),
+        *([f"The runs differ in {', '.join(f'`{name}`' for name in unnamed)}, too."] if unnamed else ()),
         "Seconds an epoch are wall-clock on a shared machine, feedback learning included: no figures to",
         "compare with those of other machines.",
         "",

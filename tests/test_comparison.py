@@ -6,10 +6,15 @@ import pathlib
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
 import pytest
 import run
 from compare import compare
+from matplotlib.colors import to_rgb
 from options.config import Config
+from options.groups import Feedback, Optimiser
+from report import curves
+from report.naming import named
 from report.written import of_others
 
 import dfc_jax as dfc
@@ -125,3 +130,80 @@ def test_commands_come_in_the_order_of_the_rows(finished, tmp_path):
     compare([*runs, again], tmp_path)
     lines = (tmp_path / "table.md").read_text().splitlines()
     assert [line for line in lines if line.startswith("- `")] == [f"- `python {n}.py`" for n in "zam"]
+
+
+# Rows and curves are told apart
+
+
+def legend_and_colours(folders: list[pathlib.Path], monkeypatch: pytest.MonkeyPatch) -> dict[str, str]:
+    """What the picture's legend says, and in which colours."""
+    figures = []
+    monkeypatch.setattr(curves.plt, "close", figures.append)
+    assert curves.plot_comparison(folders, folders[0].parent / "picture.png") is not None
+    monkeypatch.undo()
+    (legend,) = figures[0].legends
+    lines = legend.get_lines()
+    curves.plt.close(figures[0])
+    return {t.get_text(): str(line.get_color()) for t, line in zip(legend.get_texts(), lines, strict=True)}
+
+
+def told(folders: list[pathlib.Path]) -> list[dict[str, str]]:
+    return [run.told for run in named(folders)[0]]
+
+
+def test_runs_of_a_sweep_are_named_by_what_is_swept(finished, tmp_path, monkeypatch):
+    sweep = [finished(f"n{nudge}", nudge=nudge) for nudge in (0.1, 0.4, 0.05, 0.2)]
+    compare(sweep, tmp_path)
+    lines = (tmp_path / "table.md").read_text().splitlines()
+    assert lines[2].startswith("| method | feedback | nudge | test accuracy")
+    assert [line.split(" | ")[2] for line in lines[4:8]] == ["0.1", "0.4", "0.05", "0.2"]
+    entries = legend_and_colours(sweep, monkeypatch)
+    assert list(entries) == [*(f"DFC-SS, nudge {n}" for n in ("0.1", "0.4", "0.05", "0.2")), "train", "test"]
+    red, green, blue = np.array([to_rgb(colour) for colour in list(entries.values())[:4]]).T
+    brightness = 0.3 * red + 0.59 * green + 0.11 * blue
+    assert np.argsort(-brightness).tolist() == [2, 0, 3, 1]  # from light to dark, by the nudge
+
+
+def test_methods_alone_need_no_more_than_their_names(finished, monkeypatch):
+    runs = [finished("a", "dfc-ss", nudge=0.3), finished("b", "bp", optimiser=Optimiser(lr=0.1))]
+    runs += [finished("c", "dfc-ss", feedback="learned")]
+    assert told(runs) == [{}, {}, {}]
+    assert list(legend_and_colours(runs, monkeypatch)) == [
+        "DFC-SS, fixed",
+        "backprop",
+        "DFC-SS, learned",
+        "train",
+        "test",
+    ]
+
+
+def test_what_follows_from_another_option_or_is_not_read_is_not_named(finished):
+    learning = [Feedback(lr=rate) for rate in (0.1, 0.2)]  # which is that of pre-training, too
+    runs = [finished(f"f{f.lr}", feedback="learned", feedback_learning=f) for f in learning]
+    assert told(runs) == [{"feedback_learning.lr": "0.1"}, {"feedback_learning.lr": "0.2"}]
+    runs = [finished(f"m{model}", "bp", model=model, nudge=n) for model, n in (("mlp", 0.1), ("conv", 0.2))]
+    assert told(runs) == [{"model": "mlp"}, {"model": "conv"}]  # with its own channels and hidden layers
+
+
+def test_seeds_and_at_last_folders_tell_runs_of_the_same_setting_apart(finished):
+    runs = [finished("a/x", seeds=(0, 1)), finished("b/x", seeds=(2,)), finished("c/x", "bp")]
+    assert told(runs) == [{"seeds": "0 1"}, {"seeds": "2"}, {"seeds": ""}]
+    runs = [*runs, finished("d/x", seeds=(2,))]
+    assert [found["folder"] for found in told(runs)] == ["", "b/x", "", "d/x"]
+
+
+def test_what_there_is_no_room_for_is_said_below_the_table(finished, tmp_path):
+    many = {"nudge": 0.2, "hidden": (8,), "batch_size": 32, "best": "validation_loss", "patience": 3}
+    compare([finished("a"), finished("b", **many)], tmp_path)
+    text = (tmp_path / "table.md").read_text()
+    assert "| feedback | hidden | batch_size | best | patience | test" in text
+    assert "The runs differ in `nudge`, too." in text
+
+
+def test_a_run_without_an_epoch_is_in_the_table_and_not_in_the_legend(finished, tmp_path, monkeypatch):
+    runs = [finished("a", "bp"), finished("b", "dfa", epochs=0)]
+    compare(runs, tmp_path)
+    assert "| dfa | random | stopped in the first epoch |" in (tmp_path / "table.md").read_text()
+    assert list(legend_and_colours(runs, monkeypatch)) == ["backprop", "train", "test"]
+    lone = finished("c", epochs=0)
+    assert curves.plot_curves(lone) is None and not (lone / "curves.png").exists()

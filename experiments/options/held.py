@@ -20,10 +20,10 @@ def runs_in(out: pathlib.Path) -> dict[Method, pathlib.Path]:
     **Raises:** `ValueError` if a `config.json` there cannot be read.
     """
     if (out / "config.json").exists():
-        return {_options(out).method[0]: out}
+        return {options_of(out).method[0]: out}
     found = {}
     for folder in _folders(out):
-        config = _options(folder)
+        config = options_of(folder)
         own = pathlib.Path(config.out or "").name == folder.name != out.resolve().name
         if config.method == (folder.name,) and not own:
             found[config.method[0]] = folder
@@ -39,7 +39,7 @@ def _folders(out: pathlib.Path) -> list[pathlib.Path]:
     return [file.parent for file in sorted(out.glob("*/config.json"))]
 
 
-def _options(folder: pathlib.Path) -> Config:
+def options_of(folder: pathlib.Path) -> Config:
     """Those of the run in `folder`, with the defaults of what an earlier version did not have.
 
     **Raises:** `ValueError` if it holds no configuration that this version can read.
@@ -68,7 +68,7 @@ def options_to_go_on(
 
     Only the methods that are asked for; nothing if that is one that has no run.
     """
-    held = {method: _options(folder) for method, folder in runs.items()}
+    held = {method: options_of(folder) for method, folder in runs.items()}
     now = {name: getattr(Config(), name) for name in NOW}
     parsed = {m: parse(dataclasses.replace(c, method=tuple(held), **now)) for m, c in held.items()}
     asked = next(iter(parsed.values())).method
@@ -79,7 +79,7 @@ def options_to_go_on(
 
 def check_same(folder: pathlib.Path, config: Config) -> None:
     """Raise `ValueError` if the run in `folder` has other options than `config`, but for `MAY_DIFFER`."""
-    held = dataclasses.asdict(_options(folder))
+    held = dataclasses.asdict(options_of(folder))
     difference = first_difference(held, dataclasses.asdict(config), MAY_DIFFER)
     if difference is not None:
         name, there, now = difference

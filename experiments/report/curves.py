@@ -9,8 +9,10 @@ from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
+from matplotlib.colors import LinearSegmentedColormap, to_hex, to_rgb
 from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator, NullLocator
+from report.naming import Named, named
 from report.pictures import plt
 from report.spread import spread
 
@@ -49,39 +51,42 @@ def drawn(name: str, draw: Callable[..., pathlib.Path | None], *arguments: Any) 
         return None
 
 
-def plot_curves(folder: pathlib.Path) -> pathlib.Path:
-    """`curves.png` of one run: its losses, and its accuracies if it has any."""
+def plot_curves(folder: pathlib.Path) -> pathlib.Path | None:
+    """`curves.png` of one run: its losses, and its accuracies if it has any; None without an epoch."""
     return _plot([folder], folder / "curves.png", splits=("train", "validation", "test"))
 
 
-def plot_comparison(folders: Sequence[pathlib.Path], path: pathlib.Path) -> pathlib.Path:
-    """Training and test curves of several runs."""
+def plot_comparison(folders: Sequence[pathlib.Path], path: pathlib.Path) -> pathlib.Path | None:
+    """Training and test curves of several runs; None if none has finished an epoch."""
     return _plot(folders, path, splits=("train", "test"))
 
 
-def _plot(folders: Sequence[pathlib.Path], path: pathlib.Path, splits: Sequence[str]) -> pathlib.Path:
-    runs = [_curves(folder) for folder in folders]
-    configs = [_config(folder) for folder in folders]
-    accuracy = any("test_accuracy" in curves for curves in runs)
+def _plot(folders: Sequence[pathlib.Path], path: pathlib.Path, splits: Sequence[str]) -> pathlib.Path | None:
+    runs = _measured(folders)
+    if not runs:
+        return None
+    accuracy = any("test_accuracy" in curves for _, curves in runs)
     figure, axes = plt.subplots(
         1, 2 if accuracy else 1, figsize=(9.5 if accuracy else 6, 3.6), squeeze=False, layout="constrained"
     )
-    for config, curves in zip(configs, runs, strict=True):
+    lines = _lines([run for run, _ in runs])
+    for (_, curves), line in zip(runs, lines, strict=True):
         for split in splits:
-            line = {**_line(config, configs), "linestyle": STYLES[split]}
-            _draw(axes[0, 0], curves, f"{split}_loss", 1, line)
+            styled = line | {"linestyle": STYLES[split]}
+            _draw(axes[0, 0], curves, f"{split}_loss", 1, styled)
             if accuracy:
-                _draw(axes[0, 1], curves, f"{split}_accuracy", 100, line)
+                _draw(axes[0, 1], curves, f"{split}_accuracy", 100, styled)
     axes[0, 0].set(xlabel="epoch", ylabel="loss", yscale="log")
     _plain_ticks(axes[0, 0])
     if accuracy:
         axes[0, 1].set(xlabel="epoch", ylabel="accuracy (%)")
     for ax in axes.flat:
         _tidy(ax)
-    entries = _methods(configs)
-    entries += [Line2D([], [], color="grey", linestyle=STYLES[s], label=s) for s in splits]
+    entries = _entries([run for run, _ in runs], lines)
+    there = {name.partition("_")[0] for _, curves in runs for name in curves}
+    entries += [Line2D([], [], color="grey", linestyle=STYLES[s], label=s) for s in splits if s in there]
     figure.legend(handles=entries, loc="outside center right", frameon=False, fontsize=9)
-    figure.suptitle(_title(folders), fontsize=10)
+    figure.suptitle(_title([run for run, _ in runs]), fontsize=10)
     figure.savefig(path, dpi=150)
     plt.close(figure)
     return path
@@ -89,24 +94,23 @@ def _plot(folders: Sequence[pathlib.Path], path: pathlib.Path, splits: Sequence[
 
 def plot_alignment(folders: Sequence[pathlib.Path], path: pathlib.Path) -> pathlib.Path | None:
     """Each layer's angle between its update and the gradient, over training; None if no run measured it."""
-    configs = [_config(folder) for folder in folders]
-    runs = [_curves(folder, "angle_to_backprop_by_layer") for folder in folders]
-    layers = max(len(curves) for curves in runs)
-    if layers == 0:
+    runs = _measured(folders, "angle_to_backprop_by_layer")
+    if not runs:
         return None
+    layers = max(len(curves) for _, curves in runs)
     figure, axes = plt.subplots(
         1, layers, figsize=(2.2 * layers + 2, 3), sharey=True, squeeze=False, layout="constrained"
     )
-    measured = [(config, curves) for config, curves in zip(configs, runs, strict=True) if curves]
-    for config, curves in measured:
+    lines = _lines([run for run, _ in runs])
+    for (_, curves), line in zip(runs, lines, strict=True):
         for layer, ax in enumerate(axes.flat):
-            _draw(ax, curves, str(layer), 1, _line(config, configs) | {"marker": "."})
+            _draw(ax, curves, str(layer), 1, line | {"marker": "."})
     for layer, ax in enumerate(axes.flat, start=1):
         ax.set(xlabel="epoch", title=f"layer {layer}")
         ax.axhline(90, color="grey", linewidth=0.8, linestyle=":")
         _tidy(ax)
     axes[0, 0].set(ylabel="angle to the gradient (degrees)", ylim=(0, None))
-    entries = _methods([config for config, _ in measured])
+    entries = _entries([run for run, _ in runs], lines)
     figure.legend(handles=entries, loc="outside center right", frameon=False, fontsize=9)
     figure.savefig(path, dpi=150)
     plt.close(figure)
@@ -129,25 +133,54 @@ def _plain_ticks(ax: Axes) -> None:
     ax.yaxis.set_major_formatter("{x:g}")
 
 
-def _line(config: dict[str, Any], configs: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    """A method's colour; paler for fixed feedback where it is there learned as well."""
-    pale = _both(config, configs) and config["feedback"] == "fixed"
-    return {"color": COLOURS[config["method"][0]], "alpha": 0.4 if pale else 1.0}
+def _measured(
+    folders: Sequence[pathlib.Path], of_layers: str | None = None
+) -> list[tuple[Named, dict[str, np.ndarray]]]:
+    """The runs that have anything to draw, with their curves, and named apart from one another."""
+    curves = {folder: found for folder in folders if (found := _curves(folder, of_layers))}
+    runs, _ = named(list(curves))
+    return list(zip(runs, curves.values(), strict=True))
 
 
-def _both(config: dict[str, Any], configs: Sequence[dict[str, Any]]) -> bool:
-    """Whether the method is there with learned and with fixed feedback."""
-    of_method = {c["feedback"] for c in configs if c["method"] == config["method"]}
-    return of_method >= {"learned", "fixed"}
+def _lines(runs: Sequence[Named]) -> list[dict[str, Any]]:
+    """Colours: the method's, paler for fixed feedback where it is there learned as well. Where options tell
+    the runs of a method apart, from light to dark in their order: shades of it, or, of a method alone, all
+    colours."""
+    alone = len({_method(run) for run in runs}) == 1
+    lines = []
+    for run in runs:
+        alike = [other for other in runs if _method(other) == _method(run)]
+        colour = COLOURS[_method(run)]
+        if not any(other.differs for other in alike) and len({other.method for other in alike}) == 1:
+            pale = run.feedback == "fixed" and "learned" in {other.feedback for other in alike}
+            lines.append({"color": colour, "alpha": 0.4 if pale else 1.0})
+            continue
+        rank = sorted(other.order for other in alike).index(run.order) / (len(alike) - 1)
+        shades = plt.get_cmap("viridis_r") if alone else _shades(colour)
+        lines.append({"color": to_hex(shades(0.12 + 0.88 * rank if alone else rank)), "alpha": 1.0})
+    return lines
 
 
-def _methods(configs: Sequence[dict[str, Any]]) -> list[Line2D]:
-    """An entry of the legend for every line."""
-    lines = {}
-    for config in configs:
-        name = NAMES[config["method"][0]]
-        lines[f"{name}, {config['feedback']}" if _both(config, configs) else name] = _line(config, configs)
-    return [Line2D([], [], **line, label=label, linewidth=3) for label, line in lines.items()]
+def _shades(colour: str) -> LinearSegmentedColormap:
+    """From a light one to a dark one."""
+    light, dark = (tuple(np.add(0.4 * np.array(to_rgb(colour)), end)) for end in (0.6, 0.0))
+    return LinearSegmentedColormap.from_list(colour, [light, dark])
+
+
+def _method(run: Named) -> str:
+    return run.config.method[0]
+
+
+def _entries(runs: Sequence[Named], lines: Sequence[dict[str, Any]]) -> list[Line2D]:
+    """An entry of the legend for every run: its method and what tells it apart from others of the method."""
+    entries = []
+    for run, line in zip(runs, lines, strict=True):
+        feedbacks = {other.feedback for other in runs if _method(other) == _method(run)}
+        parts = [run.method.replace(_method(run), NAMES[_method(run)])]
+        parts += [run.feedback] if len(feedbacks) > 1 else []
+        parts += [f"{name} {run.told[name]}" for name in run.differs]
+        entries.append(Line2D([], [], **line, label=", ".join(parts), linewidth=3))
+    return entries
 
 
 def _draw(ax: Axes, curves: dict[str, np.ndarray], name: str, factor: float, line: dict[str, str]) -> None:
@@ -188,12 +221,9 @@ def _curves(folder: pathlib.Path, of_layers: str | None = None) -> dict[str, np.
     }
 
 
-def _config(folder: pathlib.Path) -> dict[str, Any]:
-    return json.loads((folder / "config.json").read_text(encoding="utf-8"))["config"]
-
-
-def _title(folders: Sequence[pathlib.Path]) -> str:
-    configs = [_config(folder) for folder in folders]
-    feedback = " and ".join(sorted({config["feedback"] for config in configs}))
-    seeds = max(len(config["seeds"]) for config in configs)
-    return f"{configs[0]['dataset']}, {feedback} feedback, {seeds} seed{'s' if seeds > 1 else ''}"
+def _title(runs: Sequence[Named]) -> str:
+    kinds = sorted({run.feedback for run in runs} - {"none"})
+    feedback = [f"{' and '.join(kinds)} feedback"] if kinds else []
+    seeds = max(len(run.config.seeds) for run in runs)
+    counted = f"{seeds} seed{'s' if seeds > 1 else ''}"
+    return ", ".join([runs[0].config.dataset, *feedback, counted])
