@@ -110,7 +110,7 @@ def test_patience_starts_anew_with_every_better_epoch():
     assert losses == sorted(losses, reverse=True) and len(losses) == 4 and history.stopped is None
 
 
-@pytest.mark.parametrize("answer, epochs", [(True, 2), (None, 4), (False, 4), (12, 4)])
+@pytest.mark.parametrize("answer, epochs", [(True, 2), (np.True_, 2), (None, 4), (False, 4), (12, 4)])
 def test_on_epoch_ends_a_run_by_true_alone(answer, epochs):
     """Functions that write return how much they wrote."""
     found, history = train(epochs=4, on_epoch=lambda record, model: answer if record["epoch"] == 2 else None)

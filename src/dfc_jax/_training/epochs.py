@@ -9,6 +9,7 @@ from collections.abc import Callable, Mapping
 import equinox as eqx
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 from jax.sharding import Mesh
 from jaxtyping import Array, Key
@@ -154,7 +155,8 @@ def _stop_if_asked(position: int, run: Run, options: Options) -> None:
     epoch, patience = run.records[-1]["epoch"], options.patience
     if patience is not None and epoch - run.best_epoch >= patience:
         run.stop("patience", f"epoch {epoch}: no better {options.best} in {patience} epochs.")
-    if options.on_epoch is not None and options.on_epoch(position, run.records[-1], run.model) is True:
+    answer = None if options.on_epoch is None else options.on_epoch(position, run.records[-1], run.model)
+    if isinstance(answer, bool | np.bool_) and answer:  # what writes returns how much it wrote
         run.stop("on_epoch", f"epoch {epoch}: `on_epoch` returned True.")
 
 

@@ -72,7 +72,7 @@ def fit(
     - `metrics`: functions `(y, outputs) -> number` by name, of NumPy arrays of all samples of a split (the
       outputs logits for cross-entropy); records hold them as `validation_NAME` and `test_NAME`.
     - `on_epoch`: called with every epoch's record and model as soon as they are there; what returns True
-      stops the run.
+      stops the run (of several processes each must say the same).
     - `progress`: whether to show a progress bar.
     - `resume`: a folder for checkpoints, one after feedback pre-training and after every epoch. Training goes
       on from the newest one there, to the very numbers of a run that was never interrupted. `on_epoch` hears
