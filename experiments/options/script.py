@@ -170,13 +170,14 @@ def parse(
 ) -> Any:
     """The options of a command line, those of `default` where it names none; or of one of several."""
     import tyro  # so that its absence is said in a sentence
+    from options.help import registry
 
     arguments = tidied(arguments)
     if arguments == ["--version"]:
         print(_versions())
         raise SystemExit(0)
     prog = None if sys.argv[0].endswith(("pytest", "__main__.py")) else pathlib.Path(sys.argv[0]).name
-    shared = {"args": arguments, "description": description, "prog": prog}
+    shared = {"args": arguments, "description": description, "prog": prog, "registry": registry(options)}
     if isinstance(options, dict):
         return tyro.extras.subcommand_cli_from_dict(options, **shared)
     return tyro.cli(options, **shared, **({} if default is None else {"default": default}))
