@@ -260,20 +260,16 @@ def main(config: Config, arguments: Sequence[str] | None = None) -> int:
 
 
 def _compare(out: pathlib.Path, runs: Sequence[Run]) -> None:
-    """The table and picture of all finished runs in `out`, unless others were put there meanwhile."""
-    finished = _finished(out, runs)
-    if (out / TABLE).exists() and of_others(out, list(runs_in(out).values())):
-        print(f"{out / TABLE} is of other runs, and stays; for a table of these:")
-        print(f"python experiments/compare.py {shlex.join(map(str, finished))} --out FOLDER")
-        return
-    compare(finished, out)
-
-
-def _finished(out: pathlib.Path, runs: Sequence[Run]) -> list[pathlib.Path]:
-    """The folders of all finished runs in `out`, those of `runs` first."""
+    """The table and picture of all finished runs in `out`, those of `runs` first, unless others were put
+    there meanwhile."""
     paths = [run.folder.path for run in runs]
     others = [path for path in runs_in(out).values() if path not in paths]
-    return [*paths, *(path for path in others if (path / "summary.json").exists())]
+    finished = [*paths, *(path for path in others if (path / "summary.json").exists())]
+    if of_others(out, [*paths, *others]):
+        print(f"{out / TABLE} is of other runs, and stays; for a table of these:")
+        print(f"python experiments/compare.py {shlex.join(map(str, finished))} --out FOLDER")
+    else:
+        compare(finished, out)
 
 
 def _judge(summaries: dict[Method, dict[str, Any]]) -> int:
