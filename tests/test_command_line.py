@@ -18,7 +18,19 @@ from options.script import outermost, parse, Stopped, undivided
 
 
 EXPERIMENTS = pathlib.Path(__file__).parents[1] / "experiments"
-DFA = ["--method", "dfa", "--hidden", "8", "--feedback", "fixed", "--no-progress", "--epochs", "2"]
+DFA = [
+    "--method",
+    "dfa",
+    "--hidden",
+    "8",
+    "--feedback",
+    "fixed",
+    "--no-progress",
+    "--epochs",
+    "2",
+    "--batch-size",
+    "419",
+]
 
 
 @pytest.fixture

@@ -30,7 +30,7 @@ from dfc_jax._runs import checkpoints
 
 ROOT = pathlib.Path(__file__).parent.parent
 
-SMALL = Config(method=("dfc-ss",), hidden=(8,), epochs=2, feedback="fixed", progress=False)
+SMALL = Config(method=("dfc-ss",), hidden=(8,), epochs=2, batch_size=419, feedback="fixed", progress=False)
 
 
 def cli(config: Config, out: pathlib.Path, **changed: Any) -> int:
