@@ -4,6 +4,7 @@ import csv
 import dataclasses
 import json
 import pathlib
+import signal
 
 import numpy as np
 import pytest
@@ -54,6 +55,7 @@ def test_cells_are_run_once_and_tabled(small_mnist, tmp_path: pathlib.Path, monk
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("ctrl_c")
 def test_an_interrupted_cell_goes_on_and_another_one_is_refused(
     small_mnist, tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch, capsys
 ) -> None:
@@ -63,7 +65,7 @@ def test_an_interrupted_cell_goes_on_and_another_one_is_refused(
         append(folder, seed, record)
         appended.append((seed, record["epoch"]))
         if len(appended) == 3:
-            raise KeyboardInterrupt
+            signal.raise_signal(signal.SIGINT)
 
     monkeypatch.setattr(dfc.RunFolder, "append", interrupted)
     whole, broken = (options(tmp_path / name, rows=("BP",)) for name in ("whole", "broken"))
