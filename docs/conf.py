@@ -19,6 +19,7 @@ sys.path.insert(0, str(DOCS / "extensions"))
 PAGES = (
     "README.md",
     "CONTRIBUTING.md",
+    "CHANGELOG.md",
     "benchmarks/*.md",
     "benchmarks/results/*.md",
     "experiments/results/**/*.md",
@@ -86,7 +87,8 @@ extensions = [
 exclude_patterns = [
     "_build",
     "repository/README.md",  # index.md, guide.md, symbols.md and reproduction.md include its sections
-    "repository/CONTRIBUTING.md",  # docs/CONTRIBUTING.md includes it
+    "repository/CONTRIBUTING.md",  # docs/CONTRIBUTING.md and docs/CHANGELOG.md include them
+    "repository/CHANGELOG.md",
     "repository/experiments/results/*/dfc/table.md",  # one method's rows of the table above it
 ]
 html_theme = "furo"
