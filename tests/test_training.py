@@ -106,9 +106,9 @@ def test_batches_are_shuffled_anew_every_epoch():
 
 
 def test_every_batch_has_a_key_of_its_own_the_last_one_too():
-    def step(carry, batch):
+    def step(carry, x, y, key):
         number, seen = carry
-        return (number + 1, seen.at[number].set(jr.key_data(batch[2]))), {}
+        return (number + 1, seen.at[number].set(jr.key_data(key))), {}
 
     start = jnp.asarray(0), jnp.zeros((4, 2), jnp.uint32)
     train = jax.tree.map(jnp.asarray, regression(100).train)

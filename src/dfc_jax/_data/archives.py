@@ -135,13 +135,13 @@ def download(source: str, root: str, *, progress: bool) -> None:
     """
     folder, archives = pathlib.Path(root, source), SOURCES[source].archives
     check_readable(root, str(folder))
-    if all(archive.is_in(folder / archive.name) for archive in archives):
+    lacking = [archive for archive in archives if not archive.is_in(folder / archive.name)]
+    if not lacking:
         return
     lock = Lock(folder, "folder")
     try:
-        for archive in archives:
-            if not archive.is_in(folder / archive.name):
-                fetch(archive, folder, progress=progress)
+        for archive in lacking:
+            fetch(archive, folder, progress=progress)
     except Unserved as unserved:
         remedy = (
             "run this again where there is a network, which goes on where this ended, copy the folder from "

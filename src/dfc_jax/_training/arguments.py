@@ -13,7 +13,7 @@ from dfc_jax._data.dataset import Dataset
 from dfc_jax._methods.base import AbstractMethod
 from dfc_jax._network.network import Network
 from dfc_jax._training.batches import Augmentation
-from dfc_jax._training.evaluation import check_loss, Metric, score
+from dfc_jax._training.evaluation import check_loss, Metric, own_scores
 from dfc_jax._training.sleep_epochs import FeedbackLearning
 
 
@@ -101,7 +101,7 @@ def check_choice(
         fine = isinstance(name, str) and name.isidentifier() and name not in ("loss", "accuracy")
         require(fine, f"`metrics` names {name!r}; it must be an identifier other than 'loss' and 'accuracy'.")
         require(callable(metric), f"`metrics[{name!r}]` is {metric!r}; it must be a function (y, outputs).")
-        score(name, metric, model, data.validation)
+    own_scores(own, model, data.validation)
     known = ["loss", *(["accuracy"] if data.classification else []), *own]
     choices = [f"validation_{name}" for name in known]
     if best is None:

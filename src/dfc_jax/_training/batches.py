@@ -17,7 +17,7 @@ from dfc_jax._training.traced import trace, Traced
 
 
 Augmentation = Callable[..., Array]  # (x, key=...) -> x, of one sample
-Step = Callable[[PyTree, tuple[BatchInputs, BatchOutputs, PRNGKeyArray]], tuple[PyTree, dict[str, Scalar]]]
+Step = Callable[[PyTree, BatchInputs, BatchOutputs, PRNGKeyArray], tuple[PyTree, dict[str, Scalar]]]
 
 
 class Batches(eqx.Module):
@@ -31,21 +31,22 @@ class Batches(eqx.Module):
     def scan(
         self, step: Step, carry: PyTree, key: PRNGKeyArray, part: float = 1.0
     ) -> tuple[PyTree, dict[str, Scalar]]:
-        """`step(carry, (x, y, key)) -> carry, metrics` over the batches of a shuffled epoch.
+        """`step(carry, x, y, key) -> carry, metrics` over the batches of a shuffled epoch.
 
         The samples left over after the full batches are a smaller last one. `part` is how many of the batches
         are taken. Returns the carry, and the means of the metrics over the samples.
         """
 
         def taken(carry: PyTree, batch: tuple[Array, PRNGKeyArray]) -> tuple[PyTree, dict[str, Scalar]]:
-            return step(carry, self._take(*batch))
+            return step(carry, *self._take(*batch))
 
         full, left, keys = shuffled_batches(key, len(self.train), self.size)
         steps = math.ceil(part * len(keys))
-        carry, metrics = jax.lax.scan(taken, carry, (full[:steps], keys[: min(steps, len(full))]))
+        whole = min(steps, len(full))
+        carry, metrics = jax.lax.scan(taken, carry, (full[:whole], keys[:whole]))
         total = jax.tree.map(lambda of_batches: self.size * jnp.sum(of_batches), metrics)
-        samples = self.size * min(steps, len(full))
-        if steps > len(full):
+        samples = self.size * whole
+        if steps > whole:
             carry, last = taken(carry, (left, keys[-1]))
             total = jax.tree.map(lambda t, of_last: t + len(left) * of_last, total, last)
             samples += len(left)

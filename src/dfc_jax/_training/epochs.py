@@ -25,7 +25,7 @@ from dfc_jax._numerics.finite import all_finite
 from dfc_jax._runs.history import History, Record
 from dfc_jax._training.batches import Augmentation, Batches, traced_augmentation
 from dfc_jax._training.devices import placed
-from dfc_jax._training.evaluation import evaluate_all, Metric, score
+from dfc_jax._training.evaluation import evaluate_all, Metric, own_scores
 from dfc_jax._training.identity import identity_of
 from dfc_jax._training.optimisers import initial_state, network_to_use, update_by_loss
 from dfc_jax._training.resuming import check_agreement, resumed, save
@@ -185,9 +185,9 @@ def _record(epoch: int, values: dict[str, Array], seconds: float, model: Network
     diagnostics = options.diagnostics
     if diagnostics is not None and epoch % diagnostics.every == 0:
         numbers |= diagnostics(model, options.method, options.data.validation)
-    for name, metric in options.metrics.items():
-        for part in ("validation", "test"):
-            numbers[f"{part}_{name}"] = score(name, metric, model, getattr(options.data, part))
+    for part in ("validation", "test"):
+        own = own_scores(options.metrics, model, getattr(options.data, part))
+        numbers |= {f"{part}_{name}": value for name, value in own.items()}
     return {"epoch": epoch} | numbers | {"seconds": seconds}
 
 

@@ -1,6 +1,6 @@
 """What a model says, and how good that is on a split of the data, for one model or several at once."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import equinox as eqx
@@ -68,16 +68,21 @@ def _predict(model: Network, x: Float[Array, "samples ..."]) -> Float[Array, "sa
     return _outputs(model, as_inputs(model, x), None)
 
 
-def score(name: str, metric: Metric, model: Network, split: Split) -> float:
-    """What a metric of the user's own says of a split.
+def own_scores(metrics: Mapping[str, Metric], model: Network, split: Split) -> dict[str, float]:
+    """What the metrics of the user's own say of a split.
 
-    **Raises:** `ValueError` if it is no number.
+    **Raises:** `ValueError` if one returns no number.
     """
-    found = metric(np.asarray(split.y), np.asarray(predict(model, split.x)))
-    array = np.asarray(found)
-    fine = array.size == 1 and array.dtype.kind in "biuf"
-    require(fine, f"`metrics[{name!r}]` returned {shown(found)}; it must return one number.")
-    return float(array.reshape(()))
+    if not metrics:
+        return {}
+    y, outputs, scores = np.asarray(split.y), np.asarray(predict(model, split.x)), {}
+    for name, metric in metrics.items():
+        found = metric(y, outputs)
+        array = np.asarray(found)
+        fine = array.size == 1 and array.dtype.kind in "biuf"
+        require(fine, f"`metrics[{name!r}]` returned {shown(found)}; it must return one number.")
+        scores[name] = float(array.reshape(()))
+    return scores
 
 
 def check_loss(name: str, loss: AbstractLoss, outputs: int, classification: bool) -> None:

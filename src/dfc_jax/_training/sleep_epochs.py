@@ -124,11 +124,10 @@ def _sleep_epoch(
     model, state, key = run
 
     def step(
-        carry: PyTree, batch: tuple[BatchInputs, BatchOutputs, PRNGKeyArray]
+        carry: PyTree, x: BatchInputs, y: BatchOutputs, key: PRNGKeyArray
     ) -> tuple[PyTree, dict[str, Scalar]]:
         feedback, state = carry
-        x, y, step_key = batch
-        update = learner.phase(Network(model.layers, feedback), x, y, key=step_key)
+        update = learner.phase(Network(model.layers, feedback), x, y, key=key)
         return everywhere(learn_feedback(feedback, state, learner, update), batches.mesh), {}
 
     (feedback, state), _ = batches.scan(step, (model.feedback, state), key, part)

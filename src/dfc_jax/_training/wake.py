@@ -34,12 +34,11 @@ def wake_epoch(
     weights, rest = split_weights(model)
 
     def step(
-        carry: PyTree, batch: tuple[BatchInputs, BatchOutputs, PRNGKeyArray]
+        carry: PyTree, x: BatchInputs, y: BatchOutputs, key: PRNGKeyArray
     ) -> tuple[PyTree, dict[str, Scalar]]:
         weights, state, feedback_state = carry
         model = eqx.combine(weights, rest)
-        x, y, step_key = batch
-        update, report = method(model, x, y, key=step_key)
+        update, report = method(model, x, y, key=key)
         change, state = optimise(learned_weights(update.layers), state, weights.layers, jnp.mean(report.loss))
         feedback = weights.feedback
         if learner is not None and method.learns_feedback:
