@@ -97,3 +97,16 @@ def as_users_run():
     """JAX's own defaults, which the suite tightens."""
     with jax.enable_x64(False), jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):
         yield
+
+
+@pytest.fixture
+def server(monkeypatch: pytest.MonkeyPatch) -> Iterator:
+    """With all of small MNIST in two folders, of which the library knows in this order: first, second."""
+    from small_archives import expect, MNIST, Server  # with the whole package
+
+    monkeypatch.setenv("no_proxy", "*")
+    server = Server()
+    server.files = {f"/{mirror}/{name}": c for mirror in ("first", "second") for name, c in MNIST.items()}
+    expect(monkeypatch, "mnist", MNIST, (server.address("first/"), server.address("second/")))
+    yield server
+    server.stop()

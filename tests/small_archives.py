@@ -5,6 +5,7 @@ import gzip
 import hashlib
 import http.server
 import io
+import pathlib
 import re
 import socket
 import struct
@@ -15,6 +16,7 @@ from collections.abc import Mapping
 import numpy as np
 import pytest
 
+import dfc_jax as dfc
 from dfc_jax._data import archives, loading
 from dfc_jax._data.fetching import Archive
 
@@ -159,3 +161,26 @@ class Answer(http.server.BaseHTTPRequestHandler):
 
     def log_message(self, *_: object) -> None:
         pass
+
+
+IMAGES, LABELS = "train-images-idx3-ubyte.gz", "train-labels-idx1-ubyte.gz"
+MNIST = files_of("mnist")
+
+
+def assert_fetched(folder: pathlib.Path) -> None:
+    """All of MNIST is there, and nothing else."""
+    assert {path.name: path.read_bytes() for path in (folder / "mnist").iterdir()} == MNIST
+
+
+def fetch(folder: pathlib.Path) -> pathlib.Path:
+    return dfc.download("mnist", folder, progress=False)
+
+
+def refused(folder: pathlib.Path) -> str:
+    """The sentence in which the download fails."""
+    with pytest.raises(RuntimeError) as caught:
+        fetch(folder)
+    sentence = str(caught.value)
+    assert sentence.startswith(f"mnist could not be fetched to {str(folder / 'mnist')!r} (")
+    assert "copy the folder from a machine that has it" in sentence and "TFDS_DATA_DIR" in sentence
+    return sentence
