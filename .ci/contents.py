@@ -1,6 +1,7 @@
 """What the built distributions must hold, and what they must not: `python .ci/contents.py DIST`."""
 
 import pathlib
+import re
 import sys
 import tarfile
 import zipfile
@@ -19,13 +20,23 @@ def check(names: list[str], wanted: list[str], archive: pathlib.Path) -> None:
         sys.exit(f"{archive.name} lacks {missing} and holds {unwanted}, which it should not.")
 
 
+def check_description(metadata: str, archive: pathlib.Path) -> None:
+    """README as a package index shows it: without the files beside it, to which relative links lead."""
+    links = re.findall(r"\]\(([^)]*)\)", metadata)
+    relative = [link for link in links if not link.startswith("https://")]
+    if not links or relative or "$HFPR" in metadata:
+        sys.exit(f"README in {archive.name} has {len(links)} links, of which relative are {relative}.")
+
+
 def main(dist: pathlib.Path) -> None:
     (wheel,), (source,) = dist.glob("*.whl"), dist.glob("*.tar.gz")
     root = source.name.removesuffix(".tar.gz")
     scripts = [*SCRIPTS, *PRESETS]
     in_wheel = [*SHARED, *(f"dfc_jax/_experiments/{name}" for name in scripts)]
     in_wheel += [f"{root}.dist-info/{name}" for name in ("entry_points.txt", "licenses/LICENSE")]
-    check(zipfile.ZipFile(wheel).namelist(), in_wheel, wheel)
+    with zipfile.ZipFile(wheel) as archive:
+        check(archive.namelist(), in_wheel, wheel)
+        check_description(archive.read(f"{root}.dist-info/METADATA").decode(), wheel)
     in_source = [*(f"src/{name}" for name in SHARED), *(f"experiments/{name}" for name in scripts)]
     in_source += ["LICENSE", "README.md", "CHANGELOG.md", "CITATION.cff", "pyproject.toml"]
     with tarfile.open(source) as archive:

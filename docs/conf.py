@@ -1,7 +1,8 @@
 """Sphinx: `sphinx-build -W --keep-going -n -b html docs docs/_build/html`, without the network.
 
 Pages of the repository itself (README, results, notebooks) are copied to `repository/`, in their own folders,
-so that their relative links and pictures work and are checked: a broken one fails the build.
+so that their relative links and pictures work and are checked: a broken one fails the build. Links between
+them and the pages of `docs` are written for a checkout, and turned to the copies here.
 """
 
 import os
@@ -9,6 +10,8 @@ import pathlib
 import shutil
 import sys
 from importlib.metadata import version
+
+from sphinx.application import Sphinx
 
 
 DOCS = pathlib.Path(__file__).parent
@@ -66,6 +69,17 @@ def copy_repository() -> None:
                 results = "results" in path.parts
                 copy.write_text(with_title_and_picture(path) if results else seen_from_docs(path))
                 shutil.copystat(path, copy)  # so that a second build reads only what has changed
+
+
+def with_links_to_copies(app: Sphinx, page: str, source: list[str]) -> None:
+    """`source-read`: what a page of `docs` links to outside of it is in `repository` now."""
+    up = "../" * page.count("/")
+    if not page.startswith("repository/"):
+        source[0] = source[0].replace(f"]({up}../", f"]({up}repository/")
+
+
+def setup(app: Sphinx) -> None:
+    app.connect("source-read", with_links_to_copies)
 
 
 copy_repository()

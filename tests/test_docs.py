@@ -1,12 +1,15 @@
-"""The API reference in docs/api has an entry for every public name, and one only."""
+"""The documentation: every public name has one entry, and links lead somewhere in a checkout, too."""
 
 import ast
 import collections
 import pathlib
 import re
 
+import pytest
+
 
 ROOT = pathlib.Path(__file__).parent.parent
+PAGES = [*ROOT.glob("*.md"), *(page for page in ROOT.glob("docs/**/*.md") if "repository" not in page.parts)]
 ENTRY = re.compile(r"^\.\. (?:autoclass|autofunction|py:data):: (\w+)$", re.MULTILINE)
 
 
@@ -25,3 +28,12 @@ def test_every_page_of_the_reference_is_in_its_table_of_contents():
     pages = {page.stem for page in (ROOT / "docs/api").glob("*.md")} - {"index"}
     index = (ROOT / "docs/api/index.md").read_text()
     assert pages == set(index.partition("{toctree}")[2].split("```")[0].split()[2:])
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.relative_to(ROOT).as_posix())
+def test_links_lead_to_files_of_the_repository(page):
+    """In the built documentation `sphinx-build -W` checks them."""
+    copies = ROOT / "docs" / "repository"  # which only a build makes
+    for link in re.findall(r"\]\((?!https?://|#)([^)#]+)", page.read_text()):
+        target = (page.parent / link).resolve()
+        assert target.is_file() and not target.is_relative_to(copies), f"{page.name}: {link}"
