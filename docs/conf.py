@@ -128,6 +128,7 @@ nb_execution_raise_on_error = True
 nb_execution_show_tb = True
 nb_merge_streams = True
 os.environ.setdefault("JAX_PLATFORMS", "cpu")  # the pages must not depend on who builds them
+os.environ.pop("MPLBACKEND", None)  # the kernel's own shows figures in the page
 
 # -- The API ------------------------------------------------------------------------------------------------
 

@@ -46,6 +46,7 @@ def fit_many(models, data, *, method=BACKPROP, optimiser=ADAM, epochs=3, **optio
 
 
 def without_times(history):
+    """The records, but for what the clock has said."""
     return [{name: value for name, value in r.items() if name != "seconds"} for r in history.records]
 
 

@@ -13,6 +13,7 @@ import jax.random as jr
 import numpy as np
 import pytest
 from helpers import adam, cast, few_digits, flat, sgd
+from small_runs import without_times
 
 import dfc_jax as dfc
 from dfc_jax._runs import checkpoints, model_description
@@ -37,10 +38,6 @@ def fit(data: dfc.Dataset, epochs: int, resume: pathlib.Path | None, seeds: int 
     return dfc.fit_many(models, method, data, optimiser, epochs=epochs, feedback_learning=learning, **options)
 
 
-def without_seconds(records: list[dict]) -> list[dict]:
-    return [{name: value for name, value in record.items() if name != "seconds"} for record in records]
-
-
 def same(a: tuple[dfc.Network, dfc.History], b: tuple[dfc.Network, dfc.History]) -> bool:
     """Bit for bit."""
     (model_a, history_a), (model_b, history_b) = a, b
@@ -48,7 +45,7 @@ def same(a: tuple[dfc.Network, dfc.History], b: tuple[dfc.Network, dfc.History])
         np.array_equal(flat(model_a), flat(model_b))
         and np.array_equal(flat(history_a.best_model), flat(history_b.best_model))
         and history_a.best_epoch == history_b.best_epoch
-        and without_seconds(history_a.records) == without_seconds(history_b.records)
+        and without_times(history_a) == without_times(history_b)
     )
 
 

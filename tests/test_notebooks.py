@@ -22,7 +22,10 @@ def test_notebooks_are_stored_without_outputs(name: str) -> None:
 
 @pytest.mark.script
 @pytest.mark.parametrize("name", NOTEBOOKS)
-def test_notebooks_run_without_warnings(name: str, tmp_path: pathlib.Path) -> None:
+def test_notebooks_run_without_warnings(
+    name: str, tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("MPLBACKEND", raising=False)  # the kernel's own shows figures in the notebook
     nbclient, nbformat = pytest.importorskip("nbclient"), pytest.importorskip("nbformat")
     pytest.importorskip("ipywidgets")
     notebook = nbformat.read(FOLDER / f"{name}.ipynb", as_version=4)

@@ -113,5 +113,5 @@ def test_the_picture_draws_what_was_found(monkeypatch):
     with pytest.raises(ValueError, match=r"`found` has controls of shape \(1, 7, 2\)"):
         dfc.plot_trajectory(jax.tree.map(lambda leaf: leaf[None], found))
     monkeypatch.setitem(sys.modules, "matplotlib.pyplot", None)
-    with pytest.raises(ModuleNotFoundError, match=r"plots need Matplotlib; run `pip install \"dfc_jax\["):
+    with pytest.raises(ModuleNotFoundError, match=r"plots need the module `matplotlib.pyplot`; run `pip"):
         dfc.plot_trajectory(found)

@@ -1,10 +1,12 @@
 """Early checks of what a user passes in."""
 
+import importlib
 import inspect
 import math
 import pathlib
 import warnings
 from collections.abc import Sequence
+from types import ModuleType
 
 import jax
 import jax.core
@@ -29,6 +31,18 @@ def require(condition: bool, message: str) -> None:
     """Raise `ValueError(message)` unless `condition` holds."""
     if not condition:
         raise ValueError(message)
+
+
+def import_extra(module: str, what: str, extra: str) -> ModuleType:
+    """A module that only `what` needs, and that `dfc_jax[extra]` installs.
+
+    **Raises:** `ModuleNotFoundError`, which says so, if it or one that it imports is missing.
+    """
+    try:
+        return importlib.import_module(module)
+    except ModuleNotFoundError as error:
+        message = f'{what} need the module `{error.name}`; run `pip install "dfc_jax[{extra}]"`.'
+        raise ModuleNotFoundError(message, name=error.name) from error
 
 
 def check_number(

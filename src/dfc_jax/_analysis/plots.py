@@ -4,7 +4,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from dfc_jax._checks import check_type, require
+from dfc_jax._checks import check_type, import_extra, require
 from dfc_jax._dynamics.trajectory import Trajectory
 
 
@@ -31,11 +31,7 @@ def plot_trajectory(found: Trajectory, labels: list[str] | None = None) -> "Figu
     outputs = shape[1]
     if labels is not None:
         require(len(labels) == outputs, f"`labels` are {len(labels)}; there are {outputs} outputs.")
-    try:
-        import matplotlib.pyplot as plt  # optional, and slow to import
-    except ModuleNotFoundError as error:
-        message = 'plots need Matplotlib; run `pip install "dfc_jax[experiments]"`.'
-        raise ModuleNotFoundError(message, name=error.name) from error
+    plt = import_extra("matplotlib.pyplot", "plots", "experiments")  # slow to import, too
     figure, axes = plt.subplots(1, 3, figsize=(10, 3), layout="constrained")
     panels = {"output r_L": found.rates[-1], "error e": found.error, "control u": found.control}
     for ax, (title, values) in zip(axes, panels.items(), strict=True):
@@ -46,5 +42,5 @@ def plot_trajectory(found: Trajectory, labels: list[str] | None = None) -> "Figu
     if labels is not None or outputs <= 10:
         names = [str(i) for i in range(outputs)] if labels is None else labels
         outside = "outside center right"
-        figure.legend(lines, names, title="output", loc=outside, frameon=False)  # ty: ignore
+        figure.legend(lines, names, title="output", loc=outside, frameon=False)
     return figure

@@ -2,14 +2,13 @@
 
 import contextlib
 import glob
-import importlib
 import json
 import os
 from types import ModuleType
 
 import numpy as np
 
-from dfc_jax._checks import require
+from dfc_jax._checks import import_extra, require
 from dfc_jax._data.folders import check_readable
 from dfc_jax._data.formats import Splits
 
@@ -88,10 +87,6 @@ def _check_name(folder: str, source: str) -> None:
 
 def _import_tfds() -> ModuleType:
     """TFDS, imported only when it is needed: it is optional and takes long."""
-    try:
-        for needed in ("importlib_resources", "PIL", "array_record"):  # TFDS imports these late or undeclared
-            importlib.import_module(needed)
-        return importlib.import_module("tensorflow_datasets")
-    except ImportError as error:
-        message = f'image data sets need the module `{error.name}`; run `pip install "dfc_jax[tfds]"`.'
-        raise ImportError(message, name=error.name) from error
+    needed = ("importlib_resources", "PIL", "array_record")  # which TFDS imports late or undeclared
+    *_, tfds = (import_extra(name, "image data sets", "tfds") for name in (*needed, "tensorflow_datasets"))
+    return tfds
