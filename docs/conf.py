@@ -42,7 +42,7 @@ LINKED = (
 
 def with_title_and_picture(page: pathlib.Path) -> str:
     """The text of a results page; scripts write tables without a title, and their picture beside them."""
-    text = page.read_text()
+    text = page.read_text().replace(" ± ", "\N{NO-BREAK SPACE}±\N{NO-BREAK SPACE}")
     if not text.startswith("# "):
         text = f"# {page.stem.replace('_', ' ').capitalize()}\n\n{text}"
     for picture in (page.with_suffix(".png"), page.with_name("comparison.png")):
