@@ -47,15 +47,31 @@ def compare(folders: Sequence[pathlib.Path], out: pathlib.Path) -> None:
     drawn("alignment.png", plot_alignment, folders, out / "alignment.png")
     width = columns.index(DIFFERENCE) if DIFFERENCE in columns else len(columns)
     # Differences have a line each: a screen is narrow.
-    shown = Table(*(Column(name, overflow="fold") for name in columns[:width]), title=title)
-    for row in rows:
-        shown.add_row(*row[:width])
     console = Console(markup=False, highlight=False)
-    console.print(shown)
+    console.print(_fitting(console, title, columns[:width], [row[:width] for row in rows], names))
     for name, row in zip(names, rows, strict=True):
         if row[width:] and row[width]:
             console.print(f"{_called(name)} minus {_called(names[0])}: {row[width]}", soft_wrap=True)
     console.print(f"Results: {out}" + (f"   Picture: {picture}" if picture else ""), soft_wrap=True)
+
+
+def _fitting(
+    console: Console, title: str, columns: list[str], rows: list[list[str]], names: list[Named]
+) -> Table:
+    """The table on a screen: where it is too wide, one column says what tells runs apart, and wraps."""
+    whole = Table(*columns, title=title)
+    for row in rows:
+        whole.add_row(*row)
+    if console.measure(whole, options=console.options.update(max_width=sys.maxsize)).maximum <= console.width:
+        return whole
+    first = 2 + len(names[0].told)
+    scores = [row[first:] for row in rows]
+    cells = zip(columns[first:], *scores, strict=True)
+    narrow = [Column(name, width=max(map(len, (*name.split(), *found)))) for name, *found in cells]
+    short = Table(Column("run", overflow="fold"), *narrow, title=title)
+    for name, row in zip(names, scores, strict=True):
+        short.add_row(_called(name), *row)
+    return short
 
 
 def _load(folder: pathlib.Path) -> dict[str, Any]:

@@ -207,3 +207,20 @@ def test_a_run_without_an_epoch_is_in_the_table_and_not_in_the_legend(finished, 
     assert list(legend_and_colours(runs, monkeypatch)) == ["backprop", "train", "test"]
     lone = finished("c", epochs=0)
     assert curves.plot_curves(lone) is None and not (lone / "curves.png").exists()
+
+
+def test_a_wide_table_keeps_its_numbers_whole_on_a_narrow_screen(finished, tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("COLUMNS", "80")
+    shapes = {"a": ((8,), 16), "b": ((16, 16), 32), "c": ((32,), 64)}
+    runs = [
+        finished(
+            name, hidden=hidden, batch_size=batch, nudge=batch / 100, optimiser=Optimiser(lr=batch / 1000)
+        )
+        for name, (hidden, batch) in shapes.items()
+    ]
+    compare(runs, tmp_path / "compared")
+    lines = [line for line in capsys.readouterr().out.splitlines() if line.startswith("│")]
+    cells = [[cell.strip() for cell in line.strip("│").split("│")] for line in lines]
+    assert [row[1:] for row in cells if row[1]] == [["50.00", "1", "100.00", "1.00"]] * 3
+    said = " ".join(row[0] for row in cells)
+    assert all(f"optimiser.lr {lr}" in said for lr in (0.016, 0.032, 0.064)) and "hidden 16 16" in said
