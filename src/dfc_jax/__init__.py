@@ -87,6 +87,10 @@ from dfc_jax._methods.base import (
 from dfc_jax._methods.baselines import Backprop as Backprop, DFA as DFA
 from dfc_jax._methods.dfc import DFC as DFC, DFCSS as DFCSS, DFCSSA as DFCSSA
 from dfc_jax._methods.expected_sleep import ExpectedSleepPhase as ExpectedSleepPhase
+from dfc_jax._methods.optimal_control import (
+    LeastControl as LeastControl,
+    PredictiveCoding as PredictiveCoding,
+)
 from dfc_jax._methods.references import GaussNewton as GaussNewton, MinimumNorm as MinimumNorm
 from dfc_jax._methods.sleep import AbstractSleepPhase as AbstractSleepPhase, SleepPhase as SleepPhase
 from dfc_jax._methods.strong_dfc import HighPassPhase as HighPassPhase, StrongDFC as StrongDFC
@@ -141,7 +145,9 @@ from dfc_jax._steady_state.base import (
 )
 from dfc_jax._steady_state.broyden import Broyden as Broyden
 from dfc_jax._steady_state.controlled_jacobian import ControlledJacobian as ControlledJacobian
+from dfc_jax._steady_state.leak_continuation import LeakContinuation as LeakContinuation
 from dfc_jax._steady_state.linear import Analytic as Analytic
+from dfc_jax._steady_state.optimal_control import OptimalControl as OptimalControl
 from dfc_jax._steady_state.pseudo_transient import PseudoTransient as PseudoTransient
 from dfc_jax._steady_state.root_find import RootFind as RootFind
 from dfc_jax._steady_state.simulated import Simulated as Simulated, StateAtTime as StateAtTime

@@ -217,9 +217,7 @@ class ClosedLoop(Part):
 
         E is the derivative of the readout by the output: the identity for `Nudge`.
         """
-        by_output = lambda c: self.readout.difference(sample.feedforward.output, c)
-        push = lambda tangent: jax.jvp(by_output, (change,), (tangent,))[1]
-        return jax.vmap(push, in_axes=1, out_axes=1)(gain)
+        return self.readout.gain(sample.feedforward.output, change, gain)
 
     def gain(self, sample: Sample, deviation: Deviation | None = None) -> OutputMatrix:
         """-dF/du = E J Q + a I, in the feedforward state or in a controlled one. Condition 3 asks that its

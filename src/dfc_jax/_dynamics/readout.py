@@ -5,6 +5,7 @@ best. Every form has the roots of F(u) = e(u) - a u; convergence is always judge
 """
 
 import abc
+import math
 
 import jax
 import jax.numpy as jnp
@@ -28,6 +29,12 @@ class AbstractReadout(Part):
     @abc.abstractmethod
     def difference(self, output: OutputVector, change: OutputVector) -> OutputVector:
         """readout(r_L + c) - readout(r_L) for a `change` c, without cancellation for a small one."""
+
+    def gain(self, output: OutputVector, change: OutputVector, gain: OutputMatrix) -> OutputMatrix:
+        """E G: how the readout moves, displaced by `change`, when its output moves as G = `gain` says."""
+        by_output = lambda c: self.difference(output, c)
+        push = lambda tangent: jax.jvp(by_output, (change,), (tangent,))[1]
+        return jax.vmap(push, in_axes=1, out_axes=1)(gain)
 
     def equations(
         self,
@@ -61,6 +68,11 @@ class AbstractReadout(Part):
         del error, control, step, leak
         return jnp.ones((), output.dtype)
 
+    @property
+    def reach(self) -> float:
+        """The change of an output over which the readout's derivative keeps its size, for Newton's steps."""
+        return math.inf
+
     def stable(self, inverse: OutputMatrix, output: OutputVector) -> Flag:
         """Condition 3 for F at a root with output r_L, given the inverse of minus the equations' Jacobian."""
         del output
@@ -76,6 +88,10 @@ class IdentityReadout(AbstractReadout):
     def difference(self, output: OutputVector, change: OutputVector) -> OutputVector:
         del output
         return change
+
+    def gain(self, output: OutputVector, change: OutputVector, gain: OutputMatrix) -> OutputMatrix:
+        del output, change
+        return gain
 
 
 class SoftmaxReadout(AbstractReadout):
@@ -106,6 +122,10 @@ class SoftmaxReadout(AbstractReadout):
         growth = shifted - jnp.where(jnp.max(shifted) < _FAR, jnp.log1p(m), far)
         little, much = jnp.minimum(growth, 1), jnp.maximum(growth, 1)
         return jnp.where(growth < 1, p * jnp.expm1(little), jnp.exp(logarithms + much) - p)
+
+    def gain(self, output: OutputVector, change: OutputVector, gain: OutputMatrix) -> OutputMatrix:
+        p = jax.nn.softmax(output + change)
+        return p[:, None] * (gain - (p @ gain)[None])
 
     def equations(
         self,
@@ -140,6 +160,10 @@ class SoftmaxReadout(AbstractReadout):
         left = error - leak * control + _probabilities(output)
         used = leak * step
         return jnp.minimum(1, 0.9 * jnp.min(jnp.where(used > 0, left / used, jnp.inf)))
+
+    @property
+    def reach(self) -> float:
+        return 3.0
 
     def stable(self, inverse: OutputMatrix, output: OutputVector) -> Flag:
         # With E = diag(p) - p p^T and the Jacobian -A of these equations, -dF/du = E A + a p 1^T. Its last

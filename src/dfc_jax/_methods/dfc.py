@@ -31,8 +31,8 @@ from dfc_jax._steady_state.pseudo_transient import PseudoTransient
 from dfc_jax._steady_state.rescue import rescue
 
 
-class _SteadyStateMethod(AbstractMethod):
-    """The update of a steady state (eq. 4 at rest): shared by DFC-SS and DFC-SSA."""
+class SteadyStateMethod(AbstractMethod):
+    """The update of a steady state (eq. 4 at rest): shared by all methods that learn from one."""
 
     controller: eqx.AbstractVar[AbstractController]
     target: eqx.AbstractVar[AbstractTarget]
@@ -71,7 +71,7 @@ class _SteadyStateMethod(AbstractMethod):
         return shaped_like(model, update), batch_report(self.loss, samples, y, found, rescued)
 
 
-class DFCSS(_SteadyStateMethod):
+class DFCSS(SteadyStateMethod):
     """DFC-SS: the update of the steady state.
 
     **Arguments:**
@@ -113,7 +113,7 @@ class DFCSS(_SteadyStateMethod):
         return jnp.isfinite(equilibrium.residual) if self.include_unconverged else equilibrium.converged
 
 
-class DFCSSA(_SteadyStateMethod):
+class DFCSSA(SteadyStateMethod):
     """DFC-SSA: the update of the linearised steady state, a linear system for each sample (`Analytic`)."""
 
     controller: AbstractController = default(PIController)

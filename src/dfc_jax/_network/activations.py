@@ -25,6 +25,16 @@ class AbstractActivation(Part):
     def derivative(self, voltage: Float[Array, "*n"]) -> Float[Array, "*n"]:
         """The slope phi'(v)."""
 
+    def slope_at_rest(
+        self, basal: Float[Array, "*n"], voltage: Float[Array, "*n"], demand: Float[Array, "*n"]
+    ) -> Float[Array, "*n"]:
+        """The slope with which v = `basal` + slope * `demand` rests, of a neuron now at `voltage`.
+
+        phi'(v) itself; at a kink of phi, where v may be held, any slope between those of its two sides.
+        """
+        del basal, demand
+        return self.derivative(voltage)
+
     @abc.abstractmethod
     def difference(self, voltage: Float[Array, "*n"], change: Float[Array, "*n"]) -> Float[Array, "*n"]:
         """phi(voltage + change) - phi(voltage), without cancellation."""
@@ -67,6 +77,11 @@ class LeakyReLU(AbstractActivation):
     def derivative(self, voltage: Float[Array, "*n"]) -> Float[Array, "*n"]:
         return jnp.where(voltage > 0, jnp.ones_like(voltage), self.slope)
 
+    def slope_at_rest(
+        self, basal: Float[Array, "*n"], voltage: Float[Array, "*n"], demand: Float[Array, "*n"]
+    ) -> Float[Array, "*n"]:
+        return _slope_at_kink(basal, voltage, demand, self.slope)
+
     def difference(self, voltage: Float[Array, "*n"], change: Float[Array, "*n"]) -> Float[Array, "*n"]:
         bend = (1 - self.slope) * voltage
         from_above = jnp.maximum(change, self.slope * change - bend)
@@ -82,6 +97,11 @@ class ReLU(AbstractActivation):
 
     def derivative(self, voltage: Float[Array, "*n"]) -> Float[Array, "*n"]:
         return (voltage > 0).astype(voltage.dtype)
+
+    def slope_at_rest(
+        self, basal: Float[Array, "*n"], voltage: Float[Array, "*n"], demand: Float[Array, "*n"]
+    ) -> Float[Array, "*n"]:
+        return _slope_at_kink(basal, voltage, demand, 0.0)
 
     def difference(self, voltage: Float[Array, "*n"], change: Float[Array, "*n"]) -> Float[Array, "*n"]:
         return jnp.where(voltage > 0, jnp.maximum(change, -voltage), jax.nn.relu(voltage + change))
@@ -110,3 +130,18 @@ def _tanh_difference(a: Float[Array, "*n"], d: Float[Array, "*n"]) -> Float[Arra
     small = jnp.abs(d) < 1
     by_addition = step * (1 - rate**2) / jnp.where(small, 1 + rate * step, 1)
     return jnp.where(small, by_addition, jnp.tanh(a + d) - rate)
+
+
+def _slope_at_kink(
+    basal: Float[Array, "*n"], voltage: Float[Array, "*n"], demand: Float[Array, "*n"], below: float
+) -> Float[Array, "*n"]:
+    """Of a function with slope 1 above zero and `below` under it.
+
+    A neuron above zero that is to fall by more than it has to give is held at zero. One that is to rise
+    stays on the side that `basal` is on until the slope there carries it over.
+    """
+    del voltage
+    falls = demand < 0
+    held = -basal / jnp.where(falls, demand, -1)
+    rising = jnp.where(basal + below * demand > 0, 1, below)
+    return jnp.where(falls, jnp.clip(held, below, 1), rising)

@@ -116,6 +116,25 @@ class Network(Part):
             jacobian.append(rows)
         return tuple(reversed(jacobian))
 
+    def pulled_back(
+        self,
+        voltages: Sequence[Float[Array, "..."]],
+        basal: Sequence[Float[Array, "..."]],
+        cotangent: OutputVector,
+    ) -> tuple[Float[Array, "..."], ...]:
+        """J_i^T u of every layer at the given voltages for u = `cotangent`, by one backward sweep.
+
+        With the slopes `slope_at_rest` of neurons whose voltages without apical input are `basal`.
+        """
+        slope = lambda i, demand: self.layers[i].activation.slope_at_rest(basal[i], voltages[i], demand)
+        last = len(self.layers) - 1
+        pulled = [slope(last, cotangent) * cotangent]
+        for i in range(last - 1, -1, -1):
+            _, transpose = jax.vjp(self.layers[i + 1].linear, jnp.zeros_like(voltages[i]))
+            (demand,) = transpose(pulled[-1])
+            pulled.append(slope(i, demand) * demand)
+        return tuple(reversed(pulled))
+
 
 def as_batch(model: Network, x: BatchInputs, y: BatchOutputs) -> tuple[BatchInputs, BatchOutputs]:
     """`x` and `y` in the type of the model's arrays. Works under jit.

@@ -49,7 +49,7 @@ def solve_left_over(
     failed samples, so that it costs nothing where there are none and little where there are few.
     """
     batch = len(failed)
-    size = min(batch, max(1, _BLOCK_UNKNOWNS // outputs))
+    size = block_size(batch, outputs)
     order, count = jnp.argsort(~failed), jnp.sum(failed)
 
     def solve_block(state: tuple[Int[Array, ""], _Found, BatchFlags]) -> tuple:
@@ -69,6 +69,11 @@ def solve_left_over(
     start = (jnp.asarray(0), found, jnp.zeros_like(failed))
     _, found, replaced = jax.lax.while_loop(lambda state: in_any_run(state[0] < count), solve_block, start)
     return found, replaced
+
+
+def block_size(batch: int, outputs: int) -> int:
+    """How many samples are solved at a time."""
+    return min(batch, max(1, _BLOCK_UNKNOWNS // outputs))
 
 
 # Failed samples times outputs that are solved at a time: a Jacobian has as many tangents.
