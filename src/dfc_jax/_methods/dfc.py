@@ -34,20 +34,11 @@ from dfc_jax._steady_state.rescue import rescue
 class SteadyStateMethod(AbstractMethod):
     """The update of a steady state (eq. 4 at rest): shared by all methods that learn from one."""
 
-    controller: eqx.AbstractVar[AbstractController]
-    target: eqx.AbstractVar[AbstractTarget]
-    teaching: eqx.AbstractVar[AbstractTeachingSignal]
-
-    def loop(self, model: Network) -> ClosedLoop:
-        check_type("model", model, Network)
-        return ClosedLoop(model, self.controller, self.target, self.loss, teaching=self.teaching)
-
-    def doubts(self, model: Network, x: BatchInputs, y: BatchOutputs) -> list[str]:
-        loop = self.loop(model)
-        return instability_doubts(loop, loop.samples(x, y))
+    @abc.abstractmethod
+    def loop(self, model: Network) -> ClosedLoop: ...
 
     @abc.abstractmethod
-    def _equilibrium(self, loop: ClosedLoop, samples: Sample) -> tuple[Equilibrium, BatchFlags | None]:
+    def equilibria(self, loop: ClosedLoop, samples: Sample) -> tuple[Equilibrium, BatchFlags | None]:
         """The steady states, and which of them a fallback scheme has found, if there is one."""
 
     @abc.abstractmethod
@@ -65,13 +56,29 @@ class SteadyStateMethod(AbstractMethod):
         del key
         loop = self.loop(model)
         samples = loop.samples(x, y)
-        found, rescued = self._equilibrium(loop, samples)
-        weights = jnp.where(self._contributes(found), -1 / (len(y) * self.target.unit()), 0)
+        found, rescued = self.equilibria(loop, samples)
+        weights = jnp.where(self._contributes(found), -1 / (len(y) * loop.target.unit()), 0)
         update = forward_change(loop, samples, found.deviation, weights)
         return shaped_like(model, update), batch_report(self.loss, samples, y, found, rescued)
 
 
-class DFCSS(SteadyStateMethod):
+class _ControllerMethod(SteadyStateMethod):
+    """With a controller, a target and a teaching signal of the user's choice."""
+
+    controller: eqx.AbstractVar[AbstractController]
+    target: eqx.AbstractVar[AbstractTarget]
+    teaching: eqx.AbstractVar[AbstractTeachingSignal]
+
+    def loop(self, model: Network) -> ClosedLoop:
+        check_type("model", model, Network)
+        return ClosedLoop(model, self.controller, self.target, self.loss, teaching=self.teaching)
+
+    def doubts(self, model: Network, x: BatchInputs, y: BatchOutputs) -> list[str]:
+        loop = self.loop(model)
+        return instability_doubts(loop, loop.samples(x, y))
+
+
+class DFCSS(_ControllerMethod):
     """DFC-SS: the update of the steady state.
 
     **Arguments:**
@@ -99,7 +106,7 @@ class DFCSS(SteadyStateMethod):
     include_unconverged: bool = flag("include_unconverged", False)
     teaching: AbstractTeachingSignal = RateDifference()
 
-    def _equilibrium(self, loop: ClosedLoop, samples: Sample) -> tuple[Equilibrium, BatchFlags | None]:
+    def equilibria(self, loop: ClosedLoop, samples: Sample) -> tuple[Equilibrium, BatchFlags | None]:
         found = self.equilibrium(loop, samples)
         fallback = None if self.fallback is None else self.equilibrium.rescued_by(self.fallback)
         return (found, None) if fallback is None else rescue(loop, samples, found, fallback)
@@ -113,7 +120,7 @@ class DFCSS(SteadyStateMethod):
         return jnp.isfinite(equilibrium.residual) if self.include_unconverged else equilibrium.converged
 
 
-class DFCSSA(SteadyStateMethod):
+class DFCSSA(_ControllerMethod):
     """DFC-SSA: the update of the linearised steady state, a linear system for each sample (`Analytic`)."""
 
     controller: AbstractController = default(PIController)
@@ -121,7 +128,7 @@ class DFCSSA(SteadyStateMethod):
     loss: AbstractLoss = CrossEntropy()
     teaching: AbstractTeachingSignal = RateDifference()
 
-    def _equilibrium(self, loop: ClosedLoop, samples: Sample) -> tuple[Equilibrium, None]:
+    def equilibria(self, loop: ClosedLoop, samples: Sample) -> tuple[Equilibrium, None]:
         return Analytic()(loop, samples), None
 
     def _contributes(self, equilibrium: Equilibrium) -> BatchFlags:

@@ -7,7 +7,7 @@ For a leak a both settle where the energy
 is stationary in v, l being half the squared distance to the target, or the cross-entropy. From the output
 down, dE/dv_i = 0 says eps_L = phi_L'(v_L) u with a u = -dl/dr_L, and eps_i = phi_i'(v_i) W_{i+1}^T eps_{i+1}:
 together eps_i = J_i(v)^T u with J_i = dr_L/dv_i, the controlled network with Q = J(v)^T at rest
-(`OptimalControl`). By the envelope theorem the gradient of the minimum of E by the weights is the partial one,
+(`OptimalControl`). By the envelope theorem the gradient of the least E by the weights is the partial one,
 
     dE/dW_i = -eps_i r_{i-1}^T,   dE/db_i = -eps_i,
 
@@ -15,6 +15,7 @@ local, and with the names of Deep Feedback Control the update of `VoltageDiffere
 """
 
 import equinox as eqx
+import jax.numpy as jnp
 
 from dfc_jax._checks import check_number, check_type
 from dfc_jax._dynamics.closed_loop import ClosedLoop
@@ -42,25 +43,22 @@ class _OptimalControlMethod(SteadyStateMethod):
     equilibrium: eqx.AbstractVar[AbstractEquilibrium]
     fallback: eqx.AbstractVar[AbstractEquilibrium | None]
 
-    @property
-    def controller(self) -> PIController:
-        return PIController(0.0, self.alpha)
+    def __check_init__(self) -> None:
+        if isinstance(self.loss, AbstractLoss) and not isinstance(self.loss.readout, IdentityReadout):
+            check_number("alpha", self.alpha, above=0)
 
-    @property
-    def teaching(self) -> VoltageDifference:
-        return VoltageDifference()
-
-    def loop(self, model: Network) -> ClosedLoop:
+    def _loop(self, model: Network, target: Clamp) -> ClosedLoop:
         check_type("model", model, Network)
+        controller = PIController(jnp.asarray(0.0), self.alpha)
         network = Network(model.layers, ExactFeedback())
-        return ClosedLoop(network, self.controller, self.target, self.loss, teaching=self.teaching)
+        return ClosedLoop(network, controller, target, self.loss, teaching=VoltageDifference())
 
     def doubts(self, model: Network, x: BatchInputs, y: BatchOutputs) -> list[str]:
         loop = self.loop(model)
         return self.equilibrium.doubts(loop, loop.samples(x, y))
 
-    def _equilibrium(self, loop: ClosedLoop, samples: Sample) -> tuple[Equilibrium, BatchFlags | None]:
-        # No matrix of feedback is ever made: without it here, none is computed.
+    def equilibria(self, loop: ClosedLoop, samples: Sample) -> tuple[Equilibrium, BatchFlags | None]:
+        # No matrix of feedback is ever used: without it here, none is computed.
         samples = eqx.tree_at(lambda s: s.feedback, samples, None)
         found = self.equilibrium(loop, samples)
         return (found, None) if self.fallback is None else rescue(loop, samples, found, self.fallback)
@@ -99,12 +97,8 @@ class LeastControl(_OptimalControlMethod):
     equilibrium: AbstractEquilibrium = default(OptimalControl)
     fallback: AbstractEquilibrium | None = default(LeakContinuation)
 
-    def __check_init__(self) -> None:
-        _check_leak(self.alpha, self.loss)
-
-    @property
-    def target(self) -> Clamp:
-        return Clamp(self.class_value)
+    def loop(self, model: Network) -> ClosedLoop:
+        return self._loop(model, Clamp(self.class_value))
 
 
 class PredictiveCoding(_OptimalControlMethod):
@@ -140,14 +134,5 @@ class PredictiveCoding(_OptimalControlMethod):
     equilibrium: AbstractEquilibrium = default(OptimalControl)
     fallback: AbstractEquilibrium | None = default(LeakContinuation)
 
-    def __check_init__(self) -> None:
-        _check_leak(self.alpha, self.loss)
-
-    @property
-    def target(self) -> Clamp:
-        return Clamp(1.0)
-
-
-def _check_leak(alpha: Scalar, loss: AbstractLoss) -> None:
-    if isinstance(loss, AbstractLoss) and not isinstance(loss.readout, IdentityReadout):
-        check_number("alpha", alpha, above=0)
+    def loop(self, model: Network) -> ClosedLoop:
+        return self._loop(model, Clamp(jnp.asarray(1.0)))

@@ -89,9 +89,10 @@ class LeakContinuation(AbstractEquilibrium):
 
         still = jnp.zeros_like(sample.error), jax.tree.map(jnp.zeros_like, sample.feedforward.voltages)
         high = jnp.maximum(leak, size)
-        begin = jnp.asarray(jnp.inf, size.dtype)
-        first = _State(still, still, high, 4 * high, 4 + 0 * high, begin, 0, jnp.asarray(False), 0)
-        last = jax.lax.while_loop(unfinished, step, jax.tree.map(jnp.asarray, first))
+        factor, unknown = jnp.asarray(4, high.dtype), jnp.asarray(jnp.inf, high.dtype)
+        none, no = jnp.asarray(0), jnp.asarray(False)
+        first = _State(still, still, high, factor * high, factor, unknown, none, no, none)
+        last = jax.lax.while_loop(unfinished, step, first)
         control, apical = last.safe
         deviation = loop.sweep(sample, apical)
         error = _error(loop, sample, (control, apical), leak)
@@ -115,7 +116,7 @@ _ON_THE_WAY, _TRIES, _LARGEST_FACTOR = 1e-2, 8, 16.0
 
 
 def _with_leak(loop: ClosedLoop, leak: Scalar) -> ClosedLoop:
-    return eqx.tree_at(lambda l: l.controller, loop, PIController(0.0, leak))
+    return eqx.tree_at(lambda l: l.controller, loop, PIController(jnp.zeros_like(leak), leak))
 
 
 def _error(loop: ClosedLoop, sample: Sample, point: _Point, leak: Scalar) -> Scalar:
