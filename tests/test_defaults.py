@@ -19,6 +19,8 @@ CLASSES = {
     "dfc-ssa": dfc.DFCSSA,
     "strong-dfc": dfc.StrongDFC,
     "strong-dfc-2phase": lambda: dfc.DFCSS(target=dfc.StrongDFC().target),
+    "least-control": dfc.LeastControl,
+    "predictive-coding": dfc.PredictiveCoding,
     "mn": dfc.MinimumNorm,
     "gn": dfc.GaussNewton,
 }

@@ -66,6 +66,8 @@ READERS = {  # which methods read an option that no other does
     "solver.diffrax_solver": ("dfc", "dfc-ss", "strong-dfc-2phase"),
     "strong.class_value": STRONG,
     "strong": ("strong-dfc",),
+    "optimal.class_value": ("least-control",),
+    "optimal": ("least-control", "predictive-coding"),
     "feedback_learning": (*WEAK, *STRONG),
 }
 

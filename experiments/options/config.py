@@ -4,7 +4,7 @@ import dataclasses
 from typing import Any, Literal
 
 from options.checks import check_numbers, check_used
-from options.groups import Controller, Feedback, IMPLICIT, Optimiser, Solver, Strong, Update
+from options.groups import Controller, Feedback, IMPLICIT, Optimal, Optimiser, Solver, Strong, Update
 
 import dfc_jax as dfc
 
@@ -12,7 +12,19 @@ import dfc_jax as dfc
 Dataset = Literal[
     "digits", "student_teacher", "mnist", "fashion_mnist", "mnist_autoencoder", "cifar10", "cifar100"
 ]
-Method = Literal["bp", "dfa", "dfc", "dfc-ss", "dfc-ssa", "strong-dfc", "strong-dfc-2phase", "mn", "gn"]
+Method = Literal[
+    "bp",
+    "dfa",
+    "dfc",
+    "dfc-ss",
+    "dfc-ssa",
+    "strong-dfc",
+    "strong-dfc-2phase",
+    "least-control",
+    "predictive-coding",
+    "mn",
+    "gn",
+]
 Model = Literal["mlp", "conv"]
 Activation = Literal["tanh", "relu", "leaky-relu", "sigmoid", "linear"]
 
@@ -75,10 +87,12 @@ class Config:
     """One or several. bp: backpropagation. dfa: direct feedback alignment. dfc: average over the controlled
     trajectory. dfc-ss: its steady state. dfc-ssa: the linearised steady state. strong-dfc: strong feedback,
     forward and feedback weights learnt in a single noisy phase. strong-dfc-2phase: dfc-ss with strong
-    feedback. mn, gn: damped minimum-norm and Gauss-Newton updates, to compare with."""
+    feedback. least-control, predictive-coding: the exact minimum of their energy, which is a steady state
+    under optimal control. mn, gn: damped minimum-norm and Gauss-Newton updates, to compare with."""
     feedback: Literal["learned", "fixed", "exact"] = "learned"
     """learned: in sleep phases, from random. fixed: the product of the initial forward weights.
-    exact: the transposed Jacobian of every sample. bp, mn and gn have none; dfa's is fixed and random."""
+    exact: the transposed Jacobian of every sample. bp, mn and gn have none, least-control and
+    predictive-coding that of the controlled state; dfa's is fixed and random."""
     preset: Literal["paper", "paper-train-loss", "strong-paper"] | None = None
     """paper: the hyperparameters of the NeurIPS paper's Table 1 for data set, method and feedback
     (neurips2021/presets.py). paper-train-loss: those of its last column, MNIST's train loss. strong-paper:
@@ -130,6 +144,7 @@ class Config:
     controller: Controller = Controller()
     solver: Solver = Solver()
     strong: Strong = Strong()
+    optimal: Optimal = Optimal()
     optimiser: Optimiser = Optimiser()
     feedback_learning: Feedback = Feedback()
     progress: bool = True

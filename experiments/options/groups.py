@@ -85,6 +85,17 @@ class Strong:
 
 
 @dataclasses.dataclass(frozen=True)
+class Optimal:
+    """Optimal control: least-control and predictive-coding."""
+
+    alpha: float | None = None
+    """Leak of the controller, which is the variance of the target about the output; 0 clamps it, for squared
+    errors only. By default 0.1 for least-control and 1 for predictive-coding."""
+    class_value: float = dfc.LeastControl.class_value
+    """least-control: what the target gives the right class; the other classes share the rest."""
+
+
+@dataclasses.dataclass(frozen=True)
 class Optimiser:
     """Adam, for the forward weights."""
 

@@ -46,6 +46,12 @@ def make_method(config: Config, name: Method, loss: dfc.AbstractLoss) -> dfc.Abs
             return dfc.DFCSS(controller, target, loss, _equilibrium(solver), fallback)
         case "dfc":
             return dfc.DFC(controller, target, loss, solver.tau_v, _average(solver))
+        case "least-control":
+            alpha = dfc.LeastControl.alpha if config.optimal.alpha is None else config.optimal.alpha
+            return dfc.LeastControl(alpha, loss, config.optimal.class_value)
+        case "predictive-coding":
+            alpha = dfc.PredictiveCoding.alpha if config.optimal.alpha is None else config.optimal.alpha
+            return dfc.PredictiveCoding(alpha, loss)
         case "strong-dfc":
             return _single_phase(config, loss)
 

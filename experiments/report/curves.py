@@ -26,6 +26,8 @@ COLOURS = {
     "dfc-ssa": "#CC79A7",
     "strong-dfc": "#882255",
     "strong-dfc-2phase": "#999933",
+    "least-control": "#7A5195",
+    "predictive-coding": "#F0A3B5",
     "mn": "#E69F00",
     "gn": "#56B4E9",
 }
@@ -34,6 +36,9 @@ NAMES = {"bp": "backprop", "dfa": "DFA", "dfc": "DFC", "dfc-ss": "DFC-SS", "dfc-
 
 
 NAMES |= {"strong-dfc": "Strong-DFC", "strong-dfc-2phase": "Strong-DFC, two phases"}
+
+
+NAMES |= {"least-control": "least control", "predictive-coding": "predictive coding"}
 
 
 NAMES |= {"mn": "minimum norm", "gn": "Gauss-Newton"}

@@ -13,7 +13,9 @@ from options.held import options_of
 
 
 MOST = 4  # columns for options
-FEEDBACK = {"bp": "none", "mn": "none", "gn": "none", "dfa": "random"}
+FEEDBACK = {"bp": "none", "mn": "none", "gn": "none", "dfa": "random"} | dict.fromkeys(
+    ("least-control", "predictive-coding"), "exact"
+)
 # What names a run otherwise, and what does not change its training.
 OTHERWISE = ("dataset", "method", "feedback", "seeds", "diagnostics", *(set(MAY_DIFFER) - {"epochs"}))
 
