@@ -26,6 +26,7 @@ METHODS: dict[str, Make] = {
     "Simulated": lambda number: dfc.DFCSS(controller(number), equilibrium=dfc.Simulated(rtol=number / 1e4)),
     "StateAtTime": lambda number: dfc.DFCSS(controller(number), equilibrium=dfc.StateAtTime(EULER)),
     "DFCSSA": lambda number: dfc.DFCSSA(controller(number)),
+    "LeastControl": lambda number: dfc.LeastControl(number, fallback=None),
     "DFC": lambda number: dfc.DFC(controller(number), tau_v=number / 10),
     "closed form": lambda number: dfc.DFC(controller(number), average=dfc.ClosedFormAverage()),
     "published": lambda number: dfc.DFC(controller(number), average=dfc.PublishedAverage(EULER)),

@@ -29,6 +29,7 @@ METHODS = {
     "minimum norm": dfc.MinimumNorm(),
     "Gauss-Newton": dfc.GaussNewton(),
     "linearised": dfc.DFCSSA(),
+    "optimal control": dfc.LeastControl(fallback=None),
     "steady state": dfc.DFCSS(),
     "closed form": dfc.DFC(average=dfc.ClosedFormAverage()),
     "implicit": dfc.DFC(),
