@@ -66,7 +66,7 @@ def moved(model: dfc.Network, x: np.ndarray, target: np.ndarray, name: str, rate
     return output(after, x) - output(before, x)
 
 
-@pytest.mark.parametrize("name", METHODS)
+@pytest.mark.parametrize("name", ["bp", pytest.param("predictive-coding", marks=pytest.mark.slow)])
 def test_target_alignment_is_that_of_a_small_step(linear, name: str) -> None:
     model, x, y = linear
     updates = updates_of(model, METHODS[name], x, y)
@@ -75,8 +75,7 @@ def test_target_alignment_is_that_of_a_small_step(linear, name: str) -> None:
         change = moved(model, one, target, name, 1e-7)
         way = target - output(weights(model), one)
         wanted = change @ way / np.linalg.norm(change) / np.linalg.norm(way)
-        assert wanted < 0.999  # or any change would do
-        assert cosine == pytest.approx(wanted, rel=1e-4)
+        assert 1 - cosine == pytest.approx(1 - wanted, rel=0.01)
 
 
 @pytest.mark.parametrize("name", METHODS)
@@ -95,6 +94,7 @@ def test_interference_is_what_a_step_by_hand_does(linear, name: str) -> None:
         assert found["others"][i] == pytest.approx(np.mean(others), rel=2e-3)
 
 
+@pytest.mark.slow
 def test_one_layer_does_not_interfere() -> None:
     model = dfc.mlp((4, 3), key=jax.random.key(0), activation=dfc.Linear())
     x, y = jax.random.normal(jax.random.key(1), (2, 4)), jnp.eye(3)[:2]
@@ -103,6 +103,7 @@ def test_one_layer_does_not_interfere() -> None:
         assert found["others"][0] < 1e-5 < 0.01 < found["own"][0]
 
 
+@pytest.mark.slow
 def test_strong_dfc_is_in_the_state_of_least_control() -> None:
     strong, least = (theories.RULES[name] for name in ("strong-dfc", "least-control"))
     model = dfc.mlp((4, 5, 3), key=jax.random.key(0), feedback=dfc.ExactFeedback())

@@ -151,7 +151,7 @@ def _iterated(
         point = choose(goes, jax.vmap(Anderson.next_point)(state.history), state.history.point)
         image, error = evaluate(loop, samples, point, grams, rtol)
         history = jax.vmap(Anderson.after)(state.history, point, image)
-        return _State(history, error, state.iterations + goes)
+        return _State(history, error, state.iterations + goes.astype(int))
 
     return jax.lax.while_loop(lambda state: in_any_run(jnp.sum(moving(state)) > few), turn, first)
 
