@@ -45,7 +45,7 @@ def make_regimes(hidden: tuple[int, ...], batch_size: int, seed: int) -> dict[st
     x, y = jax.device_put((inputs[:batch_size], labels[:batch_size]))
     initial = dfc.mlp((784, *hidden, 10), key=model_key)
     trained = {"init": initial} | {
-        name: _trained(initial, jax.device_put(inputs), jax.device_put(labels), train_key, steps)
+        name: trained(initial, jax.device_put(inputs), jax.device_put(labels), train_key, steps)
         for name, steps in {"mid": 20, "late": 400}.items()
     }
     models = {name: _with_product_feedback(model) for name, model in trained.items()}
@@ -66,14 +66,16 @@ def _with_product_feedback(model: dfc.Network) -> dfc.Network:
 
 
 @eqx.filter_jit
-def _trained(
+def trained(
     model: dfc.Network,
     x: Float[Array, "samples 784"],
     y: Float[Array, "samples 10"],
     key: Array,
     steps: int,
+    method: dfc.Backprop = dfc.Backprop(),
 ) -> dfc.Network:
-    optimiser, method = optax.adam(1e-3), dfc.Backprop()
+    """The network after so many steps with Adam on random batches of 128."""
+    optimiser = optax.adam(1e-3)
 
     def step(carry: tuple, batch: Int[Array, "128"]) -> tuple[tuple, None]:
         model, state = carry

@@ -4,12 +4,17 @@ import ast
 import importlib
 import json
 import math
+import os
 import pathlib
 import runpy
 import subprocess
 import sys
 
+import numpy as np
+import pc_inference
+import pc_reference
 import pytest
+import scipy.optimize
 
 
 SCRIPT = pathlib.Path(__file__).parents[1] / "benchmarks" / "training_step.py"
@@ -120,9 +125,9 @@ def test_the_solver_benchmark_runs_and_its_references_agree(tmp_path: pathlib.Pa
     assert (tmp_path / "solvers.png").read_bytes().startswith(b"\x89PNG")
 
 
-def small_run(name: str, out: pathlib.Path) -> dict:
+def small_run(name: str, out: pathlib.Path, *options: str) -> dict:
     """What a small run of a benchmark writes."""
-    command = [sys.executable, str(SCRIPT.with_name(f"{name}.py")), "--small", "--out", str(out)]
+    command = [sys.executable, str(SCRIPT.with_name(f"{name}.py")), "--small", "--out", str(out), *options]
     subprocess.run(command, check=True, capture_output=True, timeout=600)
     assert f"python benchmarks/{name}.py" in (out / f"{name}.md").read_text()
     assert (out / f"{name}.png").read_bytes().startswith(b"\x89PNG")
@@ -155,3 +160,85 @@ def test_the_expected_sleep_update_is_the_mean_of_many_draws(tmp_path: pathlib.P
         assert entry["draws_angle_degrees"]["1"] > entry["angle_degrees"]
         assert entry["expected_update_ratio"] > 0 and entry["simulated_update_ratio"] > 0
         assert len(entry["layer_angles_degrees"]) == 3
+
+
+def test_the_update_of_predictive_coding_is_the_slope_of_its_least_energy() -> None:
+    """At a minimum over the neurons, how the energy changes with a weight is its partial derivative alone."""
+    numbers = np.random.default_rng(0)
+    shapes = ((5, 6), (4, 5), (3, 4))
+    weights = [(numbers.normal(size=s), numbers.normal(size=s[0])) for s in shapes]
+    x, y = numbers.normal(size=(2, 6)), numbers.normal(size=(2, 3))
+    update, slope = pc_reference.exact_update(weights, x, y)
+    assert slope < 1e-12
+
+    def least(shift: float, layer: int, place: tuple[int, int]) -> float:
+        moved = [(W.copy(), b) for W, b in weights]
+        moved[layer][0][place] += shift
+
+        def energy(flat: np.ndarray) -> float:
+            states = [*np.split(flat.reshape(2, 9), [5], axis=1), y]
+            befores = [x, *map(np.tanh, states[:-1])]
+            layers = zip(states, befores, moved, strict=True)
+            return sum(np.sum((v - before @ W.T - b) ** 2) for v, before, (W, b) in layers) / 4
+
+        start = np.concatenate(pc_reference.minimum(weights, x, y)[0], axis=1)
+        return scipy.optimize.minimize(energy, np.ravel(start), tol=1e-10).fun
+
+    for layer, place, entry in ((0, (1, 2), 8), (1, (3, 4), 35 + 19), (2, (0, 1), 35 + 24 + 1)):
+        difference = (least(1e-3, layer, place) - least(-1e-3, layer, place)) / 2e-3
+        assert difference == pytest.approx(update[entry], abs=1e-5)
+
+
+@pytest.mark.script
+def test_gradient_flow_ends_where_predictive_coding_is_found_at_once(tmp_path: pathlib.Path) -> None:
+    result = small_run("predictive_coding", tmp_path)
+    assert len(result["networks"]) == 2 and not result["environment"]["jpc_process"]
+    for network in result["networks"].values():
+        methods = network["methods"]
+        exact, longest = methods["dfc.PredictiveCoding"], methods[pc_inference.CLOSEST]
+        assert exact["converged"] == 1 and exact["relative_error"] < 1e-3
+        assert longest["relative_error"] < 1e-3
+        assert methods[pc_inference.DEFAULT]["relative_error"] > 0.1
+        assert 1 < exact["update_ratio"] < longest["update_ratio"]
+    assert "jpc was not there" in (tmp_path / "predictive_coding.md").read_text()
+
+
+JPC = """
+import jax, jax.numpy as jnp
+__version__ = "of the test"
+
+def init_activities_with_ffwd(model, x):
+    states = []
+    for layer in model:
+        x = jax.vmap(layer)(x)
+        states.append(x)
+    return states
+
+def energy(params, states, y, x):
+    befores = [x, *states[:-1]]
+    pairs = zip([*states[:-1], y], befores, params[0], strict=True)
+    return sum(jnp.sum((v - jax.vmap(layer)(before)) ** 2) for v, before, layer in pairs) / 2 / len(x)
+
+def solve_inference(params, activities, y, *, input, solver, max_t1, stepsize_controller):
+    slopes = lambda states: jax.grad(energy, 1)(params, states, y, input)
+    down = lambda _, states: [v - 0.1 * len(y) * s for v, s in zip(states, slopes(states), strict=True)]
+    return [v[None] for v in jax.lax.fori_loop(0, 2000, down, activities)]
+
+def compute_pc_param_grads(params, activities, y, *, x):
+    import equinox as eqx
+    return eqx.filter_grad(energy)(params, activities, y, x)
+"""
+
+
+@pytest.mark.script
+def test_jpc_gets_the_same_weights_and_batch_in_its_own_process(tmp_path: pathlib.Path, monkeypatch) -> None:
+    (tmp_path / "jpc.py").write_text(JPC)
+    monkeypatch.setenv("PYTHONPATH", f"{tmp_path}{os.pathsep}{os.environ.get('PYTHONPATH', '')}")
+    result = small_run("predictive_coding", tmp_path, "--jpc", sys.executable)
+    assert result["environment"]["jpc_process"]["jpc"] == "of the test"
+    assert sys.executable not in json.dumps(result)
+    for network in result["networks"].values():
+        for name in pc_inference.INFERENCES:
+            assert network["methods"][name]["relative_error"] < 1e-3
+            assert network["methods"][name]["update_ratio"] > 1
+    assert "| jpc, T = 200 |" in (tmp_path / "predictive_coding.md").read_text()

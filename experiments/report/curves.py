@@ -78,9 +78,9 @@ def _plot(folders: Sequence[pathlib.Path], path: pathlib.Path, splits: Sequence[
     for (_, curves), line in zip(runs, lines, strict=True):
         for split in splits:
             styled = line | {"linestyle": STYLES[split]}
-            _draw(axes[0, 0], curves, f"{split}_loss", 1, styled)
+            draw_curve(axes[0, 0], curves, f"{split}_loss", 1, styled)
             if accuracy:
-                _draw(axes[0, 1], curves, f"{split}_accuracy", 100, styled)
+                draw_curve(axes[0, 1], curves, f"{split}_accuracy", 100, styled)
     axes[0, 0].set(xlabel="epoch", ylabel="loss", yscale="log")
     _plain_ticks(axes[0, 0])
     if accuracy:
@@ -109,7 +109,7 @@ def plot_alignment(folders: Sequence[pathlib.Path], path: pathlib.Path) -> pathl
     lines = _lines([run for run, _ in runs])
     for (_, curves), line in zip(runs, lines, strict=True):
         for layer, ax in enumerate(axes.flat):
-            _draw(ax, curves, str(layer), 1, line | {"marker": "."})
+            draw_curve(ax, curves, str(layer), 1, line | {"marker": "."})
     for layer, ax in enumerate(axes.flat, start=1):
         ax.set(xlabel="epoch", title=f"layer {layer}")
         ax.axhline(90, color="grey", linewidth=0.8, linestyle=":")
@@ -142,7 +142,7 @@ def _measured(
     folders: Sequence[pathlib.Path], of_layers: str | None = None
 ) -> list[tuple[Named, dict[str, np.ndarray]]]:
     """The runs that have anything to draw, with their curves, and named apart from one another."""
-    curves = {folder: found for folder in folders if (found := _curves(folder, of_layers))}
+    curves = {folder: found for folder in folders if (found := read_curves(folder, of_layers))}
     runs, _ = named(list(curves))
     return list(zip(runs, curves.values(), strict=True))
 
@@ -188,7 +188,9 @@ def _entries(runs: Sequence[Named], lines: Sequence[dict[str, Any]]) -> list[Lin
     return entries
 
 
-def _draw(ax: Axes, curves: dict[str, np.ndarray], name: str, factor: float, line: dict[str, str]) -> None:
+def draw_curve(
+    ax: Axes, curves: dict[str, np.ndarray], name: str, factor: float, line: dict[str, str]
+) -> None:
     """Mean over seeds, with a band of one sample standard deviation where there are several."""
     if name not in curves:
         return
@@ -202,7 +204,7 @@ def _draw(ax: Axes, curves: dict[str, np.ndarray], name: str, factor: float, lin
         ax.fill_between(epochs, mean - std, mean + std, color=line["color"], alpha=0.15, linewidth=0)
 
 
-def _curves(folder: pathlib.Path, of_layers: str | None = None) -> dict[str, np.ndarray]:
+def read_curves(folder: pathlib.Path, of_layers: str | None = None) -> dict[str, np.ndarray]:
     """Every number as an array (seeds, epochs), NaN where it was not measured or a seed had stopped.
 
     Or, `of_layers`, those of a list with an entry for each layer, under their positions.

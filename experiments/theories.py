@@ -1,0 +1,238 @@
+"""One equilibrium, four theories: `python experiments/theories.py --help`.
+
+    python experiments/theories.py                                      digits, some minutes
+    python experiments/theories.py --dataset mnist --epochs 10          a longer one
+
+Trains the same networks by backprop, DFC-SS, Strong-DFC with idealised feedback, the least-control principle
+and predictive coding, and measures what Song et al. (2024) call target alignment and interference. Every
+method has a folder of its own; then come `theories.md`, `theories.json` and `theories.png`. After an
+interruption the same command goes on from the newest epoch.
+"""
+
+import dataclasses
+import json
+import pathlib
+import sys
+from collections.abc import Sequence
+from typing import Any, Literal
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import options.needed  # noqa: F401
+from compare import read_json
+from options.checks import check_seeds
+from options.config import Config
+from options.objects import make_model, make_optimiser
+from options.script import outermost, parse, STOPS
+from prospective.measures import interference, Measures
+from prospective.picture import LABELS, plot_theories
+from report.curves import drawn, read_curves
+from report.spread import spread
+
+import dfc_jax as dfc
+from dfc_jax._checks import check_count
+from dfc_jax._runs.folder import first_difference
+
+
+RULES = {
+    "bp": dfc.Backprop(),
+    "dfc-ss": dfc.DFCSS(),
+    # The state of least control; what teaches is the difference of rates.
+    "strong-dfc": dfc.DFCSS(
+        controller=dfc.PIController(0.0, dfc.LeastControl.alpha),
+        target=dfc.Clamp(1.0),
+        equilibrium=dfc.OptimalControl(),
+        fallback=dfc.LeakContinuation(),
+        teaching=dfc.RateDifference(),
+    ),
+    "least-control": dfc.LeastControl(),
+    "predictive-coding": dfc.PredictiveCoding(alpha=1.0),
+}
+SQUARED = dfc.MeanSquaredError()
+INTERFERING = {"bp": dfc.Backprop(SQUARED), "predictive-coding": dfc.PredictiveCoding(0.0, SQUARED)}
+RATES = (1e-4, 3e-4, 1e-3, 3e-3, 1e-2, 3e-2, 1e-1)
+SAMPLES = 64  # of validation, for all measurements
+
+
+@dataclasses.dataclass(frozen=True)
+class Options:
+    """What is trained, and how long."""
+
+    dataset: Literal["digits", "mnist", "fashion_mnist"] = "digits"
+    """digits needs no download."""
+    epochs: int = 20
+    """Of every method."""
+    seeds: tuple[int, ...] = (0, 1, 2)
+    """Each seeds initialisation and order of samples, the same for all methods."""
+    out: pathlib.Path = pathlib.Path("runs/theories")
+    """Folder for the runs, the table and the picture."""
+    progress: bool = True
+    """Show progress bars."""
+
+    def config(self) -> Config:
+        """The same for `run.py`: its networks and optimiser, feedback being the transposed Jacobian.
+
+        **Raises:** `ValueError` for what cannot be run.
+        """
+        check_count("epochs", self.epochs)
+        check_seeds("seeds", *self.seeds)
+        config = Config(self.dataset, method=("dfc-ss",), feedback="exact", epochs=self.epochs)
+        return dataclasses.replace(config, seeds=self.seeds).resolved()
+
+
+def train(options: Options, name: str, data: dfc.Dataset) -> None:
+    """One method with every seed, unless its folder holds that already.
+
+    **Raises:** `ValueError` if it holds a run with other options.
+    """
+    config, path = options.config(), options.out / name
+    asked = {
+        "dataset": options.dataset,
+        "rule": " ".join(repr(RULES[name]).split()),
+        "epochs": options.epochs,
+        "seeds": options.seeds,
+        "hidden": config.hidden,
+        "batch_size": config.batch_size,
+        "optimiser": dataclasses.asdict(config.optimiser),
+    }
+    if (path / "summary.json").exists():
+        held = read_json(path / "config.json")["config"]
+        if first_difference(held, asked) is None:
+            return
+    folder = dfc.RunFolder.reopen(path, asked)
+    found = _fit(config, RULES[name], data, options, options.epochs, folder)
+    folder.finish(
+        {seed: history for seed, (_, history) in zip(options.seeds, found, strict=True)}, "test_accuracy"
+    )
+
+
+def _fit(
+    config: Config,
+    method: dfc.AbstractMethod,
+    data: dfc.Dataset,
+    options: Options,
+    epochs: int,
+    folder: dfc.RunFolder | None = None,
+) -> list[tuple[dfc.Network, dfc.History]]:
+    return dfc.fit_many(
+        [make_model(config, "dfc-ss", data, seed) for seed in options.seeds],
+        method,
+        data,
+        make_optimiser(config.optimiser),
+        epochs=epochs,
+        keys=[jax.random.fold_in(jax.random.key(seed), 1) for seed in options.seeds],
+        batch_size=config.batch_size,
+        diagnostics=None if folder is None else Measures(samples=SAMPLES),
+        on_epoch=None if folder is None else lambda i, record, _: folder.append(options.seeds[i], record),
+        progress=options.progress,
+        resume=None if folder is None else folder.checkpoints,
+    )
+
+
+def interfering(options: Options, data: dfc.Dataset) -> dict[str, dict[str, list]]:
+    """Of both rules, `own` and `others` (seeds, rates) in networks that backprop has trained for an epoch."""
+    trained = _fit(options.config(), INTERFERING["bp"], data, options, 1)
+    x, y = (jnp.asarray(array[:SAMPLES]) for array in (data.validation.x, data.validation.y))
+    found = {}
+    for name, method in INTERFERING.items():
+        measured = [interference(model, method, x, y, RATES) for model, _ in trained]
+        found[name] = {part: [seed[part].tolist() for seed in measured] for part in ("own", "others")}
+    return found
+
+
+def collect(options: Options) -> dict[str, dict[str, Any]]:
+    """Each method's figures, mean and sample standard deviation over the seeds."""
+    found = {}
+    for name in RULES:
+        curves = read_curves(options.out / name)
+        best = read_json(options.out / name / "summary.json")["seeds"].values()
+        values = {
+            "last_test_accuracy": curves["test_accuracy"][:, -1],
+            "best_test_accuracy": [seed["test_accuracy"] for seed in best if "test_accuracy" in seed],
+            "converged": np.nanmean(curves["converged"], axis=1),
+            "angle_to_backprop": curves["angle_to_backprop"][:, -1],
+            "target_alignment": curves["target_alignment"][:, -1],
+        }
+        found[name] = {k: {"mean": float(np.mean(v)), "std": _finite(spread(v))} for k, v in values.items()}
+    return found
+
+
+def _finite(number: np.ndarray) -> float | None:
+    return None if np.isnan(number) else float(number)
+
+
+def write(options: Options, methods: dict[str, dict[str, Any]], moved: dict[str, dict[str, list]]) -> None:
+    """`theories.json`, `theories.md` and `theories.png`."""
+    given = {k: v for k, v in dataclasses.asdict(options).items() if k not in ("out", "progress")}
+    note = {"options": given, "environment": dfc.environment(), "methods": methods}
+    note |= {"interference": {"rates": RATES, "samples": SAMPLES, **moved}}
+    (options.out / "theories.json").write_text(json.dumps(note, indent=2) + "\n", encoding="utf-8")
+    text = "\n".join(_markdown(options, methods, moved)) + "\n"
+    (options.out / "theories.md").write_text(text, encoding="utf-8")
+    drawn("theories.png", plot_theories, options.out, moved, options.out / "theories.png")
+
+
+def _markdown(
+    options: Options, methods: dict[str, dict[str, Any]], moved: dict[str, dict[str, list]]
+) -> list[str]:
+    lines = [
+        f"# Four theories: {options.dataset}, {options.epochs} epochs, {len(options.seeds)} seeds",
+        "",
+        "| method | test accuracy %, last epoch | at the best validation epoch | converged % "
+        "| to backprop, degrees | target alignment |",
+        "|---|---:|---:|---:|---:|---:|",
+    ]
+    for name, found in methods.items():
+        cells = [_shown(found["last_test_accuracy"], 100), _shown(found["best_test_accuracy"], 100)]
+        cells += [_shown(found["converged"], 100), _shown(found["angle_to_backprop"], digits=1)]
+        cells += [_shown(found["target_alignment"], digits=3)]
+        lines.append(f"| {LABELS[name]} | " + " | ".join(cells) + " |")
+    lines += [
+        "",
+        "Mean ± sample standard deviation over seeds. Converged is of the samples of all epochs; angle and",
+        f"target alignment are of the first {SAMPLES} validation samples after the last epoch.",
+        "",
+        "Interference: one output of one sample learns, in one step; how far it goes, and the others, in",
+        "parts of what it was to go (squared error, predictive coding with alpha 0; networks that backprop",
+        "has trained for an epoch).",
+        "",
+        "| learning rate | backprop: the output | the others | predictive coding: the output | the others |",
+        "|---:|---:|---:|---:|---:|",
+    ]
+    for i, rate in enumerate(RATES):
+        columns = [np.mean(moved[name][part], axis=0)[i] for name in moved for part in ("own", "others")]
+        lines.append(f"| {rate:g} | " + " | ".join(f"{value:.3g}" for value in columns) + " |")
+    return lines
+
+
+def _shown(found: dict[str, float | None], factor: float = 1, digits: int = 2) -> str:
+    std = "" if found["std"] is None else f" ± {factor * found['std']:.{digits}f}"
+    return f"{factor * found['mean']:.{digits}f}{std}"
+
+
+@outermost
+def main(options: Options) -> int:
+    """Run what is missing and write the results; returns the exit status."""
+    options = dataclasses.replace(options, out=pathlib.Path(options.out))
+    options.config()
+    data = dfc.load(options.dataset)
+    try:
+        for name in RULES:
+            train(options, name, data)
+        write(options, collect(options), interfering(options, data))
+    except STOPS as stopped:
+        stopped.add_note("the same command goes on")
+        raise
+    print((options.out / "theories.md").read_text(encoding="utf-8"))
+    return 0
+
+
+@outermost
+def command(arguments: Sequence[str] | None = None) -> int:
+    """The whole command; returns the exit status."""
+    return main(parse(Options, arguments, __doc__))
+
+
+if __name__ == "__main__":
+    sys.exit(command())

@@ -1,0 +1,144 @@
+"""One equilibrium, four theories: its measures against formulas of a linear network; its command in small."""
+
+import dataclasses
+import json
+import pathlib
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import theories
+from helpers import records
+from prospective.measures import interference, target_alignment, updates_of
+
+import dfc_jax as dfc
+
+
+RATES = (1e-3, 0.1)
+SQUARED = dfc.MeanSquaredError()
+METHODS = {"bp": dfc.Backprop(SQUARED), "predictive-coding": dfc.PredictiveCoding(0.0, SQUARED)}
+
+
+@pytest.fixture(scope="module")
+def linear() -> tuple[dfc.Network, jax.Array, jax.Array]:
+    """Two linear layers, two samples."""
+    model = dfc.mlp((4, 6, 3), key=jax.random.key(0), activation=dfc.Linear())
+    return model, jax.random.normal(jax.random.key(1), (2, 4)), jnp.eye(3)[:2]
+
+
+def changes(model: dfc.Network, x: np.ndarray, target: np.ndarray, name: str) -> list[tuple[np.ndarray, ...]]:
+    """What either rule adds to weights and biases of the two layers, by its formula, in NumPy.
+
+    Backprop: e = 2 (y - r) / n comes down by W^T. Predictive coding: the least |eps_1|^2 + |eps_2|^2 that
+    brings the output to its target is eps = J^T u with (W W^T + I) u = y - r.
+    """
+    (W1, b1), (W2, b2) = weights(model)
+    hidden = W1 @ x + b1
+    error = target - (W2 @ hidden + b2)
+    if name == "bp":
+        top = 2 * error / len(error)
+        below = W2.T @ top
+        presynaptic = hidden
+    else:
+        top = np.linalg.solve(W2 @ W2.T + np.eye(len(error)), error)
+        below = W2.T @ top
+        presynaptic = hidden + below
+    return [(np.outer(below, x), below), (np.outer(top, presynaptic), top)]
+
+
+def weights(model: dfc.Network) -> list[tuple[np.ndarray, np.ndarray]]:
+    pairs = [(layer.transform.weight, layer.transform.bias) for layer in model.layers]
+    return [tuple(np.asarray(array, np.float64) for array in pair) for pair in pairs]
+
+
+def output(parts: list[tuple[np.ndarray, np.ndarray]], x: np.ndarray) -> np.ndarray:
+    (W1, b1), (W2, b2) = parts
+    return W2 @ (W1 @ x + b1) + b2
+
+
+def moved(model: dfc.Network, x: np.ndarray, target: np.ndarray, name: str, rate: float) -> np.ndarray:
+    """The change of the output by one step."""
+    before, step = weights(model), changes(model, x, target, name)
+    after = [
+        tuple(w + rate * d for w, d in zip(*pair, strict=True)) for pair in zip(before, step, strict=True)
+    ]
+    return output(after, x) - output(before, x)
+
+
+@pytest.mark.parametrize("name", ["bp", pytest.param("predictive-coding", marks=pytest.mark.slow)])
+def test_target_alignment_is_that_of_a_small_step(linear, name: str) -> None:
+    model, x, y = linear
+    updates = updates_of(model, METHODS[name], x, y)
+    found = jax.vmap(target_alignment, in_axes=(None, 0, None, 0, 0))(model, updates, SQUARED, x, y)
+    for cosine, one, target in zip(found, np.asarray(x, np.float64), np.asarray(y), strict=True):
+        change = moved(model, one, target, name, 1e-7)
+        way = target - output(weights(model), one)
+        wanted = change @ way / np.linalg.norm(change) / np.linalg.norm(way)
+        assert 1 - cosine == pytest.approx(1 - wanted, rel=0.01)
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_interference_is_what_a_step_by_hand_does(linear, name: str) -> None:
+    model, x, y = linear
+    found = interference(model, METHODS[name], x, y, RATES)
+    for i, rate in enumerate(RATES):
+        own, others = [], []
+        for one, label in zip(np.asarray(x, np.float64), (0, 1), strict=True):
+            before = output(weights(model), one)
+            target = np.where(np.arange(3) == label, 1, before)
+            change = moved(model, one, target, name, rate) / (1 - before[label])
+            own.append(change[label])
+            others.append(np.linalg.norm(np.delete(change, label)))
+        assert found["own"][i] == pytest.approx(np.mean(own), rel=2e-3)
+        assert found["others"][i] == pytest.approx(np.mean(others), rel=2e-3)
+
+
+@pytest.mark.slow
+def test_one_layer_does_not_interfere() -> None:
+    model = dfc.mlp((4, 3), key=jax.random.key(0), activation=dfc.Linear())
+    x, y = jax.random.normal(jax.random.key(1), (2, 4)), jnp.eye(3)[:2]
+    for method in METHODS.values():
+        found = interference(model, method, x, y, (0.1,))
+        assert found["others"][0] < 1e-5 < 0.01 < found["own"][0]
+
+
+@pytest.mark.slow
+def test_strong_dfc_is_in_the_state_of_least_control() -> None:
+    strong, least = (theories.RULES[name] for name in ("strong-dfc", "least-control"))
+    model = dfc.mlp((4, 5, 3), key=jax.random.key(0), feedback=dfc.ExactFeedback())
+    x, y = jax.random.normal(jax.random.key(1), (2, 4)), jnp.eye(3)[:2]
+    controls = [method(model, x, y)[1].control for method in (strong, least)]
+    assert np.allclose(*controls, rtol=1e-4)
+
+
+@pytest.mark.script
+@pytest.mark.usefixtures("as_users_run")
+def test_the_command_trains_measures_and_goes_on(
+    tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(theories, "SAMPLES", 8)
+    options = theories.Options(epochs=2, seeds=(3, 5), out=tmp_path, progress=False)
+    assert theories.main(options) == 0
+    note = json.loads((tmp_path / "theories.json").read_text())
+    assert list(note["methods"]) == list(theories.RULES)
+    for name, found in note["methods"].items():
+        last = [record for record in records(tmp_path / name) if record["epoch"] == 2]
+        scores = [record["test_accuracy"] for record in last]
+        assert found["last_test_accuracy"]["mean"] == pytest.approx(np.mean(scores))
+        assert found["last_test_accuracy"]["std"] == pytest.approx(np.std(scores, ddof=1))
+        assert found["converged"]["mean"] == 1 and found["best_test_accuracy"]["mean"] > 0.7
+        assert found["target_alignment"]["mean"] > 0.5
+    assert note["methods"]["bp"]["angle_to_backprop"]["mean"] < 1e-3
+    for name in theories.INTERFERING:
+        others = np.array(note["interference"][name]["others"])
+        assert others.shape == (2, len(theories.RATES)) and np.all(others > 0)
+    assert (tmp_path / "theories.png").read_bytes().startswith(b"\x89PNG")
+    table = (tmp_path / "theories.md").read_text()
+    assert "| predictive coding |" in table and str(tmp_path) not in table
+
+    monkeypatch.setattr(theories, "_fit", None)  # nothing is left to do
+    for name in theories.RULES:
+        theories.train(options, name, None)
+    with pytest.raises(ValueError, match=r"`epochs` is 1, but .* holds 2 already|other options"):
+        theories.train(dataclasses.replace(options, seeds=(3,)), "bp", None)
