@@ -327,3 +327,35 @@ def test_wrong_settings_are_refused() -> None:
         ValueError, match=r"`model.feedback` is FeedbackWeights; optimal control is that of Exact"
     ):
         strategy(model, *make_batch(jr.key(1), 2))
+
+
+@pytest.mark.parametrize("loss", [SQUARED, ENTROPY], ids=["squared", "entropy"])
+def test_energies_are_those_of_numpy(loss: dfc.AbstractLoss) -> None:
+    model = make_network(jr.key(0), (4, 6, 3))
+    x, y = make_batch(jr.key(1), 3)
+    loop = dfc.PredictiveCoding(0.3, loss).loop(model)
+    samples = eqx.filter_jit(loop.samples)(x, y)
+    found = PRECISE(loop, samples)
+    energies = dfc.predictive_coding_energy(loop, samples, found)
+    for b in range(3):
+        eps = np.concatenate(
+            [d[b] - c[b] for d, c in zip(found.deviation.voltage, found.deviation.basal, strict=True)]
+        )
+        assert np.isclose(dfc.control_energy(found)[b], eps @ eps / 2, rtol=1e-12)
+        value = Energy(model, x[b], y[b], 0.3, loss is SQUARED).value(eps)
+        assert np.isclose(energies[b], value, rtol=1e-12)
+
+
+@pytest.mark.slow
+def test_diagnostics_are_of_the_methods_own_state() -> None:
+    """The model's feedback weights, which play no part, are not measured; the energies are."""
+    model = make_network(jr.key(0), (4, 6, 3), feedback=dfc.RandomFeedback())
+    x, y = make_batch(jr.key(1), 5)
+    method = dfc.LeastControl(0.3, equilibrium=PRECISE, fallback=None)
+    numbers = dfc.Diagnostics()(model, method, dfc.Split(x, y))
+    loop = method.loop(model)
+    samples = loop.samples(x, y)
+    found = PRECISE(loop, samples)
+    assert np.isclose(numbers["control_energy"], np.mean(dfc.control_energy(found)))
+    assert np.isclose(numbers["energy"], np.mean(dfc.predictive_coding_energy(loop, samples, found)))
+    assert numbers["condition_two"] > 1 - 1e-9 and "surrogate_loss" not in numbers

@@ -3,6 +3,10 @@
 from importlib.metadata import version as _version
 
 from dfc_jax._analysis.diagnostics import Diagnostics as Diagnostics
+from dfc_jax._analysis.energies import (
+    control_energy as control_energy,
+    predictive_coding_energy as predictive_coding_energy,
+)
 from dfc_jax._analysis.failures import reasons_for_failure as reasons_for_failure
 from dfc_jax._analysis.measures import (
     condition_one as condition_one,

@@ -9,6 +9,7 @@ import jax.random as jr
 import numpy as np
 from jaxtyping import Array
 
+from dfc_jax._analysis.energies import control_energy, predictive_coding_energy
 from dfc_jax._analysis.measures import (
     condition_one,
     condition_two,
@@ -26,6 +27,7 @@ from dfc_jax._fields import count, number, Part
 from dfc_jax._methods.base import AbstractMethod
 from dfc_jax._methods.baselines import Backprop
 from dfc_jax._methods.dfc import DFCSSA
+from dfc_jax._methods.optimal_control import OptimalControlMethod
 from dfc_jax._methods.references import GaussNewton, MinimumNorm
 from dfc_jax._network.network import Network
 from dfc_jax._numerics.arrays import BatchInputs, BatchOutputs, Scalar
@@ -52,7 +54,8 @@ class Diagnostics(Part):
     the angles of Q to J^T and to the damped pseudo-inverse, `largest_real_part` of the loop's eigenvalues
     (per tau_u; the largest over the samples), `null_space_fraction` and, a list, `feedback_ratio`.
     Everything but `largest_real_part` is a mean over the samples. Under strong feedback (`Clamp`) also
-    `surrogate_loss`, the H that learning lowers, at the steady states, and the angle to its exact gradient.
+    `surrogate_loss`, the H that learning lowers, at the steady states, and the angle to its exact gradient;
+    of `LeastControl` and `PredictiveCoding` instead `control_energy` and `energy`, which they minimise.
     Methods with noise are measured under the same noise every time.
 
     **Arguments:**
@@ -101,21 +104,27 @@ def _measure(
     found = {}
     key = jr.key(0)  # the same noise in every epoch: what changes between them is the model
     update, _ = method(model, x, y, key=key)
+    loop = method.loop(model)
+    # Under optimal control the model's own feedback plays no part.
+    network = model if loop is None else loop.network
     for name, reference in _references(method, model, damping).items():
-        angles = update_angles(update, reference(model, x, y)[0])
+        angles = update_angles(update, reference(network, x, y)[0])
         found[f"angle_to_{name}"] = angles.network
         found[f"angle_to_{name}_by_layer"] = jnp.stack(angles.layers)
-    loop = method.loop(model)
     if loop is None:
         return found
     samples = loop.samples(x, y)
     found["condition_one"] = jnp.mean(condition_one(model, x))
-    found["condition_two"] = jnp.mean(condition_two(model, x))
-    found["angle_of_feedback_to_transposed_jacobian"] = jnp.mean(feedback_angles(model, x))
-    found["angle_of_feedback_to_pseudo_inverse"] = jnp.mean(feedback_angles(model, x, damping))
+    found["condition_two"] = jnp.mean(condition_two(network, x))
+    found["angle_of_feedback_to_transposed_jacobian"] = jnp.mean(feedback_angles(network, x))
+    found["angle_of_feedback_to_pseudo_inverse"] = jnp.mean(feedback_angles(network, x, damping))
     ratios = feedback_ratio(loop, samples, Analytic()(loop, samples))
     found["feedback_ratio"] = jnp.stack([jnp.mean(ratio) for ratio in ratios])
-    if isinstance(loop.target, Clamp):
+    if isinstance(method, OptimalControlMethod):
+        rest, _ = method.equilibria(loop, samples)
+        found["control_energy"] = jnp.mean(control_energy(rest))
+        found["energy"] = jnp.mean(predictive_coding_energy(loop, samples, rest))
+    elif isinstance(loop.target, Clamp):
         rest, _ = rescue(loop, samples, Broyden()(loop, samples), PseudoTransient())
         found["surrogate_loss"] = jnp.mean(surrogate_loss(loop, samples, rest))
         angles = update_angles(update, surrogate_gradient(loop, x, y, samples, rest))

@@ -36,7 +36,7 @@ from dfc_jax._steady_state.optimal_control import OptimalControl
 from dfc_jax._steady_state.rescue import rescue
 
 
-class _OptimalControlMethod(SteadyStateMethod):
+class OptimalControlMethod(SteadyStateMethod):
     """The update of `VoltageDifference` under optimal control; the model's own feedback plays no part."""
 
     alpha: eqx.AbstractVar[Scalar]
@@ -67,7 +67,7 @@ class _OptimalControlMethod(SteadyStateMethod):
         return equilibrium.converged
 
 
-class LeastControl(_OptimalControlMethod):
+class LeastControl(OptimalControlMethod):
     """The least-control principle: the least control that makes the output optimal teaches the weights.
 
     Meulemans, Zucchet, Kobayashi, von Oswald and Sacramento, The least-control principle for local learning
@@ -101,7 +101,7 @@ class LeastControl(_OptimalControlMethod):
         return self._loop(model, Clamp(self.class_value))
 
 
-class PredictiveCoding(_OptimalControlMethod):
+class PredictiveCoding(OptimalControlMethod):
     """Predictive coding at the minimum of its energy, exactly: the prospective configuration.
 
     Whittington and Bogacz, Neural Computation 29 (2017); Song et al., Nature Neuroscience 27 (2024). With
