@@ -7,7 +7,7 @@ import pytest
 from notebook_four import EXTENSIONS, FOLDER, tagged
 
 
-NOTEBOOKS = ["1_first_network", "2_dynamics", "3_which_solver", "4_write_your_own"]
+NOTEBOOKS = ["1_first_network", "2_dynamics", "3_which_solver", "4_write_your_own", "5_four_theories"]
 
 
 @pytest.mark.parametrize("name", NOTEBOOKS)

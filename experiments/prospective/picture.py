@@ -11,15 +11,10 @@ from report.figure import tidied
 from report.pictures import plt
 
 
-COLOUR = COLOURS | {"least-control": "#D55E00", "predictive-coding": "#0072B2"}
-LABELS = NAMES | {
-    "strong-dfc": "Strong-DFC, exact feedback",
-    "least-control": "least control",
-    "predictive-coding": "predictive coding",
-}
+LABELS = NAMES | {"strong-dfc": "Strong-DFC, exact feedback"}
 PANELS = {
     "validation_accuracy": ("validation accuracy (%)", 100),
-    "angle_to_backprop": ("angle of the update to backprop (degrees)", 1),
+    "angle_to_backprop": ("update to backprop (degrees)", 1),
     "target_alignment": ("target alignment (cosine)", 1),
 }
 
@@ -32,11 +27,11 @@ def plot_theories(
     methods = [name for name in LABELS if (out / name / "metrics.jsonl").exists()]
     for ax, (measure, (label, factor)) in zip(axes.flat, PANELS.items(), strict=False):
         for name in methods:
-            draw_curve(ax, read_curves(out / name), measure, factor, {"color": COLOUR[name]})
+            draw_curve(ax, read_curves(out / name), measure, factor, {"color": COLOURS[name]})
         ax.set(xlabel="epoch", ylabel=label)
         ax.xaxis.get_major_locator().set_params(integer=True)
     _draw_interference(axes[1, 1], interference)
-    entries = [Line2D([], [], color=COLOUR[name], label=LABELS[name], linewidth=3) for name in methods]
+    entries = [Line2D([], [], color=COLOURS[name], label=LABELS[name], linewidth=3) for name in methods]
     figure.legend(handles=entries, loc="outside lower center", frameon=False, ncols=3)
     tidied(figure).savefig(path, dpi=150)
     plt.close(figure)
@@ -46,6 +41,6 @@ def plot_theories(
 def _draw_interference(ax: Axes, interference: dict[str, dict[str, Any]]) -> None:
     for name, found in interference.items():
         own, others = (np.mean(found[part], axis=0) for part in ("own", "others"))
-        ax.plot(own, others, color=COLOUR[name], marker=".")
+        ax.plot(own, others, color=COLOURS[name], marker=".")
     ax.set(xlabel="change of the output that learns", ylabel="change of the other outputs")
     ax.set(xscale="log", yscale="log")
