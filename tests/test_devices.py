@@ -79,8 +79,19 @@ def test_two_processes_train_as_one(tmp_path: pathlib.Path) -> None:
     with socket.socket() as free:
         free.bind(("localhost", 0))
         address = f"localhost:{free.getsockname()[1]}"
-    options = ["--method", "dfc-ss", "--epochs", "1", "--hidden", "8", "--no-progress", "--out"]
-    options += [str(tmp_path / "two"), "--feedback-learning.pretraining-epochs", "0.2"]
+    options = [
+        "--method",
+        "dfc-ss",
+        "--epochs",
+        "1",
+        "--hidden",
+        "8",
+        "--batch-size",
+        "400",
+        "--no-progress",
+        "--out",
+    ]
+    options += [str(tmp_path / "two"), "--feedback-learning.pretraining-epochs", "0.5"]
     together = ["--distributed", "--coordinator", address, "--processes", "2", "--process"]
     command = [sys.executable, str(ROOT / "experiments" / "run.py"), *options]
     variables = os.environ | virtual_devices(2)
