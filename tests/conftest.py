@@ -14,6 +14,7 @@ import jax.random as jr
 import jaxtyping
 import pytest
 from jax._src.interpreters import mlir
+from jax._src.lib.mlir import ir
 from jaxtyping import PRNGKeyArray
 
 
@@ -25,8 +26,11 @@ os.environ["JAX_DISABLE_MOST_OPTIMIZATIONS"] = "1"
 jax.config.update("jax_disable_most_optimizations", True)
 
 # JAX makes an MLIR context for every program, which takes longer than all else of a small one, and a megabyte
-# or two for as long as the program lives: one serves them all.
-mlir.make_ir_context = functools.cache(mlir.make_ir_context)
+# or two for as long as the program lives: one serves them all. What is made amid another program needs its
+# own, or it would become a part of that one.
+make_context = mlir.make_ir_context
+shared_context = functools.cache(make_context)
+mlir.make_ir_context = lambda: shared_context() if ir.Context.current is None else make_context()
 
 # Tracing makes objects by the million that live as long as their programs: looking for garbage among them
 # more seldom saves a twentieth of the suite's time.
