@@ -1,6 +1,7 @@
 """Strict numerics for every test: 64 bits, and no promotion of dtypes or ranks behind our back."""
 
 import contextlib
+import functools
 import gc
 import itertools
 import os
@@ -12,6 +13,8 @@ import jax
 import jax.random as jr
 import jaxtyping
 import pytest
+from jax._src.interpreters import mlir
+from jax._src.lib.mlir import ir
 from jaxtyping import PRNGKeyArray
 
 
@@ -21,6 +24,13 @@ QUICK = "--xla_cpu_use_fusion_emitters=false --xla_cpu_parallel_codegen_split_co
 os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {QUICK}".strip()
 os.environ["JAX_DISABLE_MOST_OPTIMIZATIONS"] = "1"
 jax.config.update("jax_disable_most_optimizations", True)
+
+# JAX makes an MLIR context for every program, which takes longer than all else of a small one, and a megabyte
+# or two for as long as the program lives: one serves them all. What is made amid another program needs its
+# own, or it would become a part of that one.
+make_context = mlir.make_ir_context
+shared_context = functools.cache(make_context)
+mlir.make_ir_context = lambda: shared_context() if ir.Context.current is None else make_context()
 
 # Tracing makes objects by the million that live as long as their programs: looking for garbage among them
 # more seldom saves a twentieth of the suite's time.

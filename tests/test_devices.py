@@ -15,6 +15,7 @@ import jaxtyping
 import numpy as np
 import on_devices
 import pytest
+from run import command as command_line
 
 import dfc_jax as dfc
 from dfc_jax._training.arguments import check_batches
@@ -72,13 +73,25 @@ def close(found: list[np.ndarray], wanted: list[np.ndarray]) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("as_users_run")
 def test_two_processes_train_as_one(tmp_path: pathlib.Path) -> None:
     """The same command twice, in processes of two devices each; then once, in one process of one device."""
     with socket.socket() as free:
         free.bind(("localhost", 0))
         address = f"localhost:{free.getsockname()[1]}"
-    options = ["--method", "dfc-ss", "--epochs", "1", "--hidden", "8", "--no-progress", "--out"]
-    options += [str(tmp_path / "two"), "--feedback-learning.pretraining-epochs", "0.2"]
+    options = [
+        "--method",
+        "dfc-ss",
+        "--epochs",
+        "1",
+        "--hidden",
+        "8",
+        "--batch-size",
+        "400",
+        "--no-progress",
+        "--out",
+    ]
+    options += [str(tmp_path / "two"), "--feedback-learning.pretraining-epochs", "0.5"]
     together = ["--distributed", "--coordinator", address, "--processes", "2", "--process"]
     command = [sys.executable, str(ROOT / "experiments" / "run.py"), *options]
     variables = os.environ | virtual_devices(2)
@@ -93,9 +106,7 @@ def test_two_processes_train_as_one(tmp_path: pathlib.Path) -> None:
     assert "Results:" in said[0] and "Results:" not in said[1]
 
     options[options.index("--out") + 1] = str(tmp_path / "one")
-    subprocess.run(
-        [*command[:2], *options], env=os.environ | {"MPLBACKEND": "Agg"}, check=True, capture_output=True
-    )
+    assert command_line(options) == 0
     (found,), (wanted,) = (
         [json.loads(line) for line in (tmp_path / name / "metrics.jsonl").read_text().splitlines()]
         for name in ("two", "one")

@@ -155,7 +155,10 @@ def check(found: dfc.Network, wanted: dfc.Network) -> None:
     assert relative_error(found.feedback, wanted.feedback) < 1e-9
 
 
-@named
+# What an optimiser makes of an update does not depend on the method; the next test is of every method's.
+@pytest.mark.parametrize(
+    "name", [*QUICK, *(pytest.param(n, marks=pytest.mark.slow) for n in ("ss", "strong"))]
+)
 def test_training_learns_the_weights_and_nothing_else(name):
     start, options = plain(), {}
     if METHODS[name].learns_feedback:

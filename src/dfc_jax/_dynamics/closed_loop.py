@@ -28,6 +28,7 @@ from dfc_jax._fields import check_parts, default, number, Part
 from dfc_jax._network.network import as_batch, float_type, Network
 from dfc_jax._network.plasticity import AbstractTeachingSignal, RateDifference
 from dfc_jax._numerics.arrays import BatchInputs, BatchOutputs, OutputMatrix, OutputVector, Scalar
+from dfc_jax._numerics.compiled import compiled
 from dfc_jax._numerics.finite import is_finite
 
 
@@ -82,6 +83,7 @@ class ClosedLoop(Part):
         jacobian = self.network.jacobian(feedforward.voltages)
         return Sample(feedforward, self.network.feedback.matrices(jacobian), error)
 
+    @compiled
     def samples(self, x: BatchInputs, y: BatchOutputs) -> Sample:
         """Those of a batch. **Raises:** `ValueError` unless `x` and `y` are a batch of the network's."""
         return jax.vmap(self.sample)(*as_batch(self.network, x, y))

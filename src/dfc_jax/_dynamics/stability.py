@@ -33,7 +33,8 @@ def loop_eigenvalues(loop: ClosedLoop, samples: Sample) -> Complex[np.ndarray, "
     """
     matrices, *_ = _systems(loop, samples)
     values, own = _eigenvalues(matrices), -1 / float(loop.tau_v)
-    beyond = sum(v[0].size for v in samples.feedforward.voltages) - _layers(loop) * samples.error.shape[1]
+    batch, outputs = samples.error.shape
+    beyond = sum(v.size // batch for v in samples.feedforward.voltages) - _layers(loop) * outputs
     if beyond > 0:
         return np.concatenate([values, np.where(np.isnan(values[:, :1]), np.nan, own)], axis=1)
     # With fewer neurons than components of all z_i, the modes have that one too often.
@@ -54,7 +55,7 @@ def instability_doubts(loop: ClosedLoop, samples: Sample) -> list[str]:
     finite = np.asarray(samples.finite)
     if loop.tau_apical is not None or not has_few_modes(loop, samples.error.shape[1]) or not finite.any():
         return []
-    samples = jax.tree.map(lambda leaf: leaf[finite], samples)
+    samples = jax.tree.map(lambda leaf: np.asarray(leaf)[finite], samples)  # JAX would compile each
     largest = loop_eigenvalues(loop, samples).real.max(axis=1)
     unstable = largest > _GROWING
     if not np.any(unstable):
