@@ -6,6 +6,7 @@ from typing import get_args
 import equinox as eqx
 import pytest
 from options.config import Config, Method
+from options.groups import Optimal
 from options.objects import make_feedback_learning, make_method
 
 import dfc_jax as dfc
@@ -29,6 +30,14 @@ CLASSES = {
 @pytest.mark.parametrize("name", get_args(Method))
 def test_every_method_is_the_librarys_by_default(name: Method) -> None:
     assert eqx.tree_equal(make_method(Config(method=(name,)), name, dfc.CrossEntropy()), CLASSES[name]())
+
+
+def test_a_leak_of_zero_is_refused_by_the_name_of_its_option() -> None:
+    config = Config(method=("predictive-coding",), optimal=Optimal(alpha=0.0))
+    with pytest.raises(ValueError, match=r"`optimal.alpha` is 0; for cross-entropy, .* it must exceed 0"):
+        make_method(config, "predictive-coding", dfc.CrossEntropy())
+    made = make_method(config, "predictive-coding", dfc.MeanSquaredError())
+    assert eqx.tree_equal(made, dfc.PredictiveCoding(0.0, dfc.MeanSquaredError()))
 
 
 @pytest.mark.parametrize(

@@ -20,6 +20,8 @@ NUMBERS = {
     "solver.dt": POSITIVE,
     "solver.tau_v": POSITIVE,
     "strong.class_value": {"above": 0, "maximum": 1},
+    "optimal.alpha": NOT_NEGATIVE,
+    "optimal.class_value": {"above": 0, "maximum": 1},
     "strong.sigma": POSITIVE,
     "strong.sigma_output": NOT_NEGATIVE,
     "strong.pretraining_sigma": POSITIVE,
