@@ -1,4 +1,8 @@
-"""The programs of docs/tasks.md run as they stand, each in a process of its own, and say what they should."""
+"""The programs of docs/tasks.md run as they stand, and say what they should.
+
+Each has a namespace of its own, and those that need no process of their own share one, which imports and
+compiles once.
+"""
 
 import pathlib
 import re
@@ -12,16 +16,39 @@ PAGE = pathlib.Path(__file__).parent.parent / "docs" / "tasks.md"
 PROGRAMS = re.findall(r"```python\n(.*?)```", PAGE.read_text(), flags=re.DOTALL)
 
 
-def lines_of(program: str, folder: pathlib.Path) -> list[str]:
-    command = [sys.executable, "-W", "error", "-c", program]
+RUN = """
+import sys
+for program in sys.argv[1:]:
+    exec(compile(program, "program", "exec"), {"__name__": "__main__"})
+    print("end of the program")
+"""
+
+
+def run(folder: pathlib.Path, *programs: str) -> list[list[str]]:
+    """The lines of each of the programs, run in `folder` in one new process."""
+    command = [sys.executable, "-W", "error", "-c", RUN, *programs]
     done = subprocess.run(command, capture_output=True, text=True, cwd=folder, check=False)
     assert done.returncode == 0, done.stderr
-    return done.stdout.splitlines()
+    *said, after = done.stdout.split("end of the program\n")
+    assert len(said) == len(programs) and after == ""
+    return [lines.splitlines() for lines in said]
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
+    """Where the programs run."""
+    return tmp_path_factory.mktemp("tasks")
+
+
+@pytest.fixture(scope="module")
+def said(folder: pathlib.Path) -> list[list[str]]:
+    """The lines of all programs but the last, which reads what the one before it has written."""
+    return run(folder, *PROGRAMS[:-1])
 
 
 @pytest.mark.slow
-def test_a_regression_stops_early_and_predicts(tmp_path: pathlib.Path) -> None:
-    *_, stopped, best, predicted = lines_of(PROGRAMS[0], tmp_path)
+def test_a_regression_stops_early_and_predicts(said: list[list[str]]) -> None:
+    *_, stopped, best, predicted = said[0]
     assert re.fullmatch(r"epoch \d+: no better validation_loss in 10 epochs\.", stopped)
     epoch, error = best.split()
     assert int(stopped.split()[1][:-1]) == int(epoch) + 10
@@ -30,31 +57,30 @@ def test_a_regression_stops_early_and_predicts(tmp_path: pathlib.Path) -> None:
 
 
 @pytest.mark.slow
-def test_a_higher_gain_leaves_less_of_the_error(tmp_path: pathlib.Path) -> None:
-    lines = lines_of(PROGRAMS[1], tmp_path)
-    left = [float(re.findall(r"([\d.]+)%", line)[0]) for line in lines]
+def test_a_higher_gain_leaves_less_of_the_error(said: list[list[str]], folder: pathlib.Path) -> None:
+    left = [float(re.findall(r"([\d.]+)%", line)[0]) for line in said[1]]
     assert len(left) == 3 and left == sorted(left, reverse=True)
-    assert (tmp_path / "trajectory.png").stat().st_size > 10_000
+    assert (folder / "trajectory.png").stat().st_size > 10_000
 
 
 @pytest.mark.slow
-def test_a_rule_of_ones_own_learns(tmp_path: pathlib.Path) -> None:
-    (accuracy,) = lines_of(PROGRAMS[2], tmp_path)
+def test_a_rule_of_ones_own_learns(said: list[list[str]]) -> None:
+    (accuracy,) = said[2]
     assert float(accuracy) > 0.9
 
 
 @pytest.mark.slow
-def test_a_sweep_compiles_in_its_first_setting_alone(tmp_path: pathlib.Path) -> None:
-    lines = lines_of(PROGRAMS[3], tmp_path)
-    rows = [line.split() for line in lines if re.search(r"\d\.\d+$", line)]
+def test_a_sweep_compiles_in_its_first_setting_alone(said: list[list[str]]) -> None:
+    rows = [line.split() for line in said[3] if re.search(r"\d\.\d+$", line)]
     accuracies, seconds = rows[:12], [float(row[-1]) for row in rows[12:]]
     assert len(seconds) == 12 and max(float(row[-2]) for row in accuracies) > 0.9
     assert max(seconds[1:]) < seconds[0] / 2
 
 
 @pytest.mark.slow
-def test_a_model_is_loaded_in_a_new_process(tmp_path: pathlib.Path) -> None:
-    assert lines_of(PROGRAMS[4], tmp_path) == []
-    matrix = [[int(n) for n in re.findall(r"\d+", line)] for line in lines_of(PROGRAMS[5], tmp_path)]
+def test_a_model_is_loaded_in_a_new_process(said: list[list[str]], folder: pathlib.Path) -> None:
+    assert len(PROGRAMS) == 6 and said[4] == []
+    (lines,) = run(folder, PROGRAMS[5])
+    matrix = [[int(n) for n in re.findall(r"\d+", line)] for line in lines]
     right = sum(matrix[i][i] for i in range(3))
     assert sum(map(sum, matrix)) == 36 and right >= 33
