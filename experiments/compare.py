@@ -59,10 +59,11 @@ def _fitting(
     console: Console, title: str, columns: list[str], rows: list[list[str]], names: list[Named]
 ) -> Table:
     """The table on a screen: where it is too wide, one column says what tells runs apart, and wraps."""
-    whole = Table(*columns, title=title)
+    whole = Table(*(Column(name, overflow="fold") for name in columns), title=title)
     for row in rows:
         whole.add_row(*row)
-    if console.measure(whole, options=console.options.update(max_width=sys.maxsize)).maximum <= console.width:
+    anywhere = console.options.update(max_width=sys.maxsize)
+    if console.measure(whole, options=anywhere).maximum <= console.width:
         return whole
     first = 2 + len(names[0].told)
     scores = [row[first:] for row in rows]
@@ -71,7 +72,8 @@ def _fitting(
     short = Table(Column("run", overflow="fold"), *narrow, title=title)
     for name, row in zip(names, scores, strict=True):
         short.add_row(_called(name), *row)
-    return short
+    # Where not even that has room, the whole one wraps in every column.
+    return short if console.measure(short, options=anywhere).minimum < console.width - 8 else whole
 
 
 def _load(folder: pathlib.Path) -> dict[str, Any]:

@@ -17,6 +17,7 @@ SCRIPTS = {
     "pool": "runs that differ in their seeds alone, as one run",
     "table1": "Table 1 of the NeurIPS 2021 paper, all of it or any cells",
     "figures": "the papers' figures",
+    "theories": "least control, predictive coding, Strong-DFC and backprop, side by side",
 }
 HELP = "\n".join(
     [

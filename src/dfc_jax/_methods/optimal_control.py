@@ -82,9 +82,10 @@ class LeastControl(OptimalControlMethod):
     - `class_value`: of one-hot targets, as in `Clamp`.
     - `equilibrium`, `fallback`: how the steady state is found, and how for the samples it leaves over.
 
+    >>> import jax
     >>> from dfc_jax import mlp
     >>> model = mlp((4, 5, 3), key=jax.random.key(0))
-    >>> update, report = LeastControl()(model, jax.numpy.ones((2, 4)), jax.numpy.eye(3)[:2])
+    >>> update, report = LeastControl()(model, jnp.ones((2, 4)), jnp.eye(3)[:2])
     >>> report.converged.tolist()
     [True, True]
 
@@ -119,10 +120,11 @@ class PredictiveCoding(OptimalControlMethod):
     - `loss`: `CrossEntropy()`, or `MeanSquaredError()` for the squared error above.
     - `equilibrium`, `fallback`: how the minimum is found, and how for the samples that this leaves over.
 
+    >>> import jax
     >>> from dfc_jax import MeanSquaredError, mlp
     >>> model = mlp((4, 5, 3), key=jax.random.key(0))
     >>> method = PredictiveCoding(alpha=0, loss=MeanSquaredError())
-    >>> update, report = method(model, jax.numpy.ones((2, 4)), jax.numpy.eye(3)[:2])
+    >>> update, report = method(model, jnp.ones((2, 4)), jnp.eye(3)[:2])
     >>> report.converged.tolist()
     [True, True]
 
