@@ -35,24 +35,32 @@ from dfc_jax._checks import check_count
 from dfc_jax._runs.folder import first_difference
 
 
-RULES = {
-    "bp": dfc.Backprop(),
-    "dfc-ss": dfc.DFCSS(),
-    # The state of least control; what teaches is the difference of rates.
-    "strong-dfc": dfc.DFCSS(
-        controller=dfc.PIController(0.0, dfc.LeastControl.alpha),
-        target=dfc.Clamp(1.0),
-        equilibrium=dfc.OptimalControl(),
-        fallback=dfc.LeakContinuation(),
-        teaching=dfc.RateDifference(),
-    ),
-    "least-control": dfc.LeastControl(),
-    "predictive-coding": dfc.PredictiveCoding(alpha=1.0),
-}
-SQUARED = dfc.MeanSquaredError()
-INTERFERING = {"bp": dfc.Backprop(SQUARED), "predictive-coding": dfc.PredictiveCoding(0.0, SQUARED)}
 RATES = (1e-4, 3e-4, 1e-3, 3e-3, 1e-2, 3e-2, 1e-1)
 SAMPLES = 64  # of validation, for all measurements
+
+
+def rules() -> dict[str, dfc.AbstractMethod]:
+    """What is trained, all with cross-entropy."""
+    return {
+        "bp": dfc.Backprop(),
+        "dfc-ss": dfc.DFCSS(),
+        # The state of least control; what teaches is the difference of rates.
+        "strong-dfc": dfc.DFCSS(
+            controller=dfc.PIController(0.0, dfc.LeastControl.alpha),
+            target=dfc.Clamp(1.0),
+            equilibrium=dfc.OptimalControl(),
+            fallback=dfc.LeakContinuation(),
+            teaching=dfc.RateDifference(),
+        ),
+        "least-control": dfc.LeastControl(),
+        "predictive-coding": dfc.PredictiveCoding(alpha=1.0),
+    }
+
+
+def squared_rules() -> dict[str, dfc.AbstractMethod]:
+    """Those whose interference is measured."""
+    loss = dfc.MeanSquaredError()
+    return {"bp": dfc.Backprop(loss), "predictive-coding": dfc.PredictiveCoding(0.0, loss)}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -89,7 +97,7 @@ def train(options: Options, name: str, data: dfc.Dataset) -> None:
     config, path = options.config(), options.out / name
     asked = {
         "dataset": options.dataset,
-        "rule": " ".join(repr(RULES[name]).split()),
+        "rule": " ".join(repr(rules()[name]).split()),
         "epochs": options.epochs,
         "seeds": options.seeds,
         "hidden": config.hidden,
@@ -101,7 +109,7 @@ def train(options: Options, name: str, data: dfc.Dataset) -> None:
         if first_difference(held, asked) is None:
             return
     folder = dfc.RunFolder.reopen(path, asked)
-    found = _fit(config, RULES[name], data, options, options.epochs, folder)
+    found = _fit(config, rules()[name], data, options, options.epochs, folder)
     folder.finish(
         {seed: history for seed, (_, history) in zip(options.seeds, found, strict=True)}, "test_accuracy"
     )
@@ -132,10 +140,10 @@ def _fit(
 
 def interfering(options: Options, data: dfc.Dataset) -> dict[str, dict[str, list]]:
     """Of both rules, `own` and `others` (seeds, rates) in networks that backprop has trained for an epoch."""
-    trained = _fit(options.config(), INTERFERING["bp"], data, options, 1)
+    trained = _fit(options.config(), squared_rules()["bp"], data, options, 1)
     x, y = (jnp.asarray(array[:SAMPLES]) for array in (data.validation.x, data.validation.y))
     found = {}
-    for name, method in INTERFERING.items():
+    for name, method in squared_rules().items():
         measured = [interference(model, method, x, y, RATES) for model, _ in trained]
         found[name] = {part: [seed[part].tolist() for seed in measured] for part in ("own", "others")}
     return found
@@ -144,7 +152,7 @@ def interfering(options: Options, data: dfc.Dataset) -> dict[str, dict[str, list
 def collect(options: Options) -> dict[str, dict[str, Any]]:
     """Each method's figures, mean and sample standard deviation over the seeds."""
     found = {}
-    for name in RULES:
+    for name in rules():
         curves = read_curves(options.out / name)
         best = read_json(options.out / name / "summary.json")["seeds"].values()
         values = {
@@ -218,7 +226,7 @@ def main(options: Options) -> int:
     options.config()
     data = dfc.load(options.dataset)
     try:
-        for name in RULES:
+        for name in rules():
             train(options, name, data)
         write(options, collect(options), interfering(options, data))
     except STOPS as stopped:

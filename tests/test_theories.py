@@ -105,7 +105,7 @@ def test_one_layer_does_not_interfere() -> None:
 
 @pytest.mark.slow
 def test_strong_dfc_is_in_the_state_of_least_control() -> None:
-    strong, least = (theories.RULES[name] for name in ("strong-dfc", "least-control"))
+    strong, least = (theories.rules()[name] for name in ("strong-dfc", "least-control"))
     model = dfc.mlp((4, 5, 3), key=jax.random.key(0), feedback=dfc.ExactFeedback())
     x, y = jax.random.normal(jax.random.key(1), (2, 4)), jnp.eye(3)[:2]
     controls = [method(model, x, y)[1].control for method in (strong, least)]
@@ -121,7 +121,7 @@ def test_the_command_trains_measures_and_goes_on(
     options = theories.Options(epochs=2, seeds=(3, 5), out=tmp_path, progress=False)
     assert theories.main(options) == 0
     note = json.loads((tmp_path / "theories.json").read_text())
-    assert list(note["methods"]) == list(theories.RULES)
+    assert list(note["methods"]) == list(theories.rules())
     for name, found in note["methods"].items():
         last = [record for record in records(tmp_path / name) if record["epoch"] == 2]
         scores = [record["test_accuracy"] for record in last]
@@ -130,7 +130,7 @@ def test_the_command_trains_measures_and_goes_on(
         assert found["converged"]["mean"] == 1 and found["best_test_accuracy"]["mean"] > 0.7
         assert found["target_alignment"]["mean"] > 0.5
     assert note["methods"]["bp"]["angle_to_backprop"]["mean"] < 1e-3
-    for name in theories.INTERFERING:
+    for name in theories.squared_rules():
         others = np.array(note["interference"][name]["others"])
         assert others.shape == (2, len(theories.RATES)) and np.all(others > 0)
     assert (tmp_path / "theories.png").read_bytes().startswith(b"\x89PNG")
@@ -138,7 +138,7 @@ def test_the_command_trains_measures_and_goes_on(
     assert "| predictive coding |" in table and str(tmp_path) not in table
 
     monkeypatch.setattr(theories, "_fit", None)  # nothing is left to do
-    for name in theories.RULES:
+    for name in theories.rules():
         theories.train(options, name, None)
     with pytest.raises(ValueError, match=r"`epochs` is 1, but .* holds 2 already|other options"):
         theories.train(dataclasses.replace(options, seeds=(3,)), "bp", None)
