@@ -69,11 +69,11 @@ def _fitting(
     scores = [row[first:] for row in rows]
     cells = zip(columns[first:], *scores, strict=True)
     narrow = [Column(name, width=max(map(len, (*name.split(), *found)))) for name, *found in cells]
-    short = Table(Column("run", overflow="fold"), *narrow, title=title)
+    short = Table(Column("run", overflow="fold", min_width=8), *narrow, title=title)
     for name, row in zip(names, scores, strict=True):
         short.add_row(_called(name), *row)
     # Where not even that has room, the whole one wraps in every column.
-    return short if console.measure(short, options=anywhere).minimum < console.width - 8 else whole
+    return short if console.measure(short, options=anywhere).minimum <= console.width else whole
 
 
 def _load(folder: pathlib.Path) -> dict[str, Any]:

@@ -25,7 +25,7 @@ import numpy as np
 import options.needed  # noqa: F401
 from icml2022.figures import Noise, SinglePhase, STRONG_FIGURES
 from neurips2021.figures import FIGURES, Options
-from options.script import outermost, parse, STOPS
+from options.script import outermost, parse, resumable
 from report.figure import Curves, plain, Rows
 from report.pictures import plt
 
@@ -72,12 +72,9 @@ def main(options: Options | SinglePhase | Noise) -> int:
     options.check()
     start = time.perf_counter()
     curves = Curves(options.out / options.name, options.given())
-    try:
+    with resumable():
         rows = options.compute(curves)
         save(options, rows, time.perf_counter() - start)
-    except STOPS as stopped:
-        stopped.add_note("the same command goes on")
-        raise
     curves.forget()
     print(f"{options.out / options.name}.png")
     return 0

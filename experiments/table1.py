@@ -24,7 +24,7 @@ from neurips2021.printed_table import Column, COLUMNS, Row, ROWS, TASKS
 from options.checks import check_seeds
 from options.config import Config
 from options.groups import Feedback, Solver, Update
-from options.script import outermost, parse, STOPS
+from options.script import outermost, parse, resumable
 from report.paired import as_text, paired_difference
 from report.spread import spread
 from run import prepare, train
@@ -244,14 +244,11 @@ def _shown(found: dict[str, Any] | None) -> str:
 def main(options: Options) -> int:
     """Run what is missing and write the table; returns the exit status."""
     options.check()
-    try:
+    with resumable():
         for task in options.tasks:
             for row in options.rows:
                 run_cell(cell(options, task, row))
                 write(collect(options.out), options.out)
-    except STOPS as stopped:
-        stopped.add_note("the same command goes on")
-        raise
     print((options.out / "table1.md").read_text(encoding="utf-8"))
     return 0
 

@@ -24,7 +24,7 @@ from compare import read_json
 from options.checks import check_seeds
 from options.config import Config
 from options.objects import make_model, make_optimiser
-from options.script import outermost, parse, STOPS
+from options.script import outermost, parse, resumable
 from prospective.measures import interference, Measures
 from prospective.picture import LABELS, plot_theories
 from report.curves import drawn, read_curves
@@ -225,13 +225,10 @@ def main(options: Options) -> int:
     options = dataclasses.replace(options, out=pathlib.Path(options.out))
     options.config()
     data = dfc.load(options.dataset)
-    try:
+    with resumable():
         for name in rules():
             train(options, name, data)
         write(options, collect(options), interfering(options, data))
-    except STOPS as stopped:
-        stopped.add_note("the same command goes on")
-        raise
     print((options.out / "theories.md").read_text(encoding="utf-8"))
     return 0
 

@@ -165,6 +165,16 @@ def undivided() -> Iterator[None]:
         signal.raise_signal(came[0])
 
 
+@contextlib.contextmanager
+def resumable() -> Iterator[None]:
+    """Who is stopped here is told that the same command goes on."""
+    try:
+        yield
+    except STOPS as stopped:
+        stopped.add_note("the same command goes on")
+        raise
+
+
 def parse(
     options: type | dict[str, type], arguments: Sequence[str] | None, description: str, default: Any = None
 ) -> Any:

@@ -32,16 +32,19 @@ COLOURS = {
     "gn": "#56B4E9",
 }
 
-NAMES = {"bp": "backprop", "dfa": "DFA", "dfc": "DFC", "dfc-ss": "DFC-SS", "dfc-ssa": "DFC-SSA"}
-
-
-NAMES |= {"strong-dfc": "Strong-DFC", "strong-dfc-2phase": "Strong-DFC, two phases"}
-
-
-NAMES |= {"least-control": "least control", "predictive-coding": "predictive coding"}
-
-
-NAMES |= {"mn": "minimum norm", "gn": "Gauss-Newton"}
+NAMES = {
+    "bp": "backprop",
+    "dfa": "DFA",
+    "dfc": "DFC",
+    "dfc-ss": "DFC-SS",
+    "dfc-ssa": "DFC-SSA",
+    "strong-dfc": "Strong-DFC",
+    "strong-dfc-2phase": "Strong-DFC, two phases",
+    "least-control": "least control",
+    "predictive-coding": "predictive coding",
+    "mn": "minimum norm",
+    "gn": "Gauss-Newton",
+}
 
 
 STYLES = {"train": "-", "validation": "--", "test": ":"}
