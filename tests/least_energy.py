@@ -1,7 +1,7 @@
 """The energy of predictive coding and its minimum, in NumPy and by SciPy."""
 
 import numpy as np
-from helpers import Plain, softmax
+from helpers import flat, Plain, softmax
 from jaxtyping import Array
 from scipy.optimize import minimize, root
 
@@ -79,4 +79,4 @@ def learn(
 def eps_of(found: dfc.Equilibrium, b: int) -> np.ndarray:
     """What the apical compartments of a sample add to the voltages, all layers in one vector."""
     pairs = zip(found.deviation.voltage, found.deviation.basal, strict=True)
-    return np.concatenate([np.asarray(d[b] - c[b]) for d, c in pairs])
+    return flat([d[b] - c[b] for d, c in pairs])

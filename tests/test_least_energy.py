@@ -127,3 +127,12 @@ def test_energies_are_those_of_numpy(loss: dfc.AbstractLoss) -> None:
         assert np.isclose(dfc.control_energy(found)[b], eps @ eps / 2, rtol=1e-12)
         value = Energy(model, x[b], y[b], 0.3, loss is SQUARED).value(eps)
         assert np.isclose(energies[b], value, rtol=1e-12)
+
+
+def test_energy_without_a_leak_is_that_of_the_control() -> None:
+    model = make_network(jr.key(0), (4, 6, 3))
+    x, y = make_batch(jr.key(1), 3)
+    loop = dfc.PredictiveCoding(0.0, SQUARED).loop(model)
+    samples = eqx.filter_jit(loop.samples)(x, y)
+    found = PRECISE(loop, samples)
+    assert np.array_equal(dfc.predictive_coding_energy(loop, samples, found), dfc.control_energy(found))

@@ -65,6 +65,21 @@ def test_continuation_solves_what_the_iteration_leaves_over() -> None:
         assert np.linalg.norm(gradient) < 1e-4 * np.linalg.norm(eps)
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("fallback", [dfc.PseudoTransient(1e-10, 300), dfc.LeakContinuation()])
+def test_any_fallback_solves_the_equations_of_optimal_control(fallback: dfc.AbstractEquilibrium) -> None:
+    """And not those of the feedforward Jacobian, which `PseudoTransient` would be given by itself."""
+    model = make_network(jr.key(5), feedback=dfc.ExactFeedback())
+    x, y = make_batch(jr.key(6), 4)
+    controller, target = dfc.PIController(0.0, 0.1), dfc.Clamp(0.99)
+    wanted = find(PRECISE, dfc.ClosedLoop(model, controller, target), x, y)
+    nothing = dfc.OptimalControl(max_iterations=1)
+    method = dfc.DFCSS(controller, target, equilibrium=nothing, fallback=fallback)
+    _, report = learn(method, model, x, y)
+    assert np.all(report.fallback)
+    assert relative_error(report.control, wanted.control) < 1e-3
+
+
 def test_residual_is_of_all_conditions() -> None:
     """The larger of the output's and that of eps = J(v)^T u, in NumPy, after two iterations."""
     model = make_network(jr.key(0), (4, 6, 5, 3), feedback=dfc.ExactFeedback())
@@ -123,9 +138,8 @@ def test_feature_maps_and_many_outputs() -> None:
                 v + d[b]
                 for v, d in zip(model.feedforward(x[b]).voltages, found.deviation.voltage, strict=True)
             ]
-            eps = [d[b] - c[b] for d, c in zip(found.deviation.voltage, found.deviation.basal, strict=True)]
             wanted = [jnp.tensordot(found.control[b], J, axes=1) for J in model.jacobian(voltages)]
-            assert relative_error(eps, wanted) < 1e-8
+            assert relative_error(eps_of(found, b), wanted) < 1e-8
         assert np.any(flat(update) != 0) and np.all(report.residual < 1e-10)
 
 
@@ -140,10 +154,13 @@ def test_idealised_strong_feedback_is_the_same_state() -> None:
     assert relative_error(one.control, other.control) < 1e-8
 
 
-def test_wrong_settings_are_refused() -> None:
+def test_wrong_settings_are_refused(unchecked) -> None:
     for method in (dfc.LeastControl, dfc.PredictiveCoding):
         with pytest.raises(ValueError, match=r"`alpha` is 0.0; it must be a finite number greater than 0"):
             method(alpha=0)
+    for part in ({"equilibrium": dfc.Broyden()}, {"fallback": dfc.PseudoTransient()}):
+        with pytest.raises(ValueError, match=r"it must be of the type AbstractOptimalControl"):
+            dfc.LeastControl(**part)
     model = make_network(jr.key(0))
     strategy = dfc.DFCSS(target=dfc.Clamp(), equilibrium=dfc.OptimalControl())
     with pytest.raises(

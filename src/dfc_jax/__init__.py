@@ -151,7 +151,10 @@ from dfc_jax._steady_state.broyden import Broyden as Broyden
 from dfc_jax._steady_state.controlled_jacobian import ControlledJacobian as ControlledJacobian
 from dfc_jax._steady_state.leak_continuation import LeakContinuation as LeakContinuation
 from dfc_jax._steady_state.linear import Analytic as Analytic
-from dfc_jax._steady_state.optimal_control import OptimalControl as OptimalControl
+from dfc_jax._steady_state.optimal_control import (
+    AbstractOptimalControl as AbstractOptimalControl,
+    OptimalControl as OptimalControl,
+)
 from dfc_jax._steady_state.pseudo_transient import PseudoTransient as PseudoTransient
 from dfc_jax._steady_state.root_find import RootFind as RootFind
 from dfc_jax._steady_state.simulated import Simulated as Simulated, StateAtTime as StateAtTime

@@ -27,7 +27,7 @@ def predictive_coding_energy(loop: ClosedLoop, samples: Sample, found: Equilibri
     """E = sum_i |eps_i|^2 / 2 + l / a of every sample at the states `found`, a being the loop's leak.
 
     l is the cross-entropy of the target where the readout is a softmax, and half its squared distance from
-    the readout otherwise.
+    the readout otherwise. Without a leak the target is met, and E is the control energy.
     """
     leak = loop.controller.steady_state_leak()
 
@@ -38,6 +38,7 @@ def predictive_coding_energy(loop: ClosedLoop, samples: Sample, found: Equilibri
             loss = loop.loss(output, error + jax.nn.softmax(output))
         else:
             loss = jnp.sum(error**2) / 2
-        return _control_energy(deviation) + loss / leak
+        penalty = jnp.where(leak > 0, loss / jnp.where(leak > 0, leak, 1), 0)
+        return _control_energy(deviation) + penalty
 
     return jax.vmap(one)(samples, found.deviation)

@@ -28,7 +28,7 @@ from dfc_jax._steady_state.base import AbstractEquilibrium, Equilibrium
 from dfc_jax._steady_state.broyden import Broyden
 from dfc_jax._steady_state.linear import Analytic
 from dfc_jax._steady_state.pseudo_transient import PseudoTransient
-from dfc_jax._steady_state.rescue import rescue
+from dfc_jax._steady_state.rescue import found_or_rescued
 
 
 class SteadyStateMethod(AbstractMethod):
@@ -107,9 +107,7 @@ class DFCSS(_ControllerMethod):
     teaching: AbstractTeachingSignal = RateDifference()
 
     def equilibria(self, loop: ClosedLoop, samples: Sample) -> tuple[Equilibrium, BatchFlags | None]:
-        found = self.equilibrium(loop, samples)
-        fallback = None if self.fallback is None else self.equilibrium.rescued_by(self.fallback)
-        return (found, None) if fallback is None else rescue(loop, samples, found, fallback)
+        return found_or_rescued(loop, samples, self.equilibrium, self.fallback)
 
     def doubts(self, model: Network, x: BatchInputs, y: BatchOutputs) -> list[str]:
         loop = self.loop(model)

@@ -30,18 +30,18 @@ from dfc_jax._network.feedback import ExactFeedback
 from dfc_jax._network.network import Network
 from dfc_jax._network.plasticity import VoltageDifference
 from dfc_jax._numerics.arrays import BatchFlags, BatchInputs, BatchOutputs, Scalar
-from dfc_jax._steady_state.base import AbstractEquilibrium, Equilibrium
+from dfc_jax._steady_state.base import Equilibrium
 from dfc_jax._steady_state.leak_continuation import LeakContinuation
-from dfc_jax._steady_state.optimal_control import OptimalControl
-from dfc_jax._steady_state.rescue import rescue
+from dfc_jax._steady_state.optimal_control import AbstractOptimalControl, OptimalControl
+from dfc_jax._steady_state.rescue import found_or_rescued
 
 
 class OptimalControlMethod(SteadyStateMethod):
     """The update of `VoltageDifference` under optimal control; the model's own feedback plays no part."""
 
     alpha: eqx.AbstractVar[Scalar]
-    equilibrium: eqx.AbstractVar[AbstractEquilibrium]
-    fallback: eqx.AbstractVar[AbstractEquilibrium | None]
+    equilibrium: eqx.AbstractVar[AbstractOptimalControl]
+    fallback: eqx.AbstractVar[AbstractOptimalControl | None]
 
     def __check_init__(self) -> None:
         if isinstance(self.loss, AbstractLoss) and not isinstance(self.loss.readout, IdentityReadout):
@@ -60,8 +60,7 @@ class OptimalControlMethod(SteadyStateMethod):
     def equilibria(self, loop: ClosedLoop, samples: Sample) -> tuple[Equilibrium, BatchFlags | None]:
         # No matrix of feedback is ever used: without it here, none is computed.
         samples = eqx.tree_at(lambda s: s.feedback, samples, None)
-        found = self.equilibrium(loop, samples)
-        return (found, None) if self.fallback is None else rescue(loop, samples, found, self.fallback)
+        return found_or_rescued(loop, samples, self.equilibrium, self.fallback)
 
     def _contributes(self, equilibrium: Equilibrium) -> BatchFlags:
         return equilibrium.converged
@@ -71,9 +70,9 @@ class LeastControl(OptimalControlMethod):
     """The least-control principle: the least control that makes the output optimal teaches the weights.
 
     Meulemans, Zucchet, Kobayashi, von Oswald and Sacramento, The least-control principle for local learning
-    at equilibrium (NeurIPS 2022), its dynamic inversion at rest: psi_i = eps_i, alpha u = -dl/dr_L. Where the
-    energy E of `PredictiveCoding` is least, the update is minus its gradient by the weights; as alpha
-    vanishes what is left of E is the control, sum_i |eps_i|^2 / 2.
+    at equilibrium (NeurIPS 2022), its dynamic inversion at rest: psi_i = eps_i, alpha u = -dl/dr_L. The
+    update is the gradient, by the weights, of the least energy E of `PredictiveCoding`; as alpha vanishes
+    what is left of E is the control, sum_i |eps_i|^2 / 2.
 
     **Arguments:**
 
@@ -95,8 +94,8 @@ class LeastControl(OptimalControlMethod):
     alpha: Scalar = number("alpha", 0.1, minimum=0)
     loss: AbstractLoss = CrossEntropy()
     class_value: Scalar = number("class_value", 1.0, above=0, maximum=1)
-    equilibrium: AbstractEquilibrium = default(OptimalControl)
-    fallback: AbstractEquilibrium | None = default(LeakContinuation)
+    equilibrium: AbstractOptimalControl = default(OptimalControl)
+    fallback: AbstractOptimalControl | None = default(LeakContinuation)
 
     def loop(self, model: Network) -> ClosedLoop:
         return self._loop(model, Clamp(self.class_value))
@@ -110,7 +109,7 @@ class PredictiveCoding(OptimalControlMethod):
 
         E = 1/2 sum_{i=1..L} |eps_i|^2 + |y - r_L|^2 / (2 alpha),   or its last term cross-entropy / alpha,
 
-    and the update minus the gradient of its minimum by the weights. For a linear output layer and squared
+    and the update the gradient of its minimum by the weights. For a linear output layer and squared
     error eps_L can be eliminated, which leaves an output of the variance 1 + `alpha`: `alpha` 0 is the
     network with clamped output and unit precisions that other libraries have.
 
@@ -133,8 +132,8 @@ class PredictiveCoding(OptimalControlMethod):
 
     alpha: Scalar = number("alpha", 1.0, minimum=0)
     loss: AbstractLoss = CrossEntropy()
-    equilibrium: AbstractEquilibrium = default(OptimalControl)
-    fallback: AbstractEquilibrium | None = default(LeakContinuation)
+    equilibrium: AbstractOptimalControl = default(OptimalControl)
+    fallback: AbstractOptimalControl | None = default(LeakContinuation)
 
     def loop(self, model: Network) -> ClosedLoop:
         return self._loop(model, Clamp(jnp.asarray(1.0)))

@@ -80,7 +80,8 @@ class LeakyReLU(AbstractActivation):
     def slope_at_rest(
         self, basal: Float[Array, "*n"], voltage: Float[Array, "*n"], demand: Float[Array, "*n"]
     ) -> Float[Array, "*n"]:
-        return _slope_at_kink(basal, voltage, demand, self.slope)
+        del voltage
+        return _slope_at_kink(basal, demand, self.slope)
 
     def difference(self, voltage: Float[Array, "*n"], change: Float[Array, "*n"]) -> Float[Array, "*n"]:
         bend = (1 - self.slope) * voltage
@@ -101,7 +102,8 @@ class ReLU(AbstractActivation):
     def slope_at_rest(
         self, basal: Float[Array, "*n"], voltage: Float[Array, "*n"], demand: Float[Array, "*n"]
     ) -> Float[Array, "*n"]:
-        return _slope_at_kink(basal, voltage, demand, 0.0)
+        del voltage
+        return _slope_at_kink(basal, demand, 0.0)
 
     def difference(self, voltage: Float[Array, "*n"], change: Float[Array, "*n"]) -> Float[Array, "*n"]:
         return jnp.where(voltage > 0, jnp.maximum(change, -voltage), jax.nn.relu(voltage + change))
@@ -132,15 +134,12 @@ def _tanh_difference(a: Float[Array, "*n"], d: Float[Array, "*n"]) -> Float[Arra
     return jnp.where(small, by_addition, jnp.tanh(a + d) - rate)
 
 
-def _slope_at_kink(
-    basal: Float[Array, "*n"], voltage: Float[Array, "*n"], demand: Float[Array, "*n"], below: float
-) -> Float[Array, "*n"]:
+def _slope_at_kink(basal: Float[Array, "*n"], demand: Float[Array, "*n"], below: float) -> Float[Array, "*n"]:
     """Of a function with slope 1 above zero and `below` under it.
 
     A neuron above zero that is to fall by more than it has to give is held at zero. One that is to rise
     stays on the side that `basal` is on until the slope there carries it over.
     """
-    del voltage
     falls = demand < 0
     held = -basal / jnp.where(falls, demand, -1)
     rising = jnp.where(basal + below * demand > 0, 1, below)

@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import PyTree
 
-from dfc_jax._numerics.arrays import Scalar
+from dfc_jax._numerics.trees import dot, minus
 
 
 class Anderson(eqx.Module):
@@ -31,16 +31,16 @@ class Anderson(eqx.Module):
 
     def after(self, point: PyTree, image: PyTree) -> "Anderson":
         """With one evaluation more."""
-        moved = _minus(image, self.image)
-        newest = moved, _minus(moved, _minus(point, self.point))
+        moved = minus(image, self.image)
+        newest = moved, minus(moved, minus(point, self.point))
         return Anderson(point, image, (newest, self.changes[0]))
 
     def next_point(self) -> PyTree:
         """z'; a change that says nothing of its own, as that of a point that did not move, counts as none."""
         (new_image, new), (old_image, old) = self.changes
-        residual = _minus(self.image, self.point)
-        one, other, both = _dot(new, new), _dot(old, old), _dot(new, old)
-        on_new, on_old = _dot(new, residual), _dot(old, residual)
+        residual = minus(self.image, self.point)
+        one, other, both = dot(new, new), dot(old, old), dot(new, old)
+        on_new, on_old = dot(new, residual), dot(old, residual)
         determinant = one * other - both**2
         independent = determinant > _INDEPENDENT * one * other
         safe = jnp.where(independent, determinant, 1)
@@ -52,11 +52,3 @@ class Anderson(eqx.Module):
 
 # The squared sine of the angle between two changes below which the older one counts as none.
 _INDEPENDENT = 1e-5
-
-
-def _minus(one: PyTree, other: PyTree) -> PyTree:
-    return jax.tree.map(jnp.subtract, one, other)
-
-
-def _dot(one: PyTree, other: PyTree) -> Scalar:
-    return sum(jax.tree.leaves(jax.tree.map(lambda x, y: jnp.sum(x * y), one, other)))

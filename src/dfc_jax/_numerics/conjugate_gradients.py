@@ -6,7 +6,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import PyTree
 
-from dfc_jax._numerics.arrays import Flag, Scalar
+from dfc_jax._numerics.arrays import Flag
+from dfc_jax._numerics.trees import dot
 
 
 def conjugate_gradients(
@@ -17,7 +18,7 @@ def conjugate_gradients(
     Where a direction p has p . A p <= 0 (Steihaug, SIAM J. Numer. Anal. 20, 1983), and after
     `max_iterations`, what has been found until then.
     """
-    enough = rtol**2 * _dot(right, right)
+    enough = rtol**2 * dot(right, right)
 
     def unfinished(state: tuple) -> Flag:
         *_, size, turn, positive = state
@@ -26,19 +27,15 @@ def conjugate_gradients(
     def step(state: tuple) -> tuple:
         found, residual, direction, size, turn, _ = state
         image = operator(direction)
-        curvature = _dot(direction, image)
+        curvature = dot(direction, image)
         positive = curvature > 0
         length = jnp.where(positive, size / jnp.where(positive, curvature, 1), 0)
         found = jax.tree.map(lambda x, p: x + length * p, found, direction)
         residual = jax.tree.map(lambda r, q: r - length * q, residual, image)
-        new = _dot(residual, residual)
+        new = dot(residual, residual)
         direction = jax.tree.map(lambda r, p: r + new / size * p, residual, direction)
         return found, residual, direction, new, turn + 1, positive
 
     nothing = jax.tree.map(jnp.zeros_like, right)
-    start = nothing, right, right, _dot(right, right), jnp.asarray(0), jnp.asarray(True)
+    start = nothing, right, right, dot(right, right), jnp.asarray(0), jnp.asarray(True)
     return jax.lax.while_loop(unfinished, step, start)[0]
-
-
-def _dot(one: PyTree, other: PyTree) -> Scalar:
-    return sum(jax.tree.leaves(jax.tree.map(lambda x, y: jnp.sum(x * y), one, other)))

@@ -7,12 +7,13 @@ from jaxtyping import Array, Float, Int
 
 from dfc_jax._checks import require
 from dfc_jax._dynamics.closed_loop import ClosedLoop
-from dfc_jax._dynamics.states import PerLayer, Sample
+from dfc_jax._dynamics.states import Sample
 from dfc_jax._fields import count, default, number
 from dfc_jax._numerics.arrays import Flag, Scalar
 from dfc_jax._numerics.choose import choose
 from dfc_jax._numerics.compiled import compiled
 from dfc_jax._numerics.secant import in_any_run
+from dfc_jax._numerics.trees import relative_distance
 from dfc_jax._steady_state.base import AbstractEquilibrium, Equilibrium
 from dfc_jax._steady_state.broyden import Broyden
 
@@ -62,7 +63,7 @@ class ControlledJacobian(AbstractEquilibrium):
             found = self.equilibrium(loop, moved)
             before = drives(loop, state.samples, state.found.control)
             after = drives(loop, moved, found.control)
-            change = jax.vmap(_relative_change)(before, after)
+            change = jax.vmap(relative_distance)(before, after)
             # What has settled rests, so that no sample depends on its companions.
             moving = state.change > self.rtol
             last = choose(moving, (moved, found, change), (state.samples, state.found, state.change))
@@ -89,10 +90,3 @@ def _with_jacobian_of(loop: ClosedLoop, sample: Sample, found: Equilibrium) -> S
     matrices = loop.network.feedback.matrices(loop.network.jacobian(voltages))
     halfway = jax.tree.map(lambda old, new: (old + new) / 2, sample.feedback, matrices)
     return eqx.tree_at(lambda s: s.feedback, sample, halfway)
-
-
-def _relative_change(before: PerLayer, after: PerLayer) -> Scalar:
-    norm = lambda arrays: jnp.sqrt(sum(jnp.sum(a**2) for a in arrays))
-    size = norm(after)
-    moved = norm(tuple(a - b for a, b in zip(after, before, strict=True)))
-    return jnp.where(size > 0, moved / size, moved)

@@ -22,10 +22,11 @@ from dfc_jax._fields import count, number
 from dfc_jax._numerics.arrays import Flag, OutputVector, Scalar
 from dfc_jax._numerics.compiled import compiled
 from dfc_jax._numerics.conjugate_gradients import conjugate_gradients
-from dfc_jax._steady_state.base import AbstractEquilibrium, Equilibrium
+from dfc_jax._numerics.trees import minus
+from dfc_jax._steady_state.base import Equilibrium
 from dfc_jax._steady_state.optimal_control import (
+    AbstractOptimalControl,
     approximate_gram,
-    check_exact,
     feedback_at,
     response,
     stationarity,
@@ -35,7 +36,7 @@ from dfc_jax._steady_state.optimal_control import (
 _Point = tuple[OutputVector, PerLayer]  # u, eps
 
 
-class LeakContinuation(AbstractEquilibrium):
+class LeakContinuation(AbstractOptimalControl):
     """The steady states of `OptimalControl` that a falling leak leads to, if that way does not end.
 
     The first factor by which the leak falls is 4; it grows where Newton's method converges and shrinks where
@@ -52,7 +53,7 @@ class LeakContinuation(AbstractEquilibrium):
 
     @compiled
     def __call__(self, loop: ClosedLoop, samples: Sample) -> Equilibrium:
-        check_exact(loop)
+        self._check(loop)
         return jax.vmap(self._one, in_axes=(None, 0))(loop, samples)
 
     def _one(self, loop: ClosedLoop, sample: Sample) -> Equilibrium:
@@ -135,14 +136,10 @@ def _newton(loop: ClosedLoop, sample: Sample, point: _Point, leak: Scalar, rtol:
     output = lambda apical: loop.sweep(sample, apical).rate[-1]
     pulled, bend = jax.linearize(lambda a: pull(a, control), apical)
     change, push = jax.linearize(output, apical)
-    solve = lambda right: conjugate_gradients(lambda p: _minus(p, bend(p)), right, 1e-4, 40)
-    own = solve(_minus(pulled, apical))
+    solve = lambda right: conjugate_gradients(lambda p: minus(p, bend(p)), right, 1e-4, 40)
+    own = solve(minus(pulled, apical))
     columns = jax.vmap(lambda unit: solve(pull(apical, unit)))(jnp.eye(len(control), dtype=control.dtype))
     gram = jax.vmap(push)(columns).T
     new = response(_with_leak(loop, leak), sample, change + push(own), control, gram, 0.3 * rtol)
     by_control = jax.tree.map(lambda column: jnp.tensordot(new - control, column, axes=1), columns)
     return new, jax.tree.map(lambda *parts: sum(parts), apical, own, by_control)
-
-
-def _minus(one: PerLayer, other: PerLayer) -> PerLayer:
-    return jax.tree.map(jnp.subtract, one, other)

@@ -28,15 +28,34 @@ from dfc_jax._numerics.choose import choose
 from dfc_jax._numerics.compiled import compiled
 from dfc_jax._numerics.secant import in_any_run
 from dfc_jax._numerics.small_matrices import inverse
+from dfc_jax._numerics.trees import relative_distance
 from dfc_jax._steady_state.base import AbstractEquilibrium, Equilibrium
+from dfc_jax._steady_state.controlled_jacobian import ControlledJacobian
 from dfc_jax._steady_state.rescue import block_size, solve_left_over
 
 
-class OptimalControl(AbstractEquilibrium):
+_Grams = Float[Array, "batch out out"]
+
+
+class AbstractOptimalControl(AbstractEquilibrium):
+    """A way to find the steady states in which Q = J(v)^T, J the Jacobian of the controlled state v."""
+
+    def rescued_by(self, fallback: AbstractEquilibrium) -> AbstractEquilibrium:
+        """`fallback` if it solves the same equations, and otherwise by turns for the Q that it is given."""
+        same = isinstance(fallback, AbstractOptimalControl | ControlledJacobian)
+        return fallback if same else ControlledJacobian(fallback)
+
+    def _check(self, loop: ClosedLoop) -> None:
+        name = type(loop.network.feedback).__name__
+        exact = isinstance(loop.network.feedback, ExactFeedback)
+        require(exact, f"`model.feedback` is {name}; optimal control is that of ExactFeedback().")
+
+
+class OptimalControl(AbstractOptimalControl):
     """Steady states with Q = J(v)^T, J the Jacobian of the controlled state v: for `ExactFeedback()`.
 
     By a fixed-point iteration with Anderson acceleration, one forward and one backward sweep each time. There
-    is no Jacobian of a sample in it, so that its cost hardly depends on the number of outputs.
+    is no Jacobian of a sample in it, but a system of as many equations as there are outputs.
 
     `residual` is that of all conditions, the larger of |e - a u| / |e^-| and |eps - J(v)^T u| / |eps|.
     Condition 3 holds at every such state (`stable`), for E J J^T + a I has positive eigenvalues where the
@@ -53,18 +72,48 @@ class OptimalControl(AbstractEquilibrium):
 
     @compiled
     def __call__(self, loop: ClosedLoop, samples: Sample) -> Equilibrium:
-        check_exact(loop)
+        self._check(loop)
+        grams = jax.vmap(approximate_gram, in_axes=(None, 0))(loop, samples)
+        everyone = self._iterated(loop, samples, grams, self._begun(loop, samples, grams))
+
+        def again(asked: tuple) -> tuple[_State, BatchFlags]:
+            tried = self._iterated(loop, *asked, to_the_last=True)
+            return tried, jnp.ones_like(tried.error, bool)
+
+        # Few samples take many turns; in a batch of their own these cost less.
+        moving = (everyone.error > self.rtol) & samples.finite
+        asked = samples, grams, everyone
+        last, _ = solve_left_over(moving, samples.error.shape[1], asked, everyone, again)
+        control, apical = last.history.image[0], last.history.point[1]
+        deviation = jax.vmap(loop.sweep)(samples, apical)
+        converged, finite = last.error <= self.rtol, jnp.isfinite(last.error)
+        return Equilibrium(control, deviation, converged, last.error, last.iterations, finite)
+
+    def _begun(self, loop: ClosedLoop, samples: Sample, grams: _Grams) -> "_State":
+        """From no control."""
         still = jax.tree.map(jnp.zeros_like, samples.feedforward.voltages)
         start = jnp.zeros_like(samples.error), still
-        grams = jax.vmap(approximate_gram, in_axes=(None, 0))(loop, samples)
-        return settle(loop, samples, start, grams, self.rtol, self.max_iterations)
+        image, error = _evaluate_all(loop, samples, start, grams, self.rtol)
+        return _State(jax.vmap(Anderson.begin)(start, image), error, jnp.zeros(len(error), int))
 
+    def _iterated(
+        self, loop: ClosedLoop, samples: Sample, grams: _Grams, first: "_State", to_the_last: bool = False
+    ) -> "_State":
+        """Turns until at most a block of samples, or with `to_the_last` none, has not converged."""
+        few = 0 if to_the_last else block_size(*samples.error.shape)
 
-def check_exact(loop: ClosedLoop) -> None:
-    """Raise `ValueError` unless the loop's feedback is the transposed Jacobian."""
-    name = type(loop.network.feedback).__name__
-    exact = isinstance(loop.network.feedback, ExactFeedback)
-    require(exact, f"`model.feedback` is {name}; optimal control is that of ExactFeedback().")
+        def moving(state: _State) -> BatchFlags:
+            return (state.error > self.rtol) & (state.iterations < self.max_iterations)
+
+        def turn(state: _State) -> _State:
+            # What has settled rests, so that no sample depends on its companions.
+            goes = moving(state)
+            point = choose(goes, jax.vmap(Anderson.next_point)(state.history), state.history.point)
+            image, error = _evaluate_all(loop, samples, point, grams, self.rtol)
+            history = jax.vmap(Anderson.after)(state.history, point, image)
+            return _State(history, error, state.iterations + goes.astype(int))
+
+        return jax.lax.while_loop(lambda state: in_any_run(jnp.sum(moving(state)) > few), turn, first)
 
 
 def approximate_gram(loop: ClosedLoop, sample: Sample) -> OutputMatrix:
@@ -86,74 +135,10 @@ def approximate_gram(loop: ClosedLoop, sample: Sample) -> OutputMatrix:
     return top + factor * (rows @ rows.T)
 
 
-def settle(
-    loop: ClosedLoop,
-    samples: Sample,
-    start: tuple[Float[Array, "batch out"], PerLayer],
-    grams: Float[Array, "batch out out"],
-    rtol: Scalar,
-    max_iterations: int,
-) -> Equilibrium:
-    """The iteration from (u, eps) of every sample, with S as given."""
-    outputs = samples.error.shape[1]
-    last = _iterated(loop, samples, grams, _begin(loop, samples, start, grams, rtol), rtol, max_iterations)
-
-    def again(asked: tuple) -> tuple[_State, BatchFlags]:
-        samples, grams, state = asked
-        tried = _iterated(loop, samples, grams, state, rtol, max_iterations, to_the_last=True)
-        return tried, jnp.ones_like(tried.error, bool)
-
-    # Few samples take many turns; in a batch of their own these cost less.
-    moving = (last.error > rtol) & samples.finite
-    last, _ = solve_left_over(moving, outputs, (samples, grams, last), last, again)
-    control, apical = last.history.image[0], last.history.point[1]
-    deviation = jax.vmap(loop.sweep)(samples, apical)
-    finite, converged = jnp.isfinite(last.error), last.error <= rtol
-    return Equilibrium(control, deviation, converged, last.error, last.iterations, finite)
-
-
 class _State(eqx.Module):
     history: Anderson  # of (u, eps)
     error: Float[Array, " batch"]
     iterations: Int[Array, " batch"]
-
-
-def _begin(
-    loop: ClosedLoop,
-    samples: Sample,
-    start: tuple[Float[Array, "batch out"], PerLayer],
-    grams: Float[Array, "batch out out"],
-    rtol: Scalar,
-) -> _State:
-    image, error = jax.vmap(_evaluate, in_axes=(None, 0, 0, 0, None))(loop, samples, start, grams, rtol)
-    return _State(jax.vmap(Anderson.begin)(start, image), error, jnp.zeros(len(error), int))
-
-
-def _iterated(
-    loop: ClosedLoop,
-    samples: Sample,
-    grams: Float[Array, "batch out out"],
-    first: _State,
-    rtol: Scalar,
-    max_iterations: int,
-    to_the_last: bool = False,
-) -> _State:
-    """Turns until at most a block of samples, or with `to_the_last` none, has not converged."""
-    evaluate = jax.vmap(_evaluate, in_axes=(None, 0, 0, 0, None))
-    few = 0 if to_the_last else block_size(*samples.error.shape)
-
-    def moving(state: _State) -> BatchFlags:
-        return (state.error > rtol) & (state.iterations < max_iterations)
-
-    def turn(state: _State) -> _State:
-        # What has settled rests, so that no sample depends on its companions.
-        goes = moving(state)
-        point = choose(goes, jax.vmap(Anderson.next_point)(state.history), state.history.point)
-        image, error = evaluate(loop, samples, point, grams, rtol)
-        history = jax.vmap(Anderson.after)(state.history, point, image)
-        return _State(history, error, state.iterations + goes.astype(int))
-
-    return jax.lax.while_loop(lambda state: in_any_run(jnp.sum(moving(state)) > few), turn, first)
 
 
 def _evaluate(
@@ -169,6 +154,9 @@ def _evaluate(
     wanted = response(loop, sample, deviation.rate[-1], control, gram, 0.3 * rtol)
     pulled = feedback_at(loop, sample, deviation, wanted)
     return (wanted, pulled), stationarity(loop, sample, deviation, apical, wanted, pulled)
+
+
+_evaluate_all = jax.vmap(_evaluate, in_axes=(None, 0, 0, 0, None))
 
 
 def feedback_at(loop: ClosedLoop, sample: Sample, deviation: Deviation, control: OutputVector) -> PerLayer:
@@ -187,9 +175,7 @@ def stationarity(
     pulled: PerLayer,
 ) -> Scalar:
     """The larger of |e - a u| / |e^-| and |eps - J(v)^T u| / |J(v)^T u|, eps being `apical`."""
-    norm = lambda arrays: jnp.sqrt(sum(jnp.sum(a**2) for a in arrays))
-    size, apart = norm(pulled), norm(tuple(a - b for a, b in zip(pulled, apical, strict=True)))
-    apart = jnp.where(size > 0, apart / jnp.where(size > 0, size, 1), apart)
+    apart = relative_distance(apical, pulled)
     return jnp.maximum(apart, loop.relative_residual(sample, control, deviation))
 
 

@@ -20,6 +20,18 @@ _Asked = TypeVar("_Asked")
 _Found = TypeVar("_Found")
 
 
+def found_or_rescued(
+    loop: ClosedLoop,
+    samples: Sample,
+    equilibrium: AbstractEquilibrium,
+    fallback: AbstractEquilibrium | None,
+) -> tuple[Equilibrium, BatchFlags | None]:
+    """The steady states by `equilibrium`, and whose are those of what `fallback` solves in its place."""
+    found = equilibrium(loop, samples)
+    other = None if fallback is None else equilibrium.rescued_by(fallback)
+    return (found, None) if other is None else rescue(loop, samples, found, other)
+
+
 def rescue(
     loop: ClosedLoop, samples: Sample, found: Equilibrium, fallback: AbstractEquilibrium
 ) -> tuple[Equilibrium, BatchFlags]:
