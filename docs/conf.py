@@ -7,6 +7,7 @@ them and the pages of `docs` are written for a checkout, and turned to the copie
 
 import os
 import pathlib
+import re
 import shutil
 import sys
 from importlib.metadata import version
@@ -52,9 +53,16 @@ def with_title_and_picture(page: pathlib.Path) -> str:
 
 
 def seen_from_docs(page: pathlib.Path) -> str:
-    """The text of a page. One at the top is included by a page of `docs`, which has the others beside it."""
+    """The text of a page. Pages of `docs` include those at the top, whose links start there."""
     text = page.read_text()
-    return text.replace("](docs/", "](") if page.parent == DOCS.parent else text
+    if page.parent != DOCS.parent:
+        return text
+
+    def from_docs(link: re.Match) -> str:
+        target = link[1].removeprefix("docs/")
+        return f"](/{target}" if (DOCS / target).is_file() else f"](/repository/{target}"
+
+    return re.sub(r"\]\((?!https?:|#)([^)#]+)", from_docs, text)
 
 
 def copy_repository() -> None:
