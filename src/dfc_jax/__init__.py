@@ -117,19 +117,20 @@ from dfc_jax._network.convolution import (
 from dfc_jax._network.feedback import (
     AbstractFeedback as AbstractFeedback,
     AbstractFeedbackInit as AbstractFeedbackInit,
-    ExactFeedback as ExactFeedback,
     FeedbackWeights as FeedbackWeights,
     ProductOfWeights as ProductOfWeights,
     RandomFeedback as RandomFeedback,
 )
-from dfc_jax._network.learned import learned_weights as learned_weights
-from dfc_jax._network.network import (
-    Dense as Dense,
-    Feedforward as Feedforward,
-    Layer as Layer,
-    mlp as mlp,
-    Network as Network,
+from dfc_jax._network.layer import Dense as Dense, Layer as Layer
+from dfc_jax._network.layered_feedback import (
+    AbstractLayeredFeedback as AbstractLayeredFeedback,
+    CopyOfWeights as CopyOfWeights,
+    ExactFeedback as ExactFeedback,
+    LayeredFeedback as LayeredFeedback,
+    RandomLayeredFeedback as RandomLayeredFeedback,
 )
+from dfc_jax._network.learned import learned_weights as learned_weights
+from dfc_jax._network.network import Feedforward as Feedforward, mlp as mlp, Network as Network
 from dfc_jax._network.plasticity import (
     AbstractTeachingSignal as AbstractTeachingSignal,
     feedback_rule as feedback_rule,

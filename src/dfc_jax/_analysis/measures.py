@@ -82,9 +82,10 @@ def feedback_angles(
 def _jacobian_and_feedback(
     model: Network, sample: Float[Array, "..."]
 ) -> tuple[Float[Array, "out neurons"], Float[Array, "neurons out"]]:
-    jacobian = model.jacobian(model.feedforward(sample).voltages)
+    voltages = model.feedforward(sample).voltages
+    jacobian = model.jacobian(voltages)
     J = jnp.concatenate([rows.reshape(rows.shape[0], -1) for rows in jacobian], axis=1)
-    feedback = model.feedback.matrices(jacobian)
+    feedback = model.feedback.every_matrix(model.layers, model.feedback.kept(model.layers, voltages))
     return J, jnp.concatenate([weights.reshape(-1, weights.shape[-1]) for weights in feedback])
 
 

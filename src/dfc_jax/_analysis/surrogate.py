@@ -23,8 +23,9 @@ from jaxtyping import Array, Float
 from dfc_jax._dynamics.closed_loop import ClosedLoop
 from dfc_jax._dynamics.states import Sample
 from dfc_jax._methods.base import shaped_like
+from dfc_jax._network.layer import Layer
 from dfc_jax._network.learned import no_change, split_weights
-from dfc_jax._network.network import as_batch, Layer, Network
+from dfc_jax._network.network import as_batch, Network
 from dfc_jax._numerics.arrays import BatchInputs, BatchOutputs, OutputVector, Scalar
 from dfc_jax._steady_state.base import Equilibrium
 
@@ -61,7 +62,7 @@ def surrogate_gradient(
             state = network.feedforward(x)
             error = loop.target.initial_error(loop.loss, state.output, y)
             shifted = Sample(state, sample.feedback, error)
-            deviation = changed.controlled(shifted, found.control)
+            deviation = changed.sweep(shifted, drive)
             return changed.residual(shifted, found.control, deviation)
 
         drive = loop.apical_input(sample, found.control)

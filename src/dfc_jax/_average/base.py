@@ -10,8 +10,8 @@ from dfc_jax._dynamics.closed_loop import ClosedLoop
 from dfc_jax._dynamics.states import Deviation, Sample
 from dfc_jax._dynamics.teaching import forward_signals
 from dfc_jax._fields import check_parts, Part
+from dfc_jax._network.layer import Layer
 from dfc_jax._network.learned import no_change
-from dfc_jax._network.network import Layer
 from dfc_jax._network.plasticity import forward_rule
 from dfc_jax._numerics.arrays import Scalar
 from dfc_jax._steady_state.base import Equilibrium

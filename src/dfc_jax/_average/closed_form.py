@@ -13,7 +13,7 @@ from dfc_jax._dynamics.stability import distance_from_rest
 from dfc_jax._dynamics.states import PerLayer, Sample
 from dfc_jax._dynamics.teaching import forward_change
 from dfc_jax._fields import number
-from dfc_jax._network.network import Layer
+from dfc_jax._network.layer import Layer
 from dfc_jax._numerics.arrays import OutputVector, Scalar
 from dfc_jax._numerics.compiled import compiled
 from dfc_jax._steady_state.base import Equilibrium

@@ -18,7 +18,7 @@ from dfc_jax._dynamics.closed_loop import ClosedLoop
 from dfc_jax._dynamics.stability import euler_step_bound
 from dfc_jax._dynamics.states import Sample
 from dfc_jax._fields import count, number
-from dfc_jax._network.network import Layer
+from dfc_jax._network.layer import Layer
 from dfc_jax._numerics.arrays import Scalar
 from dfc_jax._numerics.compiled import compiled
 from dfc_jax._numerics.finite import zero_unless_finite

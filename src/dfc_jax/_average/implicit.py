@@ -14,7 +14,7 @@ from dfc_jax._checks import require
 from dfc_jax._dynamics.closed_loop import ClosedLoop
 from dfc_jax._dynamics.states import Sample
 from dfc_jax._fields import number
-from dfc_jax._network.network import Layer
+from dfc_jax._network.layer import Layer
 from dfc_jax._numerics.arrays import Scalar
 from dfc_jax._numerics.compiled import compiled
 from dfc_jax._steady_state.base import Equilibrium, last_state

@@ -12,7 +12,7 @@ from jaxtyping import Array, Float, Int, PyTree
 
 from dfc_jax._dynamics.closed_loop import ClosedLoop
 from dfc_jax._dynamics.states import Deviation, LoopState, PerLayer, Sample, sweep
-from dfc_jax._network.network import Layer
+from dfc_jax._network.layer import Layer
 from dfc_jax._numerics.arrays import BatchOutputs, OutputMatrix, OutputVector, Scalar
 from dfc_jax._numerics.secant import OwnInverses, Point, SecantSolution, solve
 from dfc_jax._numerics.small_matrices import inverse

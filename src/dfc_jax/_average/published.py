@@ -8,7 +8,7 @@ from dfc_jax._dynamics.published import PublishedEuler, PublishedState
 from dfc_jax._dynamics.stability import scheme_doubts
 from dfc_jax._dynamics.states import Sample
 from dfc_jax._fields import default
-from dfc_jax._network.network import Layer
+from dfc_jax._network.layer import Layer
 from dfc_jax._numerics.compiled import compiled
 from dfc_jax._steady_state.base import Equilibrium, last_state
 

@@ -66,7 +66,7 @@ class ClosedLoop(Part):
         return self.target.readout(self.loss)
 
     def sample(self, x: Float[Array, "*inputs"], y: OutputVector) -> Sample:
-        """The feedforward pass of one input, its target error and, if need be, its own feedback."""
+        """The feedforward pass of one input, its target error and what its feedback keeps of it."""
         dtype = float_type(self.network)
         x, y = jnp.asarray(x, dtype), jnp.asarray(y, dtype)
         feedforward = self.network.feedforward(x)
@@ -78,10 +78,8 @@ class ClosedLoop(Part):
         error = self.target.initial_error(self.loss, feedforward.output, y)
         # An activation may hide from the output, but not from its voltage, that the input is not finite.
         error = jnp.where(is_finite((feedforward.voltages[0], error)), error, jnp.nan)
-        if not self.network.feedback.needs_jacobian:
-            return Sample(feedforward, None, error)
-        jacobian = self.network.jacobian(feedforward.voltages)
-        return Sample(feedforward, self.network.feedback.matrices(jacobian), error)
+        kept = self.network.feedback.kept(self.network.layers, feedforward.voltages)
+        return Sample(feedforward, kept, error)
 
     @compiled
     def samples(self, x: BatchInputs, y: BatchOutputs) -> Sample:
@@ -90,11 +88,11 @@ class ClosedLoop(Part):
 
     def feedback(self, sample: Sample) -> tuple[Float[Array, "... out"], ...]:
         """Q_i of every layer for this sample."""
-        return self.network.feedback.matrices(None) if sample.feedback is None else sample.feedback
+        return self.network.feedback.every_matrix(self.network.layers, sample.feedback)
 
     def apical_input(self, sample: Sample, control: OutputVector) -> PerLayer:
         """Q_i u of every layer."""
-        return tuple(jnp.tensordot(control, Q, axes=(0, -1)) for Q in self.feedback(sample))
+        return self.network.feedback.carried(self.network.layers, sample.feedback, control)
 
     def output_error(self, sample: Sample, output_change: OutputVector) -> OutputVector:
         """The control error e when the output is r_L^- + output_change."""

@@ -4,10 +4,11 @@ from collections.abc import Callable, Sequence
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float
+from jaxtyping import Array, Bool, Float, PyTree
 
 from dfc_jax._fields import Part
-from dfc_jax._network.network import Feedforward, Layer
+from dfc_jax._network.layer import Layer
+from dfc_jax._network.network import Feedforward
 from dfc_jax._numerics.arrays import OutputVector
 
 
@@ -21,7 +22,7 @@ class Sample(Part):
     """
 
     feedforward: Feedforward
-    feedback: tuple[Float[Array, "... out"], ...] | None  # Q_i where they depend on the sample
+    feedback: PyTree  # what the feedback keeps of the sample; None if it is the same for all
     error: OutputVector  # e^-, the error without control; NaN if input or target is not finite
 
     @property

@@ -5,7 +5,7 @@ from jaxtyping import Array, Float
 
 from dfc_jax._dynamics.closed_loop import ClosedLoop
 from dfc_jax._dynamics.states import Deviation, PerLayer, Sample
-from dfc_jax._network.network import Layer
+from dfc_jax._network.layer import Layer
 from dfc_jax._network.plasticity import feedback_rule, forward_rule
 from dfc_jax._numerics.arrays import BatchOutputs, Scalar
 from dfc_jax._numerics.finite import zero_unless_finite

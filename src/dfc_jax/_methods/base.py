@@ -17,8 +17,9 @@ from dfc_jax._dynamics.closed_loop import ClosedLoop
 from dfc_jax._dynamics.losses import AbstractLoss
 from dfc_jax._dynamics.states import PerLayer, Sample
 from dfc_jax._fields import check_parts, Part
+from dfc_jax._network.layer import Layer
 from dfc_jax._network.learned import no_change
-from dfc_jax._network.network import Feedforward, Layer, Network
+from dfc_jax._network.network import Feedforward, Network
 from dfc_jax._network.plasticity import forward_rule
 from dfc_jax._numerics.arrays import BatchFlags, BatchInputs, BatchOutputs
 from dfc_jax._numerics.finite import is_finite, zero_unless_finite

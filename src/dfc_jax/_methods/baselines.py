@@ -8,8 +8,9 @@ from jaxtyping import PRNGKeyArray
 from dfc_jax._checks import require
 from dfc_jax._dynamics.losses import AbstractLoss, CrossEntropy
 from dfc_jax._methods.base import AbstractMethod, instant_report, instant_update, Report, shaped_like
+from dfc_jax._network.layer import Layer
 from dfc_jax._network.learned import no_change, split_weights
-from dfc_jax._network.network import as_batch, Layer, Network
+from dfc_jax._network.network import as_batch, Network
 from dfc_jax._numerics.arrays import BatchInputs, BatchOutputs
 from dfc_jax._numerics.finite import is_finite, zero_unless_finite
 

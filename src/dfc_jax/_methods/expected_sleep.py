@@ -65,7 +65,7 @@ class ExpectedSleepPhase(AbstractNoisePhase):
         jacobians, C, D = self._moments(loop, samples)
         D = jnp.sum(D, axis=-1)
         total = []
-        for J, c, Q in zip(jacobians, C, model.feedback.matrices(None), strict=True):
+        for J, c, Q in zip(jacobians, C, loop.feedback(samples), strict=True):
             pairs = jnp.reshape(c.T, (-1, len(c)))  # of samples and outputs, as the rows of J
             teaching = jnp.reshape(J, (len(pairs), -1)).T @ pairs  # einsum took twice as long
             total.append(jnp.reshape(teaching, Q.shape) + jnp.tensordot(Q, D, axes=(-1, 0)))

@@ -26,7 +26,7 @@ from dfc_jax._dynamics.states import Sample
 from dfc_jax._dynamics.targets import Clamp
 from dfc_jax._fields import default, number
 from dfc_jax._methods.dfc import SteadyStateMethod
-from dfc_jax._network.feedback import ExactFeedback
+from dfc_jax._network.layered_feedback import ExactFeedback
 from dfc_jax._network.network import Network
 from dfc_jax._network.plasticity import VoltageDifference
 from dfc_jax._numerics.arrays import BatchFlags, BatchInputs, BatchOutputs, Scalar
@@ -58,8 +58,6 @@ class OptimalControlMethod(SteadyStateMethod):
         return self.equilibrium.doubts(loop, loop.samples(x, y))
 
     def equilibria(self, loop: ClosedLoop, samples: Sample) -> tuple[Equilibrium, BatchFlags | None]:
-        # No matrix of feedback is ever used: without it here, none is computed.
-        samples = eqx.tree_at(lambda s: s.feedback, samples, None)
         return found_or_rescued(loop, samples, self.equilibrium, self.fallback)
 
     def _contributes(self, equilibrium: Equilibrium) -> BatchFlags:

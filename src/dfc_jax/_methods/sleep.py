@@ -1,6 +1,7 @@
 """Feedback learning: the sleep phase, in which noise alone drives the network."""
 
 import abc
+from typing import ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -16,7 +17,7 @@ from dfc_jax._dynamics.states import PerLayer
 from dfc_jax._dynamics.targets import AbstractTarget, Rest
 from dfc_jax._dynamics.teaching import feedback_change
 from dfc_jax._fields import check_parts, default, number, Part
-from dfc_jax._network.feedback import FeedbackWeights
+from dfc_jax._network.feedback import AbstractFeedback, FeedbackWeights, learnable
 from dfc_jax._network.learned import no_change
 from dfc_jax._network.network import Network
 from dfc_jax._numerics.arrays import BatchInputs, BatchOutputs, Scalar
@@ -25,6 +26,8 @@ from dfc_jax._numerics.compiled import compiled
 
 class AbstractSleepPhase(Part):
     """An update of the feedback weights, `(model, x, y, key=...) -> update`."""
+
+    learns: ClassVar[type[AbstractFeedback]] = FeedbackWeights  # what kind of feedback this phase is for
 
     def __check_init__(self) -> None:
         check_parts(self)
@@ -63,7 +66,7 @@ class AbstractNoisePhase(AbstractSleepPhase):
     def _loop(self, model: Network) -> ClosedLoop:
         """The closed loop of this phase, for a model whose feedback can learn."""
         check_type("model", model, Network)
-        model.feedback.learnable(type(self).__name__)
+        learnable(model.feedback, self.learns, type(self).__name__)
         return ClosedLoop(
             model, self.controller, self.target, self.loss, self.tau_v, self.tau_apical, self.noise
         )
@@ -116,6 +119,6 @@ class SleepPhase(AbstractNoisePhase):
             change = feedback_change(before.apical, after.control)  # the published code pairs these
             return jax.tree.map(jnp.add, total, change)
 
-        zeros = jax.tree.map(jnp.zeros_like, model.feedback.matrices(None))
+        zeros = jax.tree.map(jnp.zeros_like, loop.feedback(samples))
         _, total = self.scheme.fold(loop, samples, add, zeros, key=key)
         return self._normalised(model, total, len(x))

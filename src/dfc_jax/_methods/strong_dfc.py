@@ -34,9 +34,10 @@ from dfc_jax._dynamics.teaching import feedback_change
 from dfc_jax._fields import check_parts, default, number
 from dfc_jax._methods.base import AbstractMethod, batch_report, Report
 from dfc_jax._methods.sleep import AbstractSleepPhase
-from dfc_jax._network.feedback import FeedbackWeights
+from dfc_jax._network.feedback import FeedbackWeights, learnable
+from dfc_jax._network.layer import Layer
 from dfc_jax._network.learned import no_change
-from dfc_jax._network.network import Layer, Network
+from dfc_jax._network.network import Network
 from dfc_jax._network.plasticity import AbstractTeachingSignal, RateDifference
 from dfc_jax._numerics.arrays import BatchInputs, BatchOutputs, Scalar
 from dfc_jax._numerics.choose import choose
@@ -119,7 +120,7 @@ class StrongDFC(AbstractMethod):
         self, loop: ClosedLoop, samples: Sample, key: PRNGKeyArray
     ) -> tuple[tuple[Layer, ...], PerLayer, Equilibrium]:
         """The mean of the forward rule and the sum of v_fb u_fast^T, summed over the batch, and the end."""
-        weights = loop.network.feedback.learnable("StrongDFC")
+        weights = learnable(loop.network.feedback, FeedbackWeights, "StrongDFC").weights
         share, part = self.scheme.dt / self.tau_filter, 1 / self.scheme.states
 
         def add(carry: PyTree, before: PublishedState, after: PublishedState) -> PyTree:

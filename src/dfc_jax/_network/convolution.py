@@ -20,7 +20,8 @@ from dfc_jax._checks import check_count, check_image, check_key, check_pixels, c
 from dfc_jax._fields import count, Part
 from dfc_jax._network.activations import AbstractActivation, Linear, Tanh
 from dfc_jax._network.feedback import AbstractFeedbackInit, ProductOfWeights
-from dfc_jax._network.network import check_floats, Dense, Layer, Network, Transform
+from dfc_jax._network.layer import check_floats, Dense, Layer, Transform
+from dfc_jax._network.network import Network
 from dfc_jax._numerics.arrays import OutputVector
 from dfc_jax._numerics.cross_correlation import correlate
 

@@ -1,4 +1,5 @@
-"""Which numbers of a network are learned: the arrays of floats in its transforms, and its feedback weights.
+"""Which numbers of a network are learned: the arrays of floats in its transforms, forward and backward, and
+its feedback weights.
 
 Everything else stays as it was made: an activation's arrays, Python's numbers, functions, integers and flags,
 wherever they stand. Updates, optimisers, training, angles and clips all ask here.
@@ -10,7 +11,8 @@ import jax.numpy as jnp
 from jaxtyping import PyTree
 
 from dfc_jax._network.feedback import FeedbackWeights
-from dfc_jax._network.network import Layer
+from dfc_jax._network.layer import Layer
+from dfc_jax._network.layered_feedback import LayeredFeedback
 
 
 def learned_weights(tree: PyTree) -> PyTree:
@@ -38,14 +40,14 @@ def no_change(tree: PyTree) -> PyTree:
 
 
 def _holds_weights(part: PyTree) -> bool:
-    return isinstance(part, Layer | FeedbackWeights)
+    return isinstance(part, Layer | FeedbackWeights | LayeredFeedback)
 
 
 def _learned(part: PyTree) -> PyTree:
-    """Whether each leaf of a layer, of feedback weights, or of what is neither, is learned."""
+    """Whether each leaf of a layer, of feedback that learns, or of what is neither, is learned."""
     floats = jax.tree.map(eqx.is_inexact_array, part)
     if isinstance(part, Layer):
         return eqx.tree_at(
             lambda layer: layer.activation, floats, jax.tree.map(lambda _: False, part.activation)
         )
-    return floats if isinstance(part, FeedbackWeights) else False
+    return floats if isinstance(part, FeedbackWeights | LayeredFeedback) else False

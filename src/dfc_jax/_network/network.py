@@ -4,7 +4,7 @@ Everything here is written for one sample; a batch is a `jax.vmap`.
 """
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import equinox as eqx
 import jax
@@ -16,48 +16,8 @@ from dfc_jax._checks import check_key, check_type, require
 from dfc_jax._fields import check_parts, Part
 from dfc_jax._network.activations import AbstractActivation, Linear, Tanh
 from dfc_jax._network.feedback import AbstractFeedback, AbstractFeedbackInit, ProductOfWeights
+from dfc_jax._network.layer import check_floats, Dense, jacobian_at, Layer, slopes_at
 from dfc_jax._numerics.arrays import BatchInputs, BatchOutputs, OutputVector
-
-
-Transform = Callable[[Float[Array, "..."]], Float[Array, "..."]]  # an Equinox module, affine in its input
-
-
-class Dense(Part):
-    """The affine map r -> W r + b.
-
-    Written as r W^T so that a batch, and the tangents of a batch, stay one matrix product in memory order;
-    W r under `vmap` costs 1.5 times as much on a CPU.
-    """
-
-    weight: Float[Array, "out in"]
-    bias: OutputVector
-
-    def __check_init__(self) -> None:
-        check_floats("weight", self.weight)
-
-    def __call__(self, rate: Float[Array, " in"]) -> OutputVector:
-        return rate @ self.weight.T + self.bias
-
-
-class Layer(Part):
-    """One layer: basal voltage v_ff = f(r_prev) of an affine `transform`, and rate phi(v).
-
-    `transform` is any Equinox module that is affine in its input; the local update is its own VJP. Its arrays
-    of floats are learned, and nothing else: functions, flags and Python's numbers in it, and arrays of
-    integers or booleans, as a mask, stay as they are, and so does all that `activation` holds.
-    """
-
-    transform: Transform
-    activation: AbstractActivation
-
-    def __check_init__(self) -> None:
-        check_type("transform", self.transform, eqx.Module)
-        check_parts(self)
-
-    def linear(self, change: Float[Array, "*m"]) -> Float[Array, "*n"]:
-        """The change of the basal voltage when the layer's input changes by `change`."""
-        origin = jnp.zeros_like(change)
-        return jax.jvp(self.transform, (origin,), (change,))[1]
 
 
 class Feedforward(Part):
@@ -103,18 +63,11 @@ class Network(Part):
 
     def slopes(self, voltages: Sequence[Float[Array, "..."]]) -> tuple[Float[Array, "..."], ...]:
         """phi_i'(v_i) of every layer."""
-        return tuple(l.activation.derivative(v) for l, v in zip(self.layers, voltages, strict=True))
+        return slopes_at(self.layers, voltages)
 
     def jacobian(self, voltages: Sequence[Float[Array, "..."]]) -> tuple[Float[Array, "out ..."], ...]:
         """J_i = dr_L/dv_i of every layer at the given voltages, the output layer included."""
-        slopes = self.slopes(voltages)
-        rows = jnp.diag(slopes[-1])
-        jacobian = [rows]
-        for layer, slope in zip(self.layers[:0:-1], slopes[-2::-1], strict=True):
-            _, transpose = jax.vjp(layer.linear, jnp.zeros_like(slope))
-            rows = jax.vmap(lambda row, pull=transpose, slope=slope: pull(row)[0] * slope)(rows)
-            jacobian.append(rows)
-        return tuple(reversed(jacobian))
+        return jacobian_at(self.layers, voltages)
 
     def pulled_back(
         self,
@@ -184,14 +137,11 @@ def _state_and_feedback(
     model: Network, x: Float[Array, "*inputs"]
 ) -> tuple[Feedforward, tuple[Float[Array, "... out"], ...]]:
     state = model.feedforward(x)
-    jacobian = model.jacobian(state.voltages) if model.feedback.needs_jacobian else None
-    return state, model.feedback.matrices(jacobian)
-
-
-def check_floats(name: str, array: Float[Array, "..."], what: str = "values") -> None:
-    """Raise `ValueError` unless `array` is of a type that the dynamics can be solved in."""
-    fine = array.dtype in (jnp.float32, jnp.float64)
-    require(fine, f"`{name}` holds {array.dtype} {what}; make them float32 or float64.")
+    try:
+        kept = model.feedback.kept(model.layers, state.voltages)
+        return state, model.feedback.every_matrix(model.layers, kept)
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"`model.feedback` does not suit the layers: {error}") from error
 
 
 def mlp(

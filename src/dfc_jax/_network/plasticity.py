@@ -10,8 +10,8 @@ from jaxtyping import Array, Float
 
 from dfc_jax._fields import Part
 from dfc_jax._network.activations import AbstractActivation
+from dfc_jax._network.layer import Layer
 from dfc_jax._network.learned import no_change, split_weights
-from dfc_jax._network.network import Layer
 from dfc_jax._numerics.arrays import BatchOutputs
 
 

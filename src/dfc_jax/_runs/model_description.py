@@ -8,10 +8,10 @@ import equinox as eqx
 import jax.numpy as jnp
 
 from dfc_jax._checks import require
-from dfc_jax._network import activations, convolution, feedback, network
+from dfc_jax._network import activations, convolution, feedback, layer, layered_feedback, network
 
 
-_MODULES = (network, convolution, activations, feedback)
+_MODULES = (network, layer, convolution, activations, feedback, layered_feedback)
 _Description = dict[str, Any] | list[Any] | int | float | bool | str
 
 

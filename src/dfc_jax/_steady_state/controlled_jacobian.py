@@ -20,12 +20,12 @@ from dfc_jax._steady_state.broyden import Broyden
 
 class ControlledJacobian(AbstractEquilibrium):
     """Steady states whose feedback is the transposed Jacobian there: for a model with `ExactFeedback()`, or
-    with other feedback that depends on the Jacobian.
+    with other feedback that depends on the state, as `LayeredFeedback`.
 
     `ExactFeedback` alone takes the Jacobian of the feedforward state, from which strong feedback leads far
     away. Here Q = J(v)^T and v, at rest under Q, are found in turn until the displacements Q u change by no
     more than `rtol` of their size. That rest is the one of the published dynamics with `use_jacobian_as_fb`,
-    which recompute Q in every step.
+    which recompute Q in every step. Of `LayeredFeedback` it takes the slopes of the controlled state.
 
     **Arguments:**
 
@@ -51,7 +51,7 @@ class ControlledJacobian(AbstractEquilibrium):
         require(
             feedback.needs_jacobian,
             f"`model.feedback` is {type(feedback).__name__}, which is the same in every state; "
-            "ControlledJacobian is for feedback that depends on the Jacobian, as ExactFeedback.",
+            "ControlledJacobian is for feedback that depends on the state, as ExactFeedback.",
         )
         drives = jax.vmap(ClosedLoop.apical_input, in_axes=(None, 0, 0))
 
@@ -84,9 +84,9 @@ class _Turn(eqx.Module):
 
 
 def _with_jacobian_of(loop: ClosedLoop, sample: Sample, found: Equilibrium) -> Sample:
-    """The sample with Q = J^T of a controlled state."""
+    """The sample with its feedback halfway to that of a controlled state."""
     base = sample.feedforward.voltages
     voltages = tuple(v + d for v, d in zip(base, found.deviation.voltage, strict=True))
-    matrices = loop.network.feedback.matrices(loop.network.jacobian(voltages))
-    halfway = jax.tree.map(lambda old, new: (old + new) / 2, sample.feedback, matrices)
+    there = loop.network.feedback.kept(loop.network.layers, voltages)
+    halfway = jax.tree.map(lambda old, new: (old + new) / 2, sample.feedback, there)
     return eqx.tree_at(lambda s: s.feedback, sample, halfway)

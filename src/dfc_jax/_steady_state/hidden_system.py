@@ -118,7 +118,7 @@ def output_weight(loop: ClosedLoop, samples: Sample) -> Float[Array, "hidden out
 
 def apical_of(loop: ClosedLoop, controls: Float[Array, "n out"]) -> PerLayer:
     """Q_i u of the hidden layers for several controls."""
-    hidden = loop.network.feedback.matrices(None)[:-1]
+    hidden = loop.network.feedback.matrices(None)[:-1]  # of FeedbackWeights, as `fits` asks
     return tuple(jnp.tensordot(controls, Q, axes=(1, -1)) for Q in hidden)
 
 

@@ -21,7 +21,7 @@ from dfc_jax._checks import require
 from dfc_jax._dynamics.closed_loop import ClosedLoop
 from dfc_jax._dynamics.states import Deviation, PerLayer, Sample
 from dfc_jax._fields import count, number
-from dfc_jax._network.feedback import ExactFeedback
+from dfc_jax._network.layered_feedback import ExactFeedback
 from dfc_jax._numerics.anderson import Anderson
 from dfc_jax._numerics.arrays import BatchFlags, Flag, OutputMatrix, OutputVector, Scalar
 from dfc_jax._numerics.choose import choose

@@ -11,6 +11,7 @@ import optax
 from dfc_jax._checks import check_count, check_number, check_type, require
 from dfc_jax._data.dataset import Dataset
 from dfc_jax._methods.base import AbstractMethod
+from dfc_jax._network.feedback import learnable
 from dfc_jax._network.network import Network
 from dfc_jax._training.batches import Augmentation
 from dfc_jax._training.evaluation import check_loss, Metric, own_scores
@@ -34,9 +35,14 @@ def check_fit(
     check_type("model", model, Network)
     check_type("feedback_learning", learning, FeedbackLearning, type(None))
     if learning is not None:
-        model.feedback.learnable("`feedback_learning`")
+        check_learning("feedback_learning", learning, model)
     check_data(model, data, batch_size)
     check_loss("method.loss", method.loss, data.output_size, data.classification)
+
+
+def check_learning(name: str, learning: FeedbackLearning, model: Network) -> None:
+    """Raise `ValueError` unless the model's feedback is of the kind that is learned."""
+    learnable(model.feedback, learning.phase.learns, f"`{name}`")
 
 
 def check_on_epoch(on_epoch: Callable | None) -> None:

@@ -6,7 +6,7 @@ import optax
 from jaxtyping import Array
 
 from dfc_jax._checks import check_number
-from dfc_jax._network.network import Layer
+from dfc_jax._network.layer import Layer
 from dfc_jax._numerics.arrays import Scalar
 
 

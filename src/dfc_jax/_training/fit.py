@@ -17,7 +17,14 @@ from dfc_jax._methods.base import AbstractMethod
 from dfc_jax._network.network import Network
 from dfc_jax._numerics.finite import all_finite
 from dfc_jax._runs.history import History, Record
-from dfc_jax._training.arguments import check_batches, check_choice, check_data, check_fit, check_on_epoch
+from dfc_jax._training.arguments import (
+    check_batches,
+    check_choice,
+    check_data,
+    check_fit,
+    check_learning,
+    check_on_epoch,
+)
 from dfc_jax._training.batches import Augmentation, Batches
 from dfc_jax._training.devices import mesh_of, placed
 from dfc_jax._training.epochs import OnEpoch, Options, train
@@ -216,7 +223,7 @@ def pretrain_feedback(
     check_type("learning", learning, FeedbackLearning)
     check_key("key", key)
     check_type("model", model, Network)
-    model.feedback.learnable("`learning`")
+    check_learning("learning", learning, model)
     check_data(model, data, batch_size)
     for doubt in learning.phase.doubts():
         warn(doubt)

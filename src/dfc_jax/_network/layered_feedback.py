@@ -1,0 +1,119 @@
+"""Feedback from layer to layer: the control is carried by one sweep from the output down.
+
+    Q_i u = D_i B_{i+1}^T D_{i+1} ... B_L^T D_L u,   Q_L u = D_L u,
+
+with D_i the slopes phi_i'(v_i) of the sample and B_i a transform of the kind of layer i's, of which the
+linear part alone counts. A convolution's feedback shares its weights as the convolution does, and no matrix
+of all neurons by all outputs is made.
+"""
+
+import abc
+from collections.abc import Sequence
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import jax.random as jr
+from jaxtyping import Array, Float, PRNGKeyArray, PyTree
+
+from dfc_jax._checks import require
+from dfc_jax._network.feedback import AbstractFeedback, AbstractFeedbackInit
+from dfc_jax._network.layer import Layer, slopes_at, swept_back, Transform
+from dfc_jax._numerics.arrays import OutputVector
+
+
+class AbstractLayeredFeedback(AbstractFeedback):
+    """Feedback that goes from layer to layer. What of a sample it depends on are the slopes of its layers."""
+
+    @abc.abstractmethod
+    def backward(self, layers: Sequence[Layer]) -> tuple[Transform, ...]:
+        """B_2, ..., B_L: the transforms whose transposes carry the control down."""
+
+    @property
+    def needs_jacobian(self) -> bool:
+        return True
+
+    def kept(
+        self, layers: Sequence[Layer], voltages: Sequence[Float[Array, "..."]]
+    ) -> tuple[Float[Array, "..."], ...]:
+        return slopes_at(layers, voltages)
+
+    def carried(
+        self, layers: Sequence[Layer], kept: PyTree, control: OutputVector
+    ) -> tuple[Float[Array, "..."], ...]:
+        return swept_back(self.backward(layers), kept, control)
+
+    def every_matrix(self, layers: Sequence[Layer], kept: PyTree) -> tuple[Float[Array, "... out"], ...]:
+        """As many sweeps as there are outputs."""
+        controls = jnp.eye(kept[-1].size, dtype=kept[-1].dtype)
+        return jax.vmap(lambda u: self.carried(layers, kept, u), out_axes=-1)(controls)
+
+
+class ExactFeedback(AbstractLayeredFeedback, AbstractFeedbackInit):
+    """Q_i = J_i^T of each sample at its feedforward state: no weights, nothing to learn.
+
+    The ideal that learned feedback approaches: it satisfies Condition 2, Col(Q) = Row(J).
+    """
+
+    def init(
+        self, layers: Sequence[Layer], shapes: Sequence[tuple[int, ...]], key: PRNGKeyArray
+    ) -> "ExactFeedback":
+        del layers, shapes, key
+        return self
+
+    def backward(self, layers: Sequence[Layer]) -> tuple[Transform, ...]:
+        return tuple(layer.transform for layer in layers[1:])
+
+    def matrices(
+        self, jacobian: tuple[Float[Array, "out ..."], ...] | None
+    ) -> tuple[Float[Array, "... out"], ...]:
+        assert jacobian is not None  # as `needs_jacobian` says
+        return tuple(jnp.moveaxis(rows, 0, -1) for rows in jacobian)
+
+
+class LayeredFeedback(AbstractLayeredFeedback):
+    """Backward transforms of their own, B_2, ..., B_L, one for each layer but the first: fixed or learned.
+
+    Equal to the forward transforms they are `ExactFeedback()`; fixed and random, the feedback of feedback
+    alignment (Lillicrap et al., 2016).
+    """
+
+    transforms: tuple[Transform, ...]
+
+    def backward(self, layers: Sequence[Layer]) -> tuple[Transform, ...]:
+        found, wanted = len(self.transforms), len(layers) - 1
+        require(found == wanted, f"`transforms` are {found}; {len(layers)} layers need {wanted}.")
+        return self.transforms
+
+    def matrices(
+        self, jacobian: tuple[Float[Array, "out ..."], ...] | None
+    ) -> tuple[Float[Array, "... out"], ...]:
+        raise ValueError("`matrices` sees no slopes, of which LayeredFeedback is made; take `every_matrix`.")
+
+
+class CopyOfWeights(AbstractFeedbackInit):
+    """`LayeredFeedback` that starts as the forward transforms: exact until these learn."""
+
+    def init(
+        self, layers: Sequence[Layer], shapes: Sequence[tuple[int, ...]], key: PRNGKeyArray
+    ) -> LayeredFeedback:
+        del shapes, key
+        return LayeredFeedback(tuple(layer.transform for layer in layers[1:]))
+
+
+class RandomLayeredFeedback(AbstractFeedbackInit):
+    """`LayeredFeedback` that starts as normal numbers, of the root mean square of the forward weights."""
+
+    def init(
+        self, layers: Sequence[Layer], shapes: Sequence[tuple[int, ...]], key: PRNGKeyArray
+    ) -> LayeredFeedback:
+        del shapes
+        weights, rest = eqx.partition(tuple(layer.transform for layer in layers[1:]), eqx.is_inexact_array)
+        leaves, structure = jax.tree.flatten(weights)
+        keys = jr.split(key, max(len(leaves), 1))
+        random = [_like(leaf, k) for leaf, k in zip(leaves, keys, strict=False)]
+        return LayeredFeedback(eqx.combine(jax.tree.unflatten(structure, random), rest))
+
+
+def _like(weights: Float[Array, "*n"], key: PRNGKeyArray) -> Float[Array, "*n"]:
+    return jnp.sqrt(jnp.mean(weights**2)) * jr.normal(key, weights.shape, weights.dtype)
