@@ -56,7 +56,7 @@ OTHERS = {
     "fit: batch": "`batch_size` is 7; the data have only 6 training samples",
     "fit: inputs": "`model` does not take the inputs of `data`, of shape (4,)",
     "fit: outputs": "`model` has 9 outputs; `data` has targets of size 3",
-    "fit: exact feedback": "`model.feedback` is ExactFeedback; `feedback_learning` needs FeedbackWeights",
+    "fit: exact feedback": "`model.feedback` is ExactFeedback; SleepPhase of `feedback_learning` needs",
     "fit_many: keys": "`keys` are 0 and `models` 1",
     "DFC: noise": "`noise` is given; ImplicitAverage has none",
     "DFC: no key": "`key` is None; a loop with noise",

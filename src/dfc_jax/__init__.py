@@ -98,6 +98,12 @@ from dfc_jax._methods.optimal_control import (
 from dfc_jax._methods.references import GaussNewton as GaussNewton, MinimumNorm as MinimumNorm
 from dfc_jax._methods.sleep import AbstractSleepPhase as AbstractSleepPhase, SleepPhase as SleepPhase
 from dfc_jax._methods.strong_dfc import HighPassPhase as HighPassPhase, StrongDFC as StrongDFC
+from dfc_jax._methods.wake_rules import (
+    AbstractWakeRule as AbstractWakeRule,
+    DirectKolenPollack as DirectKolenPollack,
+    KolenPollack as KolenPollack,
+)
+from dfc_jax._methods.weight_mirror import WeightMirror as WeightMirror
 from dfc_jax._network.activations import (
     AbstractActivation as AbstractActivation,
     LeakyReLU as LeakyReLU,

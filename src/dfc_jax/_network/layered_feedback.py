@@ -17,7 +17,7 @@ import jax.random as jr
 from jaxtyping import Array, Float, PRNGKeyArray, PyTree
 
 from dfc_jax._checks import require
-from dfc_jax._network.feedback import AbstractFeedback, AbstractFeedbackInit
+from dfc_jax._network.feedback import AbstractFeedback, AbstractFeedbackInit, learnable
 from dfc_jax._network.layer import Layer, slopes_at, swept_back, Transform
 from dfc_jax._numerics.arrays import OutputVector
 
@@ -89,6 +89,15 @@ class LayeredFeedback(AbstractLayeredFeedback):
         self, jacobian: tuple[Float[Array, "out ..."], ...] | None
     ) -> tuple[Float[Array, "... out"], ...]:
         raise ValueError("`matrices` sees no slopes, of which LayeredFeedback is made; take `every_matrix`.")
+
+
+def learnable_layers(feedback: AbstractFeedback, layers: Sequence[Layer], who: str) -> LayeredFeedback:
+    """`feedback`, for `who` learns it. **Raises:** `ValueError` if its transforms are not as the layers'."""
+    found = learnable(feedback, LayeredFeedback, who)
+    arrays = lambda transforms: eqx.filter_eval_shape(lambda: eqx.filter(transforms, eqx.is_inexact_array))
+    alike = eqx.tree_equal(arrays(found.backward(layers)), arrays(tuple(l.transform for l in layers[1:])))
+    require(alike is True, f"`model.feedback` has other transforms than the layers; {who} needs their kind.")
+    return found
 
 
 class CopyOfWeights(AbstractFeedbackInit):

@@ -11,7 +11,7 @@ import optax
 from dfc_jax._checks import check_count, check_number, check_type, require
 from dfc_jax._data.dataset import Dataset
 from dfc_jax._methods.base import AbstractMethod
-from dfc_jax._network.feedback import learnable
+from dfc_jax._network.feedback import FeedbackWeights, learnable
 from dfc_jax._network.network import Network
 from dfc_jax._training.batches import Augmentation
 from dfc_jax._training.evaluation import check_loss, Metric, own_scores
@@ -36,13 +36,20 @@ def check_fit(
     check_type("feedback_learning", learning, FeedbackLearning, type(None))
     if learning is not None:
         check_learning("feedback_learning", learning, model)
+        problem = f"`feedback_learning` has {type(learning.wake).__name__} for the wake phase"
+        both = learning.wake is not None and method.learns_feedback
+        require(not both, f"{problem}; {type(method).__name__} has a rule of its own for it.")
     check_data(model, data, batch_size)
     check_loss("method.loss", method.loss, data.output_size, data.classification)
 
 
 def check_learning(name: str, learning: FeedbackLearning, model: Network) -> None:
     """Raise `ValueError` unless the model's feedback is of the kind that is learned."""
-    learnable(model.feedback, learning.phase.learns, f"`{name}`")
+    rules = [learning.phase] if learning.sleeps or learning.wake is None else []
+    for rule in (*rules, *([] if learning.wake is None else [learning.wake])):
+        learnable(model.feedback, rule.learns, f"{type(rule).__name__} of `{name}`")
+    if learning.freeze_output:
+        learnable(model.feedback, FeedbackWeights, f"`{name}.freeze_output`")
 
 
 def check_on_epoch(on_epoch: Callable | None) -> None:

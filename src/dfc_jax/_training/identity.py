@@ -46,7 +46,7 @@ def identity_of(
 
 
 def _learning(learning: FeedbackLearning, feedback: PyTree) -> dict[str, Any]:
-    names = ("pretraining_epochs", "epochs_per_wake_epoch", "freeze_output", "phase")
+    names = ("pretraining_epochs", "epochs_per_wake_epoch", "freeze_output", "phase", "wake")
     described_parts = {name: described(getattr(learning, name)) for name in names}
 
     def optimiser(given: optax.GradientTransformation | None) -> dict[str, Any] | None:

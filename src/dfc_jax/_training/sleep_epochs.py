@@ -11,7 +11,9 @@ from tqdm import tqdm
 from dfc_jax._checks import check_type
 from dfc_jax._fields import check_parts, default, flag, number, Part
 from dfc_jax._methods.sleep import AbstractSleepPhase, SleepPhase
+from dfc_jax._methods.wake_rules import AbstractWakeRule
 from dfc_jax._network.feedback import AbstractFeedback
+from dfc_jax._network.learned import learned_weights, split_weights
 from dfc_jax._network.network import Network
 from dfc_jax._numerics.arrays import BatchInputs, BatchOutputs, Scalar
 from dfc_jax._training.batches import Batches
@@ -27,19 +29,22 @@ DIVERGED = "feedback pre-training: a weight is no longer finite; lower its learn
 class FeedbackLearning(Part):
     """How feedback weights are learned beside the forward weights.
 
-    A method that learns feedback itself (`StrongDFC`) hands its updates to the same `optimiser`, and needs
-    no sleep between: `epochs_per_wake_epoch=0`.
+    A method that learns feedback itself (`StrongDFC`) hands its updates to the same `optimiser`, as does a
+    rule for the wake phase, and needs no sleep between: `epochs_per_wake_epoch=0`.
 
     **Arguments:**
 
     - `optimiser`: of the feedback weights; its weight decay is the decay of Q in the paper's eq. 12. Sleep
       has no loss: one that asks for it is refused.
-    - `phase`: the sleep phase: `SleepPhase(...)` or `ExpectedSleepPhase(...)`.
+    - `phase`: the sleep phase: `SleepPhase(...)` or `ExpectedSleepPhase(...)`; `WeightMirror()` for
+      `LayeredFeedback`.
     - `pretraining_optimiser`: for the epochs before the first wake epoch (default: `optimiser`, with a
       state of its own).
     - `pretraining_epochs`, `epochs_per_wake_epoch`: sleep epochs before training, and before each epoch of
       it. Fractions are allowed: 0.2 sleeps on a fifth of the batches.
     - `freeze_output`: keep Q_L as it is, as some of the papers' configurations do.
+    - `wake`: how feedback weights learn from every batch of the wake phase: `DirectKolenPollack()`, or
+      `KolenPollack()` for `LayeredFeedback`.
     """
 
     optimiser: optax.GradientTransformation
@@ -48,6 +53,12 @@ class FeedbackLearning(Part):
     pretraining_epochs: float | int = number("pretraining_epochs", 10, minimum=0, static=True)
     epochs_per_wake_epoch: float | int = number("epochs_per_wake_epoch", 1, minimum=0, static=True)
     freeze_output: bool = flag("freeze_output", False)
+    wake: AbstractWakeRule | None = None
+
+    @property
+    def sleeps(self) -> bool:
+        """Whether there are sleep epochs at all."""
+        return self.pretraining_epochs > 0 or self.epochs_per_wake_epoch > 0
 
     def __check_init__(self) -> None:
         check_parts(self)
@@ -60,6 +71,7 @@ class Learner(eqx.Module):
     phase: AbstractSleepPhase
     optimise: Traced
     freeze_output: bool = eqx.field(static=True)
+    wake: AbstractWakeRule | None
 
 
 def learner_of(learning: FeedbackLearning, feedback: PyTree) -> Learner:
@@ -68,7 +80,7 @@ def learner_of(learning: FeedbackLearning, feedback: PyTree) -> Learner:
     **Raises:** `ValueError` if the optimiser asks for more than updates and weights.
     """
     optimise = update_alone("feedback_learning.optimiser", learning.optimiser, feedback)
-    return Learner(learning.phase, optimise, learning.freeze_output)
+    return Learner(learning.phase, optimise, learning.freeze_output, learning.wake)
 
 
 def pretrain(
@@ -122,23 +134,24 @@ def _sleep_epoch(
 ) -> tuple[Network, PyTree]:
     """An epoch of feedback learning, or the given part of one: the model and the optimiser's state."""
     model, state, key = run
+    weights, rest = split_weights(model.feedback)
 
     def step(
         carry: PyTree, x: BatchInputs, y: BatchOutputs, key: PRNGKeyArray
     ) -> tuple[PyTree, dict[str, Scalar]]:
-        feedback, state = carry
-        update = learner.phase(Network(model.layers, feedback), x, y, key=key)
-        return everywhere(learn_feedback(feedback, state, learner, update), batches.mesh), {}
+        weights, state = carry
+        update = learner.phase(Network(model.layers, eqx.combine(weights, rest)), x, y, key=key)
+        return everywhere(learn_feedback(weights, state, learner, update), batches.mesh), {}
 
-    (feedback, state), _ = batches.scan(step, (model.feedback, state), key, part)
-    return Network(model.layers, feedback), state
+    (weights, state), _ = batches.scan(step, (weights, state), key, part)
+    return Network(model.layers, eqx.combine(weights, rest)), state
 
 
 def learn_feedback(
     feedback: AbstractFeedback, state: PyTree, learner: Learner, update: Network
 ) -> tuple[AbstractFeedback, PyTree]:
     """One step of the feedback weights' optimiser: the weights and the optimiser's state."""
-    change, state = learner.optimise(update.feedback, state, feedback)
+    change, state = learner.optimise(learned_weights(update.feedback), state, feedback)
     if learner.freeze_output:
         change = eqx.tree_at(lambda c: c.weights[-1], change, replace_fn=jnp.zeros_like)
     # Optax's types know no modules, which are trees of arrays like any other.

@@ -28,7 +28,7 @@ def wake_epoch(
     """One epoch of forward learning: the model, the optimisers' states and mean metrics.
 
     A run is a model, the states of the forward and of the feedback weights' optimiser, and a key. The
-    feedback weights learn in this phase if the method learns them, and `learner` says how.
+    feedback weights learn in this phase if the method or `learner` has a rule for them.
     """
     model, states, key = run
     weights, rest = split_weights(model)
@@ -41,7 +41,9 @@ def wake_epoch(
         update, report = method(model, x, y, key=key)
         change, state = optimise(learned_weights(update.layers), state, weights.layers, jnp.mean(report.loss))
         feedback = weights.feedback
-        if learner is not None and method.learns_feedback:
+        if learner is not None and learner.wake is not None:
+            update = learner.wake(model, x, y, update, method.loss)
+        if learner is not None and (learner.wake is not None or method.learns_feedback):
             feedback, feedback_state = learn_feedback(feedback, feedback_state, learner, update)
         layers = optax.apply_updates(weights.layers, change)
         metrics = {
