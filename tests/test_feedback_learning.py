@@ -135,7 +135,7 @@ def test_diverging_pretraining_is_said():
 
 def test_only_weights_can_learn():
     model = small_network(1, (6, 8, 3), feedback=dfc.ExactFeedback())
-    with pytest.raises(ValueError, match="ExactFeedback; `feedback_learning` needs FeedbackWeights"):
+    with pytest.raises(ValueError, match="ExactFeedback; SleepPhase of `feedback_learning` needs Feedback"):
         fit(model, regression(), feedback_learning=learning())
 
 
