@@ -31,6 +31,7 @@ def environment(script: str) -> dict[str, Any]:
     return {
         "device": where["processor"] if where["device"] == "cpu" else where["device"],
         "cores": where["cores"],
+        "matmul_precision": where["matmul_precision"],
         "versions": {"python": where["python"]} | where["versions"],
         "revision": where["git_revision"],
         "date": where["started"].partition("T")[0],
@@ -66,7 +67,9 @@ def check(options: Any, name: str) -> None:
 def heading(environment: dict[str, Any], caption: str, legend: str) -> list[str]:
     """The command, what was measured on what, and what the columns mean."""
     versions = ", ".join(f"{name} {number}" for name, number in environment["versions"].items())
-    where = f"{caption}; {versions}; revision {environment['revision']}; {environment['date']}."
+    products = environment.get("matmul_precision")
+    set_to = "" if products is None else f"; JAX's default products set to {products}"
+    where = f"{caption}{set_to}; {versions}; revision {environment['revision']}; {environment['date']}."
     return [f"`{environment['command']}`", "", where, "", legend]
 
 

@@ -2,6 +2,7 @@
 
     python benchmarks/scaling.py            # minutes; writes to runs/benchmarks
     python benchmarks/scaling.py --small    # small networks, two points an axis, for a first look
+    python benchmarks/scaling.py --batch 1024 8192 --width 256 4096 --depth --outputs    # two axes alone
 
 One size changes at a time; the others stay at 784-256-256-256-10 and batch 128. Inputs are normal noise,
 labels random, weights and feedback those of initialisation. Exponents are slopes of log time against log
@@ -59,6 +60,14 @@ LEGEND = (
 class Options:
     """What to measure."""
 
+    width: tuple[int, ...] = AXES["width"]
+    """Neurons of a hidden layer; at least two sizes, or none to leave the axis out, as of the other three."""
+    depth: tuple[int, ...] = AXES["depth"]
+    """Hidden layers."""
+    outputs: tuple[int, ...] = AXES["outputs"]
+    """Neurons of the output layer."""
+    batch: tuple[int, ...] = AXES["batch"]
+    """Samples of a batch."""
     rounds: int = 9
     """Rounds of measurements."""
     seconds: float = 3.0
@@ -73,11 +82,15 @@ class Options:
 @outermost
 def main(options: Options) -> None:
     """Measure, print and write."""
-    base, axes = {"width": 256, "depth": 3, "outputs": 10, "batch": 128}, AXES
+    base = {"width": 256, "depth": 3, "outputs": 10, "batch": 128}
     if options.small:
-        options = dataclasses.replace(options, rounds=3, seconds=1.0)
-        base, axes = {"width": 32, "depth": 2, "outputs": 10, "batch": 8}, SMALL_AXES
+        options = dataclasses.replace(options, rounds=3, seconds=1.0, **SMALL_AXES)
+        base = {"width": 32, "depth": 2, "outputs": 10, "batch": 8}
     check(options, "scaling")
+    axes = {axis: getattr(options, axis) for axis in AXES if getattr(options, axis)}
+    for axis, sizes in axes.items():
+        if len(set(sizes)) < 2 or sizes != tuple(sorted(sizes)) or sizes[0] < 1:
+            raise ValueError(f"`{axis}` is {sizes}; it must be at least two sizes, from small to large.")
     results: dict[str, Any] = {}
     for axis, sizes in axes.items():
         points = {}
@@ -137,21 +150,25 @@ def _write(result: dict[str, Any], folder: pathlib.Path) -> None:
             rows.append([name, *ratios, shown(slope, ".2f"), *(shown(e, "+.2f") for e in excess)])
         columns = [f"{LABELS[axis]}:", *points, "exponent", "above backprop's", "at the end"]
         lines += ["", f"## {axis}", "", *table(columns, rows)]
-    outputs = result["axes"]["outputs"]["points"]
+    outputs = result["axes"].get("outputs", {"points": {}})["points"]
     figure = lambda key, spec: [shown(point["DFC-SS"][key], spec) for point in outputs.values()]
     quality = [
         ["largest residual, relative to the target error", *figure("largest_residual", ".0e")],
         ["samples converged", *figure("converged", ".1%")],
         ["mean number of iterations", *figure("iterations", ".1f")],
     ]
-    lines += ["", "## DFC-SS by outputs", "", *table(["outputs:", *outputs], quality)]
+    if outputs:
+        lines += ["", "## DFC-SS by outputs", "", *table(["outputs:", *outputs], quality)]
     save(result, lines, folder, "scaling")
     _draw(result["axes"], caption, folder / "scaling.png")
 
 
 def _draw(axes_figures: dict[str, Any], caption: str, path: pathlib.Path) -> None:
     """A panel an axis: time relative to backprop's in the same setting."""
-    figure, panels = plt.subplots(1, 4, figsize=(14, 3.8), layout="constrained", sharey=True)
+    size = (2 + 3 * len(axes_figures), 3.8)
+    figure, (panels,) = plt.subplots(
+        1, len(axes_figures), figsize=size, layout="constrained", sharey=True, squeeze=False
+    )
     for panel, (axis, figures) in zip(panels, axes_figures.items(), strict=True):
         for i, name in enumerate(SCALING):
             points = {int(s): e[name]["update_ratio"] for s, e in figures["points"].items() if name in e}

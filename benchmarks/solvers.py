@@ -2,18 +2,22 @@
 
     python benchmarks/solvers.py            # minutes; writes to runs/benchmarks
     python benchmarks/solvers.py --small    # a small network and few solvers, for a first look
+    python benchmarks/solvers.py --precisions float32 default    # what TF32 would do, on a GPU
 
-Updates are computed in float32 and in float64. Angles and errors are to a float64 reference of the same
-method, itself checked by a second scheme that shares nothing with the first: steady states by
-pseudo-transient continuation and by Broyden's method, averages by implicit Euler in 1600 steps and by Tsit5.
-Times are medians over rounds of the ratio to backprop's gradient in the same round and precision.
+Updates are computed in float32 and in float64, or in float32 with products as JAX has them by default on the
+device (which rounds their operands: on recent GPUs to TF32), where the library asks for full ones. Angles and
+errors are to a float64 reference of the same method, itself checked by a second scheme that shares nothing
+with the first: steady states by pseudo-transient continuation and by Broyden's method, averages by implicit
+Euler in 1600 steps and by Tsit5. Times are medians over rounds of the ratio to backprop's gradient in the
+same round and precision.
 """
 
+import contextlib
 import dataclasses
 import pathlib
 import sys
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Literal
 
 import diffrax
 import equinox as eqx
@@ -41,7 +45,7 @@ from reporting import (
 )
 from sweeps import sweeps
 from timing import Case, compile_case, cost, measure, memory_added
-from updates import angle_degrees, as_vector, compiled_update, update_of
+from updates import angle_degrees, as_vector, compiled_update, default_products, update_of
 
 import dfc_jax as dfc
 
@@ -58,7 +62,10 @@ COLUMNS = {
     "compile": ("compile_seconds", ".2f"),
     "memory": ("memory_added_mib", ".1f"),
 }
-PRECISIONS = {"float32": jnp.float32, "float64": jnp.float64}
+PRECISIONS = {"float32": jnp.float32, "float64": jnp.float64, "default": jnp.float32}
+FILLED = {"float32": ("full", "filled"), "float64": ("none", "hollow"), "default": ("bottom", "half")}
+NUDGED = ("init-nudge", "mid-nudge", "late-nudge")
+REGIMES = (*NUDGED, "init-strong", "late-strong", "random-feedback", "stale-feedback")
 LEGEND = (
     "time: of an update, over backprop's gradient; angle: of the update to the float64 reference of the same "
     "method, in degrees; error of u: the batch's largest, of the control at the end, relative to the "
@@ -67,7 +74,8 @@ LEGEND = (
     "network is computed under control, which is what a vector field costs, the teaching signals included, "
     "Jacobians not; converged: samples of the batch, then with permuted labels; fallback: samples with "
     "permuted labels that needed it; compile: seconds of wall-clock on this machine; memory: MiB of "
-    "temporary memory that XLA plans beyond backprop's."
+    "temporary memory that XLA plans beyond backprop's. Rows under default: float32 with products as JAX has "
+    "them by default on this device, where the library asks for full ones."
 )
 
 
@@ -77,6 +85,12 @@ class Options:
 
     hidden: tuple[int, ...] = (256, 256, 256)
     batch_size: int = 128
+    regimes: tuple[str, ...] = REGIMES
+    """Which ones."""
+    solvers: tuple[str, ...] = (*STEADY, *AVERAGE)
+    """Which ones."""
+    precisions: tuple[Literal["float32", "float64", "default"], ...] = ("float32", "float64")
+    """float32 among them; default: float32 with products as JAX has them by default on the device."""
     rounds: int = 11
     """Rounds of measurements."""
     seconds: float = 2.0
@@ -94,14 +108,18 @@ def main(options: Options) -> None:
     jax.config.update("jax_enable_x64", True)  # for the references; what is timed stays in float32
     if options.small:
         options = dataclasses.replace(options, hidden=(32, 32), batch_size=16, rounds=3, seconds=1.0)
+        options = dataclasses.replace(options, regimes=("init-nudge", "late-strong"), solvers=SMALL)
     check(options, "solvers")
+    for kind, known in (("regimes", REGIMES), ("solvers", (*STEADY, *AVERAGE)), ("precisions", PRECISIONS)):
+        if not getattr(options, kind) or not set(getattr(options, kind)) <= set(known):
+            raise ValueError(f"`{kind}` is {getattr(options, kind)}; it must be some of {', '.join(known)}.")
+    if "float32" not in options.precisions:
+        raise ValueError(f"`precisions` is {options.precisions}; float32 must be among them.")
     regimes = make_regimes(options.hidden, options.batch_size, options.seed)
-    if options.small:
-        regimes = {name: regimes[name] for name in ("init-nudge", "late-strong")}
     results, programs = {}, {}
-    for name, regime in regimes.items():
+    for name in options.regimes:
         print(f"{name}")
-        results[name] = _measure_regime(regime, programs, options)
+        results[name] = _measure_regime(regimes[name], programs, options)
     result = {
         "environment": environment("benchmarks/solvers.py"),
         "settings": settings_of(options),
@@ -111,17 +129,17 @@ def main(options: Options) -> None:
 
 
 def _measure_regime(regime: Regime, programs: dict[tuple, Case], options: Options) -> dict[str, Any]:
-    """Every solver in one regime and both precisions, and how far the references of a method are apart.
+    """Every solver in one regime and all precisions, and how far the references of a method are apart.
 
     Compiled programs are kept in `programs`: the regimes of one kind of target share them.
     """
-    chosen = {n: make for n, make in (STEADY | AVERAGE).items() if not options.small or n in SMALL}
+    chosen = {n: make for n, make in (STEADY | AVERAGE).items() if n in options.solvers}
     if not isinstance(regime.target, dfc.Nudge):
         chosen = {n: make for n, make in chosen.items() if n not in NUDGED_ONLY}
     references = {kind: _references(kind, _in(jnp.float64, regime)) for kind in ("SS", "DFC")}
     solvers = {
-        precision: _measure(_in(dtype, regime), chosen, references, programs, options)
-        for precision, dtype in PRECISIONS.items()
+        precision: _measure(regime, precision, chosen, references, programs, options)
+        for precision in options.precisions
     }
     apart = {kind: angle_degrees(*(r.update for r in pair)) for kind, pair in references.items()}
     return {"references_apart_degrees": apart, "solvers": solvers}
@@ -137,19 +155,22 @@ class Reference:
 
 def _measure(
     regime: Regime,
+    precision: str,
     chosen: dict[str, Callable],
     references: dict[str, tuple[Reference, Reference]],
     programs: dict[tuple, Case],
     options: Options,
 ) -> dict[str, Any]:
     """Every solver in one regime and precision."""
+    regime = _in(PRECISIONS[precision], regime)
     wrong = jr.permutation(jr.fold_in(jr.key(options.seed), 3), regime.y)  # the first three made the regimes
 
     def case(name: str, method: dfc.AbstractMethod) -> Case:
         arguments = method, regime.model, regime.x, regime.y, None
-        key = name, type(regime.target), regime.x.dtype
+        key = name, type(regime.target), precision
         if key not in programs:
-            programs[key] = compile_case(update_of, *arguments)
+            with default_products() if precision == "default" else contextlib.nullcontext():
+                programs[key] = compile_case(update_of, *arguments)
         return programs[key].with_arguments(*arguments)
 
     baseline, cases, entries = case("Backprop", dfc.Backprop()), {}, {}
@@ -225,7 +246,7 @@ def _write(result: dict[str, Any], folder: pathlib.Path) -> None:
 
 
 def _draw(regimes: dict[str, Any], caption: str, path: pathlib.Path) -> None:
-    """Work and precision: a panel a regime, a point a solver; float64 is hollow."""
+    """Work and precision: a panel a regime, a point a solver in one precision."""
     columns = min(4, len(regimes))
     rows = -(-len(regimes) // columns)
     figure, grid = plt.subplots(
@@ -239,7 +260,8 @@ def _draw(regimes: dict[str, Any], caption: str, path: pathlib.Path) -> None:
                 entry = solvers.get(name)
                 if entry is not None and entry["angle_degrees"] is not None:
                     style = dict(marker="osD^vPX*hp<>"[i], color=f"C{i % 10}", linestyle="none")
-                    style |= dict(label=name) if precision == "float32" else dict(fillstyle="none")
+                    style |= dict(label=name) if precision == "float32" else {}
+                    style |= dict(fillstyle=FILLED[precision][0])
                     axes.plot(entry["update_ratio"], max(entry["angle_degrees"], 1e-6), **style)
         axes.set(xscale="log", yscale="log", title=regime)
         axes.spines[["top", "right"]].set_visible(False)
@@ -247,7 +269,8 @@ def _draw(regimes: dict[str, Any], caption: str, path: pathlib.Path) -> None:
         axes.set_axis_off()
     figure.supxlabel("time relative to backpropagation")
     figure.supylabel("angle to the exact update (degrees)")
-    figure.suptitle(f"{caption}; filled: float32, hollow: float64", fontsize=10)
+    fills = ", ".join(f"{FILLED[name][1]}: {name}" for name in next(iter(regimes.values()))["solvers"])
+    figure.suptitle(f"{caption}; {fills}", fontsize=10)
     handles, labels = grid.flat[0].get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside right center", frameon=False)
     finish(figure, path)

@@ -1,5 +1,9 @@
 """The update of a method, of whatever kind, as what it learns and as a vector with a direction."""
 
+import contextlib
+from collections.abc import Iterator
+from unittest import mock
+
 import equinox as eqx
 import jax
 import numpy as np
@@ -27,6 +31,17 @@ def update_of(
 
 
 compiled_update = eqx.filter_jit(update_of)
+
+
+@contextlib.contextmanager
+def default_products() -> Iterator[None]:
+    """What is compiled here has products of the device's default, where the library asks for full ones."""
+    # JAX keeps programs by its default, too: those of the library as it is neither serve nor are replaced.
+    with (
+        jax.default_matmul_precision("default"),
+        mock.patch.object(jax, "default_matmul_precision", lambda _: contextlib.nullcontext()),
+    ):
+        yield
 
 
 def quality(report: dfc.Report | None) -> dict[str, float]:
