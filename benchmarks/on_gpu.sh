@@ -4,6 +4,7 @@
 #     bash benchmarks/on_gpu.sh                              # all parts; writes to runs/benchmarks/gpu
 #     bash benchmarks/on_gpu.sh --out FOLDER solvers epoch    # these parts alone
 #     bash benchmarks/on_gpu.sh --small                      # small networks, for a CPU; to runs/benchmarks/gpu-small
+#                                                            # (there every time is thrice as long)
 #
 # First benchmarks/machine.py looks at the device, its driver and the packages. Then every part named, or all of
 # them, runs one of the scripts beside this file within a time of its own, which writes JSON and a table with the
@@ -42,7 +43,7 @@ here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 python=${PYTHON:-python3}
 export PYTHONPATH="$here/../src${PYTHONPATH:+:$PYTHONPATH}"
 all=(core_tests training_step training_step-float32 solvers epoch seeds sleep scaling)
-seconds=540 small=() out='' parts=()
+seconds=540 patience=1 small=() out='' parts=()
 
 # What a part runs, and the seconds that it may take.
 describe() {
@@ -72,7 +73,7 @@ describe() {
             ;;
         *) return 1 ;;
     esac
-    command=("$here/${command[0]}" "${command[@]:1}" "${network[@]}")
+    command=("$here/${command[0]}" "${command[@]:1}" "${network[@]}") limit=$((patience * limit))
 }
 
 # A script's figures go to a folder, and what it prints to a log, within so many seconds.
@@ -85,7 +86,7 @@ run() {
 
 while (($#)); do
     case $1 in
-        --small) small=(--small) ;;
+        --small) small=(--small) patience=3 ;;
         --out) out=${2:?names no folder} && shift ;;
         -h | --help) sed -n '2,/^set/{/^set/d;s/^# \{0,1\}//;p}' "${BASH_SOURCE[0]}" && exit 0 ;;
         *)
@@ -98,7 +99,7 @@ done
 out=${out:-runs/benchmarks/gpu${small:+-small}}
 ((${#parts[@]})) || parts=("${all[@]}")
 
-if ! run 60 "$out" "$out/logs/machine.log" "$here/machine.py" "${small[@]}"; then
+if ! run $((patience * 60)) "$out" "$out/logs/machine.log" "$here/machine.py" "${small[@]}"; then
     cat "$out/logs/machine.log" >&2
     exit 2
 fi
@@ -108,7 +109,7 @@ status=0
 for part in "${parts[@]}"; do
     describe "$part"
     folder=$out && [[ $part != *-float32 ]] || folder=$out/float32
-    left=$((seconds - SECONDS)) started=$SECONDS log=$out/logs/$part.log
+    left=$((patience * seconds - SECONDS)) started=$SECONDS log=$out/logs/$part.log
     if [[ -e $folder/${part%-float32}.json ]]; then
         echo "$part: skipped, $folder/${part%-float32}.json is there"
         continue
@@ -129,7 +130,7 @@ for part in "${parts[@]}"; do
     else
         code=$?
         status=1
-        reason="exit status $code" && ((code != 124)) || reason="out of time"
+        reason="exit status $code" && ((code != 124 && code != 137)) || reason="out of time"
         echo "$part: failed after $((SECONDS - started)) s ($reason), see $log:"
         tail -n 3 "$log"
         ((code != 130)) || exit 130 # Ctrl-C
