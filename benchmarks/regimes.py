@@ -44,11 +44,11 @@ def make_regimes(hidden: tuple[int, ...], batch_size: int, seed: int) -> dict[st
     inputs, labels = digits(1257)
     x, y = jax.device_put((inputs[:batch_size], labels[:batch_size]))
     initial = dfc.mlp((784, *hidden, 10), key=model_key)
-    trained = {"init": initial} | {
+    stages = {"init": initial} | {
         name: trained(initial, jax.device_put(inputs), jax.device_put(labels), train_key, steps)
         for name, steps in {"mid": 20, "late": 400}.items()
     }
-    models = {name: _with_product_feedback(model) for name, model in trained.items()}
+    models = {name: _with_product_feedback(model) for name, model in stages.items()}
     noise = dfc.RandomFeedback(0.05).init(initial.layers, _shapes(initial), feedback_key)
     nudge, soft = dfc.Nudge(0.05), 0.99 * y + (1 - y) * 0.01 / 9
     regimes = {f"{name}-nudge": Regime(model, nudge, x, y) for name, model in models.items()}
@@ -56,7 +56,7 @@ def make_regimes(hidden: tuple[int, ...], batch_size: int, seed: int) -> dict[st
         regimes[f"{name}-strong"] = Regime(models[name], dfc.Clamp(), x, soft)
     regimes["random-feedback"] = Regime(dfc.Network(initial.layers, noise), nudge, x, y)
     regimes["stale-feedback"] = Regime(
-        dfc.Network(trained["late"].layers, models["init"].feedback), nudge, x, y
+        dfc.Network(stages["late"].layers, models["init"].feedback), nudge, x, y
     )
     return regimes
 
