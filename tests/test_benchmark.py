@@ -15,6 +15,8 @@ import pc_inference
 import pc_reference
 import pytest
 import scipy.optimize
+import solvers
+from regimes import make_regimes
 
 
 SCRIPT = pathlib.Path(__file__).parents[1] / "benchmarks" / "training_step.py"
@@ -50,6 +52,10 @@ def test_published_figures_are_not_replaced_by_those_of_a_trial(monkeypatch, cap
         other = OTHERS[name]
         assert module.main(module.Options(out=published, **{name: other})) == 2
         assert f"with `{name}` {held!r}, not" in capsys.readouterr().err
+
+
+def test_the_regimes_are_those_that_can_be_asked_for() -> None:
+    assert set(make_regimes((4,), 8, 0)) == set(solvers.REGIMES)
 
 
 @pytest.fixture(scope="module")
