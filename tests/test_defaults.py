@@ -1,13 +1,16 @@
 """One set of defaults: what the command line builds without options is what the library builds."""
 
 import dataclasses
+import re
 from typing import get_args
 
 import equinox as eqx
+import jax
+import numpy as np
 import pytest
 from options.config import Config, Method
-from options.groups import Optimal
-from options.objects import make_feedback_learning, make_method
+from options.groups import Feedback, Optimal
+from options.objects import make_feedback_learning, make_method, make_model
 
 import dfc_jax as dfc
 
@@ -56,3 +59,72 @@ def test_feedback_learning_is_the_librarys_by_default(method, update, phase) -> 
     asleep = {} if method != "strong-dfc" else {"epochs_per_wake_epoch": 0}
     wanted = dfc.FeedbackLearning(made.optimiser, phase(), made.pretraining_optimiser, **asleep)
     assert eqx.tree_equal(made, wanted)
+
+
+LAYERED = {
+    ("learned", "kolen-pollack"): (dfc.RandomLayeredFeedback, dfc.KolenPollack, (0, 0)),
+    ("learned", "weight-mirror"): (dfc.RandomLayeredFeedback, None, (10, 1)),
+    ("fixed", None): (dfc.CopyOfWeights, None, None),
+}
+
+
+@pytest.mark.parametrize(("feedback", "update"), LAYERED)
+def test_layered_feedback_is_made_and_learned_as_it_is_asked_for(feedback, update) -> None:
+    start, rule, epochs = LAYERED[feedback, update]
+    # By default Kolen-Pollack learns layered feedback.
+    given = Feedback(update=None if update == "kolen-pollack" else update)
+    config = Config(method=("dfc-ss", "dfa"), feedback=feedback, layered=True, feedback_learning=given)
+    config = dataclasses.replace(config.checked().resolved(), hidden=(5,), dataset="mnist")
+    data = dfc.Dataset.from_arrays(*np.split(np.random.default_rng(0).normal(size=(40, 7)), [4], 1))
+    sizes = data.input_size, 5, data.output_size
+    key = jax.random.fold_in(jax.random.key(0), 0)
+    assert eqx.tree_equal(make_model(config, "dfc-ss", data, 0), dfc.mlp(sizes, key=key, feedback=start()))
+    direct = make_model(config, "dfa", data, 0).feedback
+    assert isinstance(direct, dfc.FeedbackWeights)
+    if epochs is not None:
+        made = make_feedback_learning(config, "dfc-ss", dfc.CrossEntropy())
+        assert type(made.wake) is (type(None) if rule is None else rule)
+        assert (made.pretraining_epochs, made.epochs_per_wake_epoch) == epochs
+        assert isinstance(made.phase, dfc.WeightMirror) and not made.freeze_output
+        assert config.feedback_learning.weight_decay == (1.0 if rule is None else 1e-2)
+
+
+def test_direct_kolen_pollack_keeps_the_output_weights_and_never_sleeps() -> None:
+    config = Config(feedback_learning=Feedback(update="kolen-pollack")).checked().resolved()
+    made = make_feedback_learning(config, "dfc-ss", dfc.CrossEntropy())
+    assert isinstance(made.wake, dfc.DirectKolenPollack) and made.freeze_output and not made.sleeps
+
+
+REFUSED = {
+    "`layered` is given, but `feedback` is exact": {"layered": True, "feedback": "exact"},
+    "`layered` is given; strong-dfc learns": {"layered": True, "method": ("strong-dfc",)},
+    "`layered` is given, which bp does not read": {"layered": True, "method": ("bp",)},
+    "is simulated, which learns weights to every neuron": {
+        "layered": True,
+        "feedback_learning": Feedback(update="simulated"),
+    },
+    "is weight-mirror, which learns the weights of --layered": {
+        "feedback_learning": Feedback(update="weight-mirror")
+    },
+    "is kolen-pollack; strong-dfc has a rule of its own": {
+        "method": ("strong-dfc",),
+        "feedback_learning": Feedback(update="kolen-pollack"),
+    },
+    "`feedback_learning.lr` is given, which kolen-pollack does not read": {
+        "layered": True,
+        "feedback_learning": Feedback(lr=0.1),
+    },
+    "`feedback_learning.sigma` is given, which weight-mirror does not read": {
+        "layered": True,
+        "feedback_learning": Feedback(update="weight-mirror", sigma=0.1),
+    },
+    "`feedback_learning.sleep_epochs` is given, which kolen-pollack does not read": {
+        "feedback_learning": Feedback(update="kolen-pollack", sleep_epochs=1)
+    },
+}
+
+
+@pytest.mark.parametrize("sentence", REFUSED)
+def test_feedback_that_cannot_be_learned_so_is_refused(sentence: str) -> None:
+    with pytest.raises(ValueError, match=re.escape(sentence)):
+        Config(**REFUSED[sentence]).checked()

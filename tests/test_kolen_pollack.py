@@ -37,8 +37,10 @@ def gaps(model: dfc.Network) -> list[np.ndarray]:
     return [np.asarray(leaves(l.transform)[0] - leaves(B)[0]) for l, B in pairs]
 
 
+CLIPPED = optax.chain(dfc.clip_by_layer_norm(1e-3), SGD)
 METHODS = {
     "backprop": (dfc.Backprop(dfc.MeanSquaredError()), SGD),
+    "clipped": (dfc.Backprop(dfc.MeanSquaredError()), CLIPPED),
     "ssa": (dfc.DFCSSA(CONTROLLER, loss=dfc.MeanSquaredError()), SGD),
     "ss": (dfc.DFCSS(CONTROLLER, loss=dfc.MeanSquaredError()), ADAM),
     "average": (dfc.DFC(CONTROLLER, loss=dfc.MeanSquaredError()), ADAM),
@@ -46,7 +48,7 @@ METHODS = {
 
 
 @pytest.mark.parametrize(
-    "name", [pytest.param(n, marks=() if n in ("ssa", "backprop") else pytest.mark.slow) for n in METHODS]
+    "name", [pytest.param(n, marks=() if n in ("ssa", "clipped") else pytest.mark.slow) for n in METHODS]
 )
 def test_backward_weights_converge_to_the_forward_ones(name):
     """By 1 - eta beta a step: to nothing but rounding, whatever the forward weights do meanwhile."""

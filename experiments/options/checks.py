@@ -33,6 +33,7 @@ NUMBERS = {
     "strong.dt": POSITIVE,
     "optimiser.lr": POSITIVE,
     "optimiser.eps": POSITIVE,
+    "optimiser.weight_decay": NOT_NEGATIVE,
     "optimiser.clip": POSITIVE,
     "feedback_learning.lr": POSITIVE,
     "feedback_learning.weight_decay": NOT_NEGATIVE,
@@ -71,6 +72,15 @@ READERS = {  # which methods read an option that no other does
     "optimal.class_value": ("least-control",),
     "optimal": ("least-control", "predictive-coding"),
     "feedback_learning": (*WEAK, *STRONG),
+    "layered": (*WEAK, "strong-dfc-2phase"),
+}
+_DYNAMICS = ("sigma", "sigma_output", "sigma_floor", "k_p", "alpha", "tau_v", "tau_apical", "dt", "steps")
+_ASLEEP = ("pretraining_lr", "pretraining_epochs", "sleep_epochs", "freeze_output")
+_ADAM = ("lr", "weight_decay", "beta1", "beta2", "eps", "clip")
+UNREAD = {  # which options of feedback learning an update does not read, without and with `layered`
+    ("weight-mirror", True): (*_DYNAMICS, "freeze_output"),
+    ("kolen-pollack", False): (*_DYNAMICS, *_ASLEEP),
+    ("kolen-pollack", True): (*_DYNAMICS, *_ASLEEP, *_ADAM),
 }
 
 
@@ -122,11 +132,31 @@ def check_used(config: Any) -> None:
         raise ValueError(f"`{name}` is given, but `feedback` is {config.feedback}, which does not learn.")
     if config.feedback == "exact" and not set(READERS["controller"]) & set(config.method):
         raise ValueError(f"`feedback` is exact; {methods} has none, or its own.")
+    learning, update = config.feedback_learning, config.resolved().feedback_learning.update
+    for name in UNREAD.get((update, config.layered), ()):
+        if getattr(learning, name) != getattr(untouched.feedback_learning, name):
+            raise ValueError(f"`feedback_learning.{name}` is given, which {update} does not read.")
     if config.optimiser.clip_over != "tensor" and config.optimiser.clip is None:
         raise ValueError("`optimiser.clip_over` is given without `optimiser.clip`, which it is about.")
     measured = config.diagnostics is not None or {"mn", "gn"} & set(config.method)
     if config.damping != untouched.damping and not measured:
         raise ValueError("`damping` is given, but neither mn, gn nor `diagnostics`, which read it.")
+
+
+def check_feedback(config: Any) -> None:
+    """Raise `ValueError` where feedback is to be learned by a rule for another kind of it."""
+    if config.layered and config.feedback == "exact":
+        raise ValueError("`layered` is given, but `feedback` is exact, which has no weights of its own.")
+    if config.layered and "strong-dfc" in config.method:
+        raise ValueError("`layered` is given; strong-dfc learns feedback weights to every neuron.")
+    update = config.feedback_learning.update
+    if update == "kolen-pollack":
+        if "strong-dfc" in config.method:
+            raise ValueError("`feedback_learning.update` is kolen-pollack; strong-dfc has a rule of its own.")
+        return
+    if config.feedback == "learned" and config.layered != (update == "weight-mirror"):
+        needed = "the weights of --layered" if update == "weight-mirror" else "weights to every neuron"
+        raise ValueError(f"`feedback_learning.update` is {update}, which learns {needed}.")
 
 
 def check_measured(config: Any) -> None:

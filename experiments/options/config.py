@@ -3,7 +3,7 @@
 import dataclasses
 from typing import Any, Literal
 
-from options.checks import check_numbers, check_used
+from options.checks import check_feedback, check_numbers, check_used
 from options.groups import Controller, Feedback, IMPLICIT, Optimal, Optimiser, Solver, Strong, Update
 
 import dfc_jax as dfc
@@ -93,6 +93,9 @@ class Config:
     """learned: in sleep phases, from random. fixed: the product of the initial forward weights.
     exact: the transposed Jacobian of every sample. bp, mn and gn have none, least-control and
     predictive-coding that of the controlled state; dfa's is fixed and random."""
+    layered: bool = False
+    """Feedback from layer to layer, by backward transforms like the forward ones, which hold their initial
+    weights where `feedback` is fixed; without it weights from the output to every neuron."""
     preset: Literal["paper", "paper-train-loss", "strong-paper"] | None = None
     """paper: the hyperparameters of the NeurIPS paper's Table 1 for data set, method and feedback
     (neurips2021/presets.py). paper-train-loss: those of its last column, MNIST's train loss. strong-paper:
@@ -161,13 +164,16 @@ class Config:
         optimiser = _fill(self.optimiser, lr=defaults.lr)
         single_phase = self.method == ("strong-dfc",)
         given_rate = self.feedback_learning.lr
+        update = self.feedback_learning.update or ("kolen-pollack" if self.layered else defaults.update)
+        awake = single_phase or update == "kolen-pollack"
         learning = _fill(
             self.feedback_learning,
             lr=defaults.feedback_lr * (0.01 if single_phase else 1),
             pretraining_lr=defaults.feedback_lr if given_rate is None else given_rate,
-            pretraining_epochs=defaults.pretraining_epochs,
-            sleep_epochs=0 if single_phase else defaults.sleep_epochs,
-            update=defaults.update,
+            pretraining_epochs=0 if update == "kolen-pollack" else defaults.pretraining_epochs,
+            sleep_epochs=0 if awake else defaults.sleep_epochs,
+            weight_decay=1.0 if update == "weight-mirror" else 1e-2,
+            update=update,
         )
         convolutional = defaults.model == "conv"
         config = _fill(
@@ -180,6 +186,7 @@ class Config:
         )
         config = dataclasses.replace(config, optimiser=optimiser, feedback_learning=learning)
         check_numbers(config)
+        check_feedback(config)
         for name in ("method", "seeds"):
             values = getattr(self, name)
             if not values or len(set(values)) != len(values):

@@ -10,7 +10,7 @@ from typing import Literal
 import dfc_jax as dfc
 
 
-Update = Literal["simulated", "expected"]  # of the feedback weights in a sleep phase
+Update = Literal["simulated", "expected", "weight-mirror", "kolen-pollack"]  # of the feedback weights
 IMPLICIT = ("ImplicitEuler", "Kvaerno3", "Kvaerno5")
 
 
@@ -112,24 +112,31 @@ class Optimiser:
     """Largest L2 norm of an update before Adam; none by default."""
     clip_over: Literal["tensor", "layer"] = "tensor"
     """Whether that is the norm of each tensor, or of a layer's weights and biases together."""
+    weight_decay: float = 0.0
+    """Decay beside Adam (AdamW): of the forward weights and, under kolen-pollack with --layered, of the
+    backward ones, whose difference it makes vanish."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Feedback:
-    """Feedback learning in the sleep phase (only with --feedback learned)."""
+    """Feedback learning, in sleep phases but for kolen-pollack (only with --feedback learned)."""
 
     update: Update | None = None
     """simulated: one draw of the noise for each sample. expected: its mean over all draws, in closed form,
     around the feedforward output (a simulated phase of strong-dfc-2phase clamps the output to the label).
     Under Adam they are two learning rules, for Adam divides an update by its own size, noise included:
     without the noise Condition 2 came to 0.763 instead of the published rule's 0.633 in 400 steps of
-    pre-training, and feedback weights grew two to three times larger. By default simulated, as published,
-    and expected for cifar10 and cifar100."""
+    pre-training, and feedback weights grew two to three times larger. weight-mirror: noise through each layer
+    alone (--layered). kolen-pollack: no sleep but, from every batch of the wake phase, with --layered the
+    forward weights' own update by an optimiser like theirs, without it rates times the loss's gradient. By
+    default kolen-pollack with --layered; otherwise simulated, as published, and expected for cifar10 and
+    cifar100."""
     lr: float | None = None
     """Learning rate of Adam for the feedback weights; by default what suits the data set, and for strong-dfc
     a hundredth of that: in the wake phase the target's control drowns the answer to the noise."""
-    weight_decay: float = 1e-2
-    """Decay of the feedback weights, added to their update before Adam (beta in eq. 12)."""
+    weight_decay: float | None = None
+    """Decay of the feedback weights, added to their update before Adam (beta in eq. 12); by default 0.01, and
+    1 for weight-mirror, at which they come to rest at the forward weights."""
     beta1: float = 0.9
     """Adam's decay of the mean of updates."""
     beta2: float = 0.999
@@ -144,8 +151,8 @@ class Feedback:
     """Sleep epochs before the first wake epoch, or a part of one; by default what suits the data set."""
     sleep_epochs: float | None = None
     """Sleep epochs before every wake epoch, or a part of one: 0.2 sleeps on a fifth of the batches. By
-    default 1, 0.1 for cifar10 and cifar100, and 0 for strong-dfc, which learns feedback in the wake phase;
-    or a preset's own."""
+    default 1, 0.1 for cifar10 and cifar100, and 0 for strong-dfc and kolen-pollack, which learn feedback in
+    the wake phase; or a preset's own."""
     freeze_output: bool = dfc.FeedbackLearning.freeze_output
     """Keep Q_L = I."""
     sigma: float = 0.01

@@ -113,6 +113,9 @@ def _published(solver: Solver) -> dfc.PublishedEuler:
 def make_optimiser(config: Optimiser) -> optax.GradientTransformation:
     """Adam, behind a clip where one is asked for."""
     adam = optax.adam(config.lr, config.beta1, config.beta2, config.eps)
+    if config.weight_decay > 0:
+        decay = config.weight_decay
+        adam = optax.adamw(config.lr, config.beta1, config.beta2, config.eps, weight_decay=decay)
     if config.clip is None:
         return adam
     clip = {"tensor": dfc.clip_by_tensor_norm, "layer": dfc.clip_by_layer_norm}[config.clip_over]
@@ -120,17 +123,19 @@ def make_optimiser(config: Optimiser) -> optax.GradientTransformation:
 
 
 def make_feedback_learning(config: Config, method: Method, loss: dfc.AbstractLoss) -> dfc.FeedbackLearning:
-    """The sleep phase and the optimiser of the feedback weights."""
+    """The sleep phase, or the rule for the wake phase, and the optimiser of the feedback weights."""
     learning = config.feedback_learning
+    noise = pretraining_noise = dfc.WhiteNoise(learning.sigma, learning.sigma_output)
     if method == "strong-dfc":
         wake = _single_phase(config, loss)
         dynamics = _pretraining(config, wake)
         phase, noise, pretraining_noise = dfc.HighPassPhase(dynamics), wake.noise, dynamics.noise
+    elif learning.update in ("weight-mirror", "kolen-pollack"):
+        phase = dfc.WeightMirror() if config.layered else dfc.SleepPhase()
     else:
         phase_class = SLEEP_PHASES[learning.update]
         clamped = method == "strong-dfc-2phase" and learning.update == "simulated"
         scheme = dfc.PublishedEuler(learning.dt, learning.steps, proactive=False)
-        noise = pretraining_noise = dfc.WhiteNoise(learning.sigma, learning.sigma_output)
         phase = phase_class(
             dfc.PIController(learning.k_p, learning.alpha),
             noise,
@@ -148,6 +153,8 @@ def make_feedback_learning(config: Config, method: Method, loss: dfc.AbstractLos
         floor = [] if learning.sigma_floor == 0 else [floored(noise, learning.sigma_floor)]
         return optax.chain(*floor, *clip, decay, adam)
 
+    if learning.update == "kolen-pollack" and method != "strong-dfc":
+        return _awake(config, optimiser(learning.lr, noise), phase)
     # None where it is the same: so it stands in the checkpoints of earlier runs, which are compared.
     same = learning.pretraining_lr == learning.lr and bool(eqx.tree_equal(pretraining_noise, noise))
     return dfc.FeedbackLearning(
@@ -158,6 +165,16 @@ def make_feedback_learning(config: Config, method: Method, loss: dfc.AbstractLos
         epochs_per_wake_epoch=learning.sleep_epochs,
         freeze_output=learning.freeze_output,
     )
+
+
+def _awake(
+    config: Config, optimiser: optax.GradientTransformation, phase: dfc.AbstractSleepPhase
+) -> dfc.FeedbackLearning:
+    """Kolen-Pollack, without sleep; layered by an optimiser that is the forward weights' own."""
+    asleep = {"phase": phase, "pretraining_epochs": 0, "epochs_per_wake_epoch": 0}
+    if config.layered:
+        return dfc.FeedbackLearning(make_optimiser(config.optimiser), wake=dfc.KolenPollack(), **asleep)
+    return dfc.FeedbackLearning(optimiser, wake=dfc.DirectKolenPollack(), freeze_output=True, **asleep)
 
 
 def _pretraining(config: Config, wake: dfc.StrongDFC) -> dfc.StrongDFC:
@@ -196,9 +213,11 @@ def make_model(config: Config, method: Method, data: dfc.Dataset, seed: int) -> 
 
     **Raises:** `ValueError` for a convolutional network where there are no images, or too small ones.
     """
-    feedback = dfc.ProductOfWeights()
-    if method == "dfa" or (method in WITH_CONTROLLER and config.feedback == "learned"):
+    feedback = dfc.CopyOfWeights() if config.layered else dfc.ProductOfWeights()
+    if method == "dfa":
         feedback = dfc.RandomFeedback()
+    elif method in WITH_CONTROLLER and config.feedback == "learned":
+        feedback = dfc.RandomLayeredFeedback() if config.layered else dfc.RandomFeedback()
     elif config.feedback == "exact" and method in WITH_CONTROLLER:
         feedback = dfc.ExactFeedback()
     key = jax.random.fold_in(jax.random.key(seed), 0)

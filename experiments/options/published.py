@@ -8,12 +8,14 @@ from options.groups import Controller, Feedback, Optimiser, Solver
 
 CLIP = 1.0
 SIGMA_FLOOR = 0.01
+SLEEP_UPDATES = ("simulated", "expected")
 
 
 def refuse_beside(config: Config) -> None:
     """Raise `ValueError` for what the preset sets and was given beside it."""
     untouched, chosen = Config(), config.feedback_learning
-    ours = dataclasses.replace(Feedback(), update=chosen.update, sleep_epochs=chosen.sleep_epochs)
+    update = chosen.update if chosen.update in SLEEP_UPDATES else None
+    ours = dataclasses.replace(Feedback(), update=update, sleep_epochs=chosen.sleep_epochs)
     ours = dataclasses.replace(ours, pretraining_epochs=chosen.pretraining_epochs)
     solver = dataclasses.replace(Solver(), trajectory=config.solver.trajectory)
     for name, given, free in (
@@ -23,6 +25,7 @@ def refuse_beside(config: Config) -> None:
         ("strong", config.strong, untouched.strong),
         ("nudge", config.nudge, untouched.nudge),
         ("batch_size", config.batch_size, untouched.batch_size),
+        ("layered", config.layered, False),
         ("feedback_learning", chosen, ours),
     ):
         if given != free:

@@ -3,10 +3,11 @@
 import jax
 import jax.numpy as jnp
 import optax
-from jaxtyping import Array
+from jaxtyping import Array, PyTree
 
 from dfc_jax._checks import check_number
 from dfc_jax._network.layer import Layer
+from dfc_jax._network.layered_feedback import LayeredFeedback
 from dfc_jax._numerics.arrays import Scalar
 
 
@@ -21,14 +22,19 @@ def clip_by_tensor_norm(max_norm: float) -> optax.GradientTransformation:
 
 
 def clip_by_layer_norm(max_norm: float) -> optax.GradientTransformation:
-    """Scale every layer (its weights and biases together) to an L2 norm of at most `max_norm`."""
+    """Scale every layer (its weights and biases together) to an L2 norm of at most `max_norm`.
+
+    Every backward transform of `LayeredFeedback` counts as a layer, too.
+    """
     check_number("max_norm", max_norm, above=0)
 
-    def clip(layer: Layer) -> Layer:
+    def clip(layer: PyTree) -> PyTree:
+        if isinstance(layer, LayeredFeedback):
+            return LayeredFeedback(tuple(clip(transform) for transform in layer.transforms))
         shrinkage = _shrinkage(optax.tree.norm(layer), float(max_norm))
         return jax.tree.map(lambda tensor: tensor * shrinkage, layer)
 
-    is_layer = lambda part: isinstance(part, Layer)
+    is_layer = lambda part: isinstance(part, Layer | LayeredFeedback)
     return optax.stateless(lambda updates, params: jax.tree.map(clip, updates, is_leaf=is_layer))
 
 
