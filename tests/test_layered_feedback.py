@@ -119,6 +119,32 @@ def test_random_layers_have_the_size_of_the_forward_ones():
         assert not np.any(backward.bias)
 
 
+@pytest.mark.parametrize("random", [False, True])
+def test_sign_symmetric_feedback_follows_the_signs_and_keeps_its_magnitudes(random):
+    model = make_network(jr.key(0), feedback=dfc.SignSymmetry(random))
+    negated = jax.tree.map(jnp.negative, model.layers[1])
+    moved = dfc.Network((model.layers[0], negated, model.layers[2]), model.feedback)
+    for network in (model, moved):
+        loop = dfc.ClosedLoop(network)
+        sample = loop.sample(*(batch[0] for batch in BATCHES[dense]))
+        W = [np.asarray(layer.transform.weight) for layer in network.layers[1:]]
+        M = [np.asarray(transform.weight) for transform in model.feedback.magnitudes]
+        B = [np.abs(m) * np.where(w > 0, 1, -1) for m, w in zip(M, W, strict=True)]
+        D = [np.diag(slope) for slope in network.slopes(sample.feedforward.voltages)]
+        wanted = [D[0] @ B[0].T @ D[1] @ B[1].T @ D[2], D[1] @ B[1].T @ D[2], D[2]]
+        assert relative_error(loop.feedback(sample), wanted) < 1e-13
+    assert (np.unique(M[0]).size == M[0].size) == random
+    assert not jax.tree.leaves(dfc.learned_weights(model).feedback)
+
+
+@pytest.mark.parametrize("random", [False, True])
+def test_sign_symmetric_feedback_has_the_size_of_the_forward_weights(random):
+    model = dfc.mlp((30, 300, 200, 50), key=jr.key(0), feedback=dfc.SignSymmetry(random))
+    for layer, magnitude in zip(model.layers[1:], model.feedback.magnitudes, strict=True):
+        W, M = layer.transform.weight, magnitude.weight
+        assert abs(np.linalg.norm(M) / np.linalg.norm(W) - 1) < (5 / np.sqrt(W.size) if random else 1e-12)
+
+
 @pytest.mark.parametrize("make", BATCHES)
 def test_single_precision_is_near_double(make):
     model, batch = make(dfc.RandomLayeredFeedback()), BATCHES[make]
@@ -176,15 +202,18 @@ def test_transforms_that_do_not_suit_the_layers_are_refused():
         wrong = dfc.Network(model.layers, dfc.LayeredFeedback(transforms))
         with pytest.raises(ValueError, match=f"^`model.feedback` does not suit the layers: .*{sentence}"):
             dfc.DFCSSA()(wrong, X, Y)
-    with pytest.raises(ValueError, match="`matrices` sees no slopes"):
-        model.feedback.matrices(None)
+    for feedback in (model.feedback, dense(dfc.SignSymmetry()).feedback):
+        with pytest.raises(
+            ValueError, match=f"`matrices` sees no slopes, of which {type(feedback).__name__}"
+        ):
+            feedback.matrices(None)
 
 
 def test_a_saved_model_keeps_it(tmp_path):
-    model = convolutional(dfc.RandomLayeredFeedback())
-    dfc.save_model(tmp_path / "model", model)
-    found = dfc.load_model(tmp_path / "model")
-    assert eqx.tree_equal(found, model)
+    for feedback in (dfc.RandomLayeredFeedback(), dfc.SignSymmetry(random=True)):
+        model = convolutional(feedback)
+        dfc.save_model(tmp_path / "model", model)
+        assert eqx.tree_equal(dfc.load_model(tmp_path / "model"), model)
 
 
 def test_exact_feedback_is_measured_as_such():

@@ -117,6 +117,7 @@ FLAGS = {
     "FeedbackLearning.freeze_output",
     "PublishedEuler.instant_transmission",
     "PublishedEuler.proactive",
+    "SignSymmetry.random",
 }
 # Numbers that decide how many steps there are, or what is compiled at all.
 STATIC = {
@@ -169,6 +170,7 @@ DEFAULTS = {
     "PublishedEuler": {"dt": 0.02, "states": 500, "instant_transmission": True, "proactive": True},
     "RootFind": {"max_iterations": 50},
     "Simulated": {"rtol": 0.0001, "t1": 200.0, "dt0": 0.02, "dtmax": 0.2, "max_steps": 20000},
+    "SignSymmetry": {"random": False},
     "SleepPhase": {"tau_v": 0.01, "tau_apical": 0.3},
     "StateAtTime": {"tau_v": 0.2},
     "StrongDFC": {"tau_v": 0.02, "tau_filter": 0.25},

@@ -134,6 +134,8 @@ from dfc_jax._network.layered_feedback import (
     ExactFeedback as ExactFeedback,
     LayeredFeedback as LayeredFeedback,
     RandomLayeredFeedback as RandomLayeredFeedback,
+    SignSymmetricFeedback as SignSymmetricFeedback,
+    SignSymmetry as SignSymmetry,
 )
 from dfc_jax._network.learned import learned_weights as learned_weights
 from dfc_jax._network.network import Feedforward as Feedforward, mlp as mlp, Network as Network

@@ -17,9 +17,13 @@ import jax.random as jr
 from jaxtyping import Array, Float, PRNGKeyArray, PyTree
 
 from dfc_jax._checks import require
+from dfc_jax._fields import flag
 from dfc_jax._network.feedback import AbstractFeedback, AbstractFeedbackInit, learnable
 from dfc_jax._network.layer import Layer, slopes_at, swept_back, Transform
 from dfc_jax._numerics.arrays import OutputVector
+
+
+_NO_SLOPES = "`matrices` sees no slopes, of which {} is made; take `every_matrix`."
 
 
 class AbstractLayeredFeedback(AbstractFeedback):
@@ -88,7 +92,7 @@ class LayeredFeedback(AbstractLayeredFeedback):
     def matrices(
         self, jacobian: tuple[Float[Array, "out ..."], ...] | None
     ) -> tuple[Float[Array, "... out"], ...]:
-        raise ValueError("`matrices` sees no slopes, of which LayeredFeedback is made; take `every_matrix`.")
+        raise ValueError(_NO_SLOPES.format(type(self).__name__))
 
 
 def learnable_layers(feedback: AbstractFeedback, layers: Sequence[Layer], who: str) -> LayeredFeedback:
@@ -98,6 +102,26 @@ def learnable_layers(feedback: AbstractFeedback, layers: Sequence[Layer], who: s
     alike = eqx.tree_equal(arrays(found.backward(layers)), arrays(tuple(l.transform for l in layers[1:])))
     require(alike is True, f"`model.feedback` has other transforms than the layers; {who} needs their kind.")
     return found
+
+
+class SignSymmetricFeedback(AbstractLayeredFeedback):
+    """B_i = |M_i| sign(W_i): the signs that the forward weights have, and `magnitudes` of its own.
+
+    Sign symmetry (Liao, Leibo and Poggio, 2016; Moskovitz, Litwin-Kumar and Abbott, 2018): no learning.
+    """
+
+    magnitudes: tuple[Transform, ...]
+
+    def backward(self, layers: Sequence[Layer]) -> tuple[Transform, ...]:
+        forward = tuple(layer.transform for layer in layers[1:])
+        magnitudes, rest = eqx.partition(self.magnitudes, eqx.is_inexact_array)
+        signed = lambda M, W: jnp.abs(M) * jnp.sign(W)
+        return eqx.combine(jax.tree.map(signed, magnitudes, eqx.filter(forward, eqx.is_inexact_array)), rest)
+
+    def matrices(
+        self, jacobian: tuple[Float[Array, "out ..."], ...] | None
+    ) -> tuple[Float[Array, "... out"], ...]:
+        raise ValueError(_NO_SLOPES.format(type(self).__name__))
 
 
 class CopyOfWeights(AbstractFeedbackInit):
@@ -117,12 +141,39 @@ class RandomLayeredFeedback(AbstractFeedbackInit):
         self, layers: Sequence[Layer], shapes: Sequence[tuple[int, ...]], key: PRNGKeyArray
     ) -> LayeredFeedback:
         del shapes
-        weights, rest = eqx.partition(tuple(layer.transform for layer in layers[1:]), eqx.is_inexact_array)
-        leaves, structure = jax.tree.flatten(weights)
-        keys = jr.split(key, max(len(leaves), 1))
-        random = [_like(leaf, k) for leaf, k in zip(leaves, keys, strict=False)]
-        return LayeredFeedback(eqx.combine(jax.tree.unflatten(structure, random), rest))
+        return LayeredFeedback(_random(layers, key))
 
 
-def _like(weights: Float[Array, "*n"], key: PRNGKeyArray) -> Float[Array, "*n"]:
-    return jnp.sqrt(jnp.mean(weights**2)) * jr.normal(key, weights.shape, weights.dtype)
+class SignSymmetry(AbstractFeedbackInit):
+    """`SignSymmetricFeedback` of the root mean square of the forward weights.
+
+    - `random`: whether each magnitude is drawn, as the absolute value of a normal number ("frSF"), or all of
+      a layer are alike ("uSF").
+    """
+
+    random: bool = flag("random", False)
+
+    def init(
+        self, layers: Sequence[Layer], shapes: Sequence[tuple[int, ...]], key: PRNGKeyArray
+    ) -> SignSymmetricFeedback:
+        del shapes
+        if self.random:
+            return SignSymmetricFeedback(_random(layers, key))
+        transforms = tuple(layer.transform for layer in layers[1:])
+        alike = lambda leaf: jnp.full_like(leaf, _root_mean_square(leaf))
+        weights, rest = eqx.partition(transforms, eqx.is_inexact_array)
+        return SignSymmetricFeedback(eqx.combine(jax.tree.map(alike, weights), rest))
+
+
+def _random(layers: Sequence[Layer], key: PRNGKeyArray) -> tuple[Transform, ...]:
+    """Transforms like those of all layers but the first, with normal numbers of the same root mean square."""
+    weights, rest = eqx.partition(tuple(layer.transform for layer in layers[1:]), eqx.is_inexact_array)
+    leaves, structure = jax.tree.flatten(weights)
+    keys = jr.split(key, max(len(leaves), 1))
+    draw = lambda leaf, k: _root_mean_square(leaf) * jr.normal(k, leaf.shape, leaf.dtype)
+    random = [draw(leaf, k) for leaf, k in zip(leaves, keys, strict=False)]
+    return eqx.combine(jax.tree.unflatten(structure, random), rest)
+
+
+def _root_mean_square(weights: Float[Array, "*n"]) -> Float[Array, ""]:
+    return jnp.sqrt(jnp.mean(weights**2))
