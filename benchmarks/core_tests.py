@@ -70,6 +70,7 @@ def main(options: Options) -> int:
     # Several processes share one device. Warnings of another version of JAX's are no failures.
     os.environ["XLA_PYTHON_CLIENT_PREALLOCATE"] = "false"
     chosen = ["-o", "addopts=", "-m", "not slow and not script", "-W", "default", "-p", "no:cacheprovider"]
+    chosen += ["--capture", "sys"]  # so that what ends the process is said
     outcomes = Outcomes()
     status = pytest.main(["-q", *chosen, "-n", str(options.processes), *files], plugins=[outcomes])
     where = environment("benchmarks/core_tests.py")
