@@ -3,8 +3,7 @@
     python benchmarks/core_tests.py            # a minute or two; writes to runs/benchmarks
     python benchmarks/core_tests.py --small    # one file of them
 
-They hold the linear algebra, closed forms, equilibria, averages and sleep phases to something outside the
-library, in float64. The exit status is 1 if one fails; what there is is then written to core_tests_failed.
+They hold the linear algebra, closed forms and equilibria to something outside the library, in float64. The exit status is 1 if one fails; what there is is then written to core_tests_failed.
 """
 
 import collections
@@ -17,14 +16,7 @@ import pytest
 from reporting import check, environment, heading, machine, OUT, outermost, parse, save, settings_of, table
 
 
-FILES = (
-    "test_small_matrices",
-    "test_linear_systems",
-    "test_closed_form",
-    "test_equilibrium",
-    "test_averages",
-    "test_expected_sleep",
-)
+FILES = ("test_small_matrices", "test_linear_systems", "test_closed_form", "test_equilibrium")
 LEGEND = "Tests by file; seconds: their sum, over all processes, compilation included."
 OUTCOMES = ("passed", "failed", "skipped")
 

@@ -47,7 +47,7 @@ seconds=540 patience=1 small=() out='' parts=()
 
 # What a part runs, and the seconds that it may take.
 describe() {
-    local network=("${small[@]}")
+    local size=("${small[@]}")
     case ${1%-float32} in
         core_tests) limit=90 command=(core_tests.py) ;;
         training_step)
@@ -62,7 +62,7 @@ describe() {
                 late-nudge --solvers SSA "SS, Broyden" "DFC, closed form" "DFC, implicit, 10 steps")
             ;;
         epoch)
-            limit=70 command=(epoch.py --rounds 3 --epochs 2) network=()
+            limit=70 command=(epoch.py --rounds 3 --epochs 2) size=()
             ((${#small[@]} == 0)) || command=(epoch.py --dataset digits --rounds 1 --epochs 1)
             ;;
         seeds) limit=60 command=(seeds.py) ;;
@@ -73,7 +73,7 @@ describe() {
             ;;
         *) return 1 ;;
     esac
-    command=("$here/${command[0]}" "${command[@]:1}" "${network[@]}") limit=$((patience * limit))
+    command=("$here/${command[0]}" "${command[@]:1}" "${size[@]}") limit=$((patience * limit))
 }
 
 # A script's figures go to a folder, and what it prints to a log, within so many seconds.
