@@ -3,7 +3,8 @@
     python benchmarks/core_tests.py            # a minute or two; writes to runs/benchmarks
     python benchmarks/core_tests.py --small    # one file of them
 
-They hold the linear algebra, closed forms and equilibria to something outside the library, in float64. The exit status is 1 if one fails; what there is is then written to core_tests_failed.
+They hold the linear algebra, closed forms and equilibria to something outside the library, in float64. The
+exit status is 1 if one fails; what there is is then written to core_tests_failed.
 """
 
 import collections
