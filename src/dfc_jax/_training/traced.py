@@ -16,11 +16,13 @@ from jaxtyping import Array, PyTree
 
 
 class _Program:
-    """What a function computes, its numbers apart; equal to others that compute the same."""
+    """What a function computes, its numbers apart, which come first of its inputs; equal to others that
+    compute the same."""
 
-    def __init__(self, jaxpr: Jaxpr, outputs: PyTree) -> None:
+    def __init__(self, jaxpr: Jaxpr, numbers: int, outputs: PyTree) -> None:
         self.jaxpr, self.outputs = jaxpr, outputs
-        self.text = str(jaxpr)
+        # By the digest of this text runs know their optimiser again; JAX 0.10 tells constants from inputs.
+        self.text = str(jaxpr.replace(constvars=jaxpr.invars[:numbers], invars=jaxpr.invars[numbers:]))
 
     def __hash__(self) -> int:
         return hash(self.text)
@@ -39,9 +41,9 @@ class Traced(eqx.Module):
 
     def __call__(self, *arguments: Any) -> Any:
         arrays = jax.tree.leaves(eqx.filter(arguments, eqx.is_array))
-        wanted = [_dtype(place) for place in self.program.jaxpr.invars]
+        wanted = [_dtype(place) for place in self.program.jaxpr.invars[len(self.numbers) :]]
         arrays = [_cast(array, dtype) for array, dtype in zip(arrays, wanted, strict=True)]
-        found = jax.core.eval_jaxpr(self.program.jaxpr, self.numbers, *arrays)
+        found = jax.core.eval_jaxpr(self.program.jaxpr, (), *self.numbers, *arrays)
         shapes, rest = eqx.partition(self.program.outputs, _is_shape)
         return eqx.combine(jax.tree.unflatten(jax.tree.structure(shapes), found), rest)
 
@@ -50,11 +52,12 @@ def trace(function: Callable[..., Any], *arguments: Any) -> Traced:
     """`function`, for arguments of these shapes."""
     closed, shapes, rest = eqx.filter_make_jaxpr(function)(*arguments)
     jaxpr, numbers = _without_numbers(closed.jaxpr)
-    return Traced((*map(jnp.asarray, closed.consts), *numbers), _Program(jaxpr, eqx.combine(shapes, rest)))
+    numbers = [*map(jnp.asarray, closed.consts), *numbers]
+    return Traced(tuple(numbers), _Program(jaxpr, len(numbers), eqx.combine(shapes, rest)))
 
 
 def _without_numbers(jaxpr: Jaxpr) -> tuple[Jaxpr, list[Array]]:
-    """The program with its floating-point numbers as further constants, and these."""
+    """The program with its constants and floating-point numbers as its first inputs, and the latter."""
     places: list[Var] = []
     numbers: list[Array] = []
 
@@ -67,7 +70,8 @@ def _without_numbers(jaxpr: Jaxpr) -> tuple[Jaxpr, list[Array]]:
 
     steps = [step.replace(invars=[place(atom) for atom in step.invars]) for step in jaxpr.eqns]
     outputs = [place(atom) for atom in jaxpr.outvars]
-    return jaxpr.replace(constvars=[*jaxpr.constvars, *places], eqns=steps, outvars=outputs), numbers
+    inputs = [*jaxpr.constvars, *places, *jaxpr.invars]
+    return jaxpr.replace(constvars=[], invars=inputs, eqns=steps, outvars=outputs), numbers
 
 
 def _dtype(atom: Var | Literal) -> Any:  # those of keys are not NumPy's
