@@ -76,18 +76,18 @@ class OptimalControl(AbstractOptimalControl):
         grams = jax.vmap(approximate_gram, in_axes=(None, 0))(loop, samples)
         everyone = self._iterated(loop, samples, grams, self._begun(loop, samples, grams))
 
-        def again(asked: tuple) -> tuple[_State, BatchFlags]:
+        def again(asked: tuple) -> tuple[_Found, BatchFlags]:
             tried = self._iterated(loop, *asked, to_the_last=True)
-            return tried, jnp.ones_like(tried.error, bool)
+            return _found(tried), jnp.ones_like(tried.error, bool)
 
         # Few samples take many turns; in a batch of their own these cost less.
         moving = (everyone.error > self.rtol) & samples.finite
         asked = samples, grams, everyone
-        last, _ = solve_left_over(moving, samples.error.shape[1], asked, everyone, again)
-        control, apical = last.history.image[0], last.history.point[1]
+        (control, apical, error, iterations), _ = solve_left_over(
+            moving, samples.error.shape[1], asked, _found(everyone), again
+        )
         deviation = jax.vmap(loop.sweep)(samples, apical)
-        converged, finite = last.error <= self.rtol, jnp.isfinite(last.error)
-        return Equilibrium(control, deviation, converged, last.error, last.iterations, finite)
+        return Equilibrium(control, deviation, error <= self.rtol, error, iterations, jnp.isfinite(error))
 
     def _begun(self, loop: ClosedLoop, samples: Sample, grams: _Grams) -> "_State":
         """From no control."""
@@ -154,6 +154,14 @@ def _evaluate(
     wanted = response(loop, sample, deviation.rate[-1], control, gram, 0.3 * rtol)
     pulled = feedback_at(loop, sample, deviation, wanted)
     return (wanted, pulled), stationarity(loop, sample, deviation, apical, wanted, pulled)
+
+
+# The control, the apical input, the residual and the number of turns: without the history, which is large.
+_Found = tuple[OutputVector, PerLayer, Float[Array, " batch"], Int[Array, " batch"]]
+
+
+def _found(state: _State) -> _Found:
+    return state.history.image[0], state.history.point[1], state.error, state.iterations
 
 
 _evaluate_all = jax.vmap(_evaluate, in_axes=(None, 0, 0, 0, None))
