@@ -60,6 +60,10 @@ METHODS = {
         scheme=dfc.PublishedEuler(dt=0.004, states=128),
         start=dfc.Broyden(),
     ),
+    # Without the fallback, which no sample here needs and which takes half a minute to compile.
+    "Least control, alpha 1": dfc.LeastControl(alpha=1.0, fallback=None),
+    "Least control, alpha 0.1": dfc.LeastControl(alpha=0.1, fallback=None),
+    "Predictive coding, alpha 0": dfc.PredictiveCoding(0.0, dfc.MeanSquaredError(), fallback=None),
     "Sleep phase": dfc.SleepPhase(),
     "Sleep phase, expected": dfc.ExpectedSleepPhase(),
 }

@@ -4,9 +4,9 @@
     python experiments/theories.py --dataset mnist --epochs 10          a longer one
 
 Trains the same networks by backprop, DFC-SS, Strong-DFC with idealised feedback, the least-control principle
-and predictive coding, and measures what Song et al. (2024) call target alignment and interference. Every
-method has a folder of its own; then come `theories.md`, `theories.json` and `theories.png`. After an
-interruption the same command goes on from the newest epoch.
+and predictive coding, and measures the angles between their updates and what Song et al. (2024) call target
+alignment and interference. Every method has a folder of its own; then come `theories.md`, `theories.json` and
+`theories.png`. After an interruption the same command goes on from the newest epoch.
 """
 
 import dataclasses
@@ -21,11 +21,12 @@ import jax.numpy as jnp
 import numpy as np
 import options.needed  # noqa: F401
 from compare import read_json
+from jaxtyping import Array, Float
 from options.checks import check_seeds
 from options.config import Config
 from options.objects import make_model, make_optimiser
 from options.script import outermost, parse, resumable
-from prospective.measures import interference, Measures
+from prospective.measures import angles_between, interference
 from prospective.picture import LABELS, plot_theories
 from report.curves import drawn, read_curves
 from report.spread import spread
@@ -55,6 +56,11 @@ def rules() -> dict[str, dfc.AbstractMethod]:
         "least-control": dfc.LeastControl(),
         "predictive-coding": dfc.PredictiveCoding(alpha=1.0),
     }
+
+
+def references() -> dict[str, dfc.AbstractMethod]:
+    """What the rules' updates are compared with, besides each other."""
+    return {"gauss-newton": dfc.GaussNewton(), "minimum-norm": dfc.MinimumNorm()}
 
 
 def squared_rules() -> dict[str, dfc.AbstractMethod]:
@@ -131,17 +137,30 @@ def _fit(
         epochs=epochs,
         keys=[jax.random.fold_in(jax.random.key(seed), 1) for seed in options.seeds],
         batch_size=config.batch_size,
-        diagnostics=None if folder is None else Measures(samples=SAMPLES),
+        diagnostics=None if folder is None else dfc.Diagnostics(samples=SAMPLES),
         on_epoch=None if folder is None else lambda i, record, _: folder.append(options.seeds[i], record),
         progress=options.progress,
         resume=None if folder is None else folder.checkpoints,
     )
 
 
+def between(options: Options, data: dfc.Dataset) -> dict[str, dict[str, list[float]]]:
+    """Degrees between each two updates, by seed, in networks that backprop has trained for an epoch."""
+    trained = _fit(options.config(), rules()["bp"], data, options, 1)
+    x, y = _measured(data)
+    methods = rules() | references()
+    each = [angles_between(model, methods, x, y) for model, _ in trained]
+    return {one: {other: [seed[one][other] for seed in each] for other in methods} for one in methods}
+
+
+def _measured(data: dfc.Dataset) -> tuple[Float[Array, "samples ..."], Float[Array, "samples out"]]:
+    return jnp.asarray(data.validation.x[:SAMPLES]), jnp.asarray(data.validation.y[:SAMPLES])
+
+
 def interfering(options: Options, data: dfc.Dataset) -> dict[str, dict[str, list]]:
     """Of both rules, `own` and `others` (seeds, rates) in networks that backprop has trained for an epoch."""
     trained = _fit(options.config(), squared_rules()["bp"], data, options, 1)
-    x, y = (jnp.asarray(array[:SAMPLES]) for array in (data.validation.x, data.validation.y))
+    x, y = _measured(data)
     found = {}
     for name, method in squared_rules().items():
         measured = [interference(model, method, x, y, RATES) for model, _ in trained]
@@ -170,20 +189,24 @@ def _finite(number: np.ndarray) -> float | None:
     return None if np.isnan(number) else float(number)
 
 
-def write(options: Options, methods: dict[str, dict[str, Any]], moved: dict[str, dict[str, list]]) -> None:
+def write(
+    options: Options,
+    methods: dict[str, dict[str, Any]],
+    angles: dict[str, dict[str, list[float]]],
+    moved: dict[str, dict[str, list]],
+) -> None:
     """`theories.json`, `theories.md` and `theories.png`."""
     given = {k: v for k, v in dataclasses.asdict(options).items() if k not in ("out", "progress")}
     note = {"options": given, "environment": dfc.environment(), "methods": methods}
-    note |= {"interference": {"rates": RATES, "samples": SAMPLES, **moved}}
+    note |= {"angles": angles, "interference": {"rates": RATES, "samples": SAMPLES, **moved}}
     (options.out / "theories.json").write_text(json.dumps(note, indent=2) + "\n", encoding="utf-8")
-    text = "\n".join(_markdown(options, methods, moved)) + "\n"
+    lines = [*_trained(options, methods), *_angles(angles), *_interference(moved)]
+    text = "\n".join(lines) + "\n"
     (options.out / "theories.md").write_text(text, encoding="utf-8")
     drawn("theories.png", plot_theories, options.out, moved, options.out / "theories.png")
 
 
-def _markdown(
-    options: Options, methods: dict[str, dict[str, Any]], moved: dict[str, dict[str, list]]
-) -> list[str]:
+def _trained(options: Options, methods: dict[str, dict[str, Any]]) -> list[str]:
     lines = [
         f"# Four theories: {options.dataset}, {options.epochs} epochs, {len(options.seeds)} seeds",
         "",
@@ -196,10 +219,32 @@ def _markdown(
         cells += [_shown(found["converged"], 100), _shown(found["angle_to_backprop"], digits=1)]
         cells += [_shown(found["target_alignment"], digits=3)]
         lines.append(f"| {LABELS[name]} | " + " | ".join(cells) + " |")
-    lines += [
+    return [
+        *lines,
         "",
         "Mean ± sample standard deviation over seeds. Converged is of the samples of all epochs; angle and",
         f"target alignment are of the first {SAMPLES} validation samples after the last epoch.",
+    ]
+
+
+def _angles(angles: dict[str, dict[str, list[float]]]) -> list[str]:
+    labels = LABELS | {"gauss-newton": "Gauss-Newton", "minimum-norm": "minimum norm"}
+    lines = [
+        "",
+        f"Degrees between the updates by the first {SAMPLES} validation samples, mean over seeds, in",
+        "networks that backprop has trained for an epoch:",
+        "",
+        "| | " + " | ".join(labels[name] for name in angles) + " |",
+        "|---" + "|---:" * len(angles) + "|",
+    ]
+    for name, row in angles.items():
+        cells = ("" if other == name else f"{np.mean(values):.1f}" for other, values in row.items())
+        lines.append(f"| {labels[name]} | " + " | ".join(cells) + " |")
+    return lines
+
+
+def _interference(moved: dict[str, dict[str, list]]) -> list[str]:
+    lines = [
         "",
         "Interference: one output of one sample learns, in one step; how far it goes, and the others, in",
         "parts of what it was to go (squared error, predictive coding with alpha 0; networks that backprop",
@@ -228,7 +273,7 @@ def main(options: Options) -> int:
     with resumable():
         for name in rules():
             train(options, name, data)
-        write(options, collect(options), interfering(options, data))
+        write(options, collect(options), between(options, data), interfering(options, data))
     print((options.out / "theories.md").read_text(encoding="utf-8"))
     return 0
 

@@ -75,7 +75,7 @@ def test_every_method_has_figures(folder):
     assert {"Backprop", "DFA", "DFC-SSA", "DFC-SS, Broyden", "DFC, implicit, 24 steps", "Sleep phase"} <= set(
         methods
     )
-    assert len(methods) == 19
+    assert len(methods) == 22
     for figures in methods.values():
         assert figures["update_ratio"] > 0 and figures["step_ratio"] > 0
         assert figures["update_rounds"] == figures["step_rounds"] == 3

@@ -153,6 +153,22 @@ def test_null_space_fraction() -> None:
     assert np.all(eqx.filter_jit(dfc.null_space_fraction)(exact, model, x, y) < 1e-6)
 
 
+@pytest.mark.script
+@pytest.mark.parametrize("loss", [dfc.CrossEntropy(), dfc.MeanSquaredError()])
+def test_target_alignment(loss: dfc.AbstractLoss) -> None:
+    model, x, y = setting(3)
+    method = dfc.DFCSSA(loss=loss)
+    found = eqx.filter_jit(dfc.target_alignment)(method, model, x, y)
+    softly = isinstance(loss, dfc.CrossEntropy)
+    for i, (_, rates, _) in enumerate(states(model, x)):
+        way = np.asarray(y[i]) - (softmax(rates[-1]) if softly else rates[-1])
+        change = -parameter_jacobian(model, x[i]) @ ravel(learn(method, model, x[i : i + 1], y[i : i + 1])[0])
+        wanted = change @ way / np.linalg.norm(change) / np.linalg.norm(way)
+        assert 0.1 < wanted < 0.9999 and np.isclose(found[i], wanted, rtol=1e-9)
+    exact = dfc.GaussNewton(loss, damping=jnp.asarray(0.0))
+    np.testing.assert_allclose(eqx.filter_jit(dfc.target_alignment)(exact, model, x, y), 1, atol=1e-9)
+
+
 def test_feedback_ratio() -> None:
     model, x, y = setting()
     loop = dfc.ClosedLoop(model, dfc.PIController(), dfc.Nudge(0.5))
@@ -206,6 +222,7 @@ def test_methods_without_a_controller_have_angles_only() -> None:
     diagnostics, method = cast((dfc.Diagnostics(samples=16), dfc.GaussNewton()), jnp.float32)
     found = diagnostics(model, method, data.validation)
     assert found["angle_to_gauss_newton"] < 1e-3 and found["angle_to_backprop"] > 1
+    assert 0.9 < found["target_alignment"] < 1.001  # damped
     assert not {"condition_two", "largest_real_part", "angle_to_dfc_ssa"} & found.keys()
 
 

@@ -54,6 +54,7 @@ OF_INPUTS = {
 }
 OF_BATCHES = {
     "null_space_fraction": lambda m, x, y: dfc.null_space_fraction(dfc.DFCSSA(), m, x, y),
+    "target_alignment": lambda m, x, y: dfc.target_alignment(dfc.DFCSSA(), m, x, y),
     "reasons_for_failure": lambda m, x, y: dfc.reasons_for_failure(dfc.DFCSSA(), m, x, y),
     "DFCSS.doubts": dfc.DFCSS().doubts,
     "DFC.doubts": dfc.DFC().doubts,

@@ -81,7 +81,8 @@ def test_idealised_updates_descend_the_surrogate_loss(name: str) -> None:
     angles, sizes = [], []
     for alpha in (1e-2, 1e-4):
         loop, x, y, samples = setting(name, alpha, dfc.ExactFeedback())
-        settled, found = eqx.filter_jit(PRECISE.settle)(loop, samples)
+        found = eqx.filter_jit(PRECISE)(loop, samples)
+        settled = PRECISE.samples_at_rest(loop, samples, found)
         gradient = eqx.filter_jit(dfc.surrogate_gradient)(loop, x, y, settled, found)
         method = dfc.DFCSS(
             *(loop.controller, loop.target, loop.loss, PRECISE, None, True), teaching=dfc.VoltageDifference()
@@ -92,6 +93,20 @@ def test_idealised_updates_descend_the_surrogate_loss(name: str) -> None:
     assert angles[1] < 0.05 and angles[1] < angles[0] / 10
     assert sizes[1] == pytest.approx(1, abs=1e-3)
     assert angle(update_of(loop, x, y).layers, gradient.layers) > 1  # rates, of tanh, are another thing
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("equilibrium", [PRECISE, dfc.OptimalControl(rtol=1e-9)])
+def test_diagnostics_measure_the_steady_state_that_the_method_learns_in(equilibrium) -> None:
+    """Where the theorem holds, and |Q u|^2 is |eps|^2; not so in the state of the feedforward Jacobian."""
+    loop, x, y, samples = setting("squared", 1e-4, dfc.ExactFeedback())
+    method = dfc.DFCSS(
+        *(loop.controller, loop.target, loop.loss, equilibrium, None, True), teaching=dfc.VoltageDifference()
+    )
+    numbers = dfc.Diagnostics()(loop.network, method, dfc.Split(np.asarray(x), np.asarray(y)))
+    found = eqx.filter_jit(equilibrium)(loop, samples)
+    assert numbers["surrogate_loss"] == pytest.approx(float(jnp.mean(dfc.control_energy(found))), rel=1e-6)
+    assert numbers["angle_to_surrogate_gradient"] < 0.05
 
 
 @pytest.mark.slow
@@ -136,7 +151,8 @@ def test_learning_lowers_the_surrogate_loss() -> None:
         update, report = method(model, x, y)
         here = method.loop(model)
         samples = jax.vmap(here.sample)(x, y)
-        H = jnp.mean(dfc.surrogate_loss(here, *settle.settle(here, samples)))
+        found = settle(here, samples)
+        H = jnp.mean(dfc.surrogate_loss(here, settle.samples_at_rest(here, samples, found), found))
         layers = jax.tree.map(lambda w, g: w - 0.1 * g, model.layers, update.layers)
         return dfc.Network(layers, model.feedback), H, jnp.mean(report.loss)
 

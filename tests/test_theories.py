@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import theories
 from helpers import records
-from prospective.measures import interference, target_alignment, updates_of
+from prospective.measures import angles_between, interference
 
 import dfc_jax as dfc
 
@@ -69,13 +69,24 @@ def moved(model: dfc.Network, x: np.ndarray, target: np.ndarray, name: str, rate
 @pytest.mark.parametrize("name", ["bp", pytest.param("predictive-coding", marks=pytest.mark.slow)])
 def test_target_alignment_is_that_of_a_small_step(linear, name: str) -> None:
     model, x, y = linear
-    updates = updates_of(model, METHODS[name], x, y)
-    found = jax.vmap(target_alignment, in_axes=(None, 0, None, 0, 0))(model, updates, SQUARED, x, y)
+    found = dfc.target_alignment(METHODS[name], model, x, y)
     for cosine, one, target in zip(found, np.asarray(x, np.float64), np.asarray(y), strict=True):
         change = moved(model, one, target, name, 1e-7)
         way = target - output(weights(model), one)
         wanted = change @ way / np.linalg.norm(change) / np.linalg.norm(way)
         assert 1 - cosine == pytest.approx(1 - wanted, rel=0.01)
+
+
+def test_angles_between_are_those_of_the_formulas(linear) -> None:
+    model, x, y = linear
+    found = angles_between(model, METHODS, x, y)
+    samples = list(zip(np.asarray(x, np.float64), np.asarray(y), strict=True))
+    flat = lambda parts: np.concatenate([np.ravel(array) for pair in parts for array in pair])
+    one, other = (sum(flat(changes(model, *sample, name)) for sample in samples) for name in METHODS)
+    wanted = np.degrees(np.arccos(one @ other / np.linalg.norm(one) / np.linalg.norm(other)))
+    assert found["bp"]["predictive-coding"] == pytest.approx(wanted, rel=1e-3) and wanted > 5
+    assert found["predictive-coding"]["bp"] == pytest.approx(wanted, rel=1e-3)
+    assert found["bp"]["bp"] == 0
 
 
 @pytest.mark.parametrize("name", METHODS)
@@ -130,12 +141,20 @@ def test_the_command_trains_measures_and_goes_on(
         assert found["converged"]["mean"] == 1 and found["best_test_accuracy"]["mean"] > 0.7
         assert found["target_alignment"]["mean"] > 0.5
     assert note["methods"]["bp"]["angle_to_backprop"]["mean"] < 1e-3
+    angles = note["angles"]
+    assert list(angles) == list(angles["bp"]) == [*theories.rules(), *theories.references()]
+    assert (
+        np.allclose(angles["bp"]["gauss-newton"], angles["gauss-newton"]["bp"])
+        and len(angles["bp"]["bp"]) == 2
+    )
+    # One state; what differs is the slope of the activation.
+    assert np.all(np.array(angles["strong-dfc"]["least-control"]) < angles["strong-dfc"]["bp"])
     for name in theories.squared_rules():
         others = np.array(note["interference"][name]["others"])
         assert others.shape == (2, len(theories.RATES)) and np.all(others > 0)
     assert (tmp_path / "theories.png").read_bytes().startswith(b"\x89PNG")
     table = (tmp_path / "theories.md").read_text()
-    assert "| predictive coding |" in table and str(tmp_path) not in table
+    assert "| predictive coding |" in table and "| Gauss-Newton |" in table and str(tmp_path) not in table
 
     monkeypatch.setattr(theories, "_fit", None)  # nothing is left to do
     for name in theories.rules():

@@ -1,11 +1,7 @@
-"""What Song et al. (Nature Neuroscience 27, 2024) measure of a rule, here of any method of the library.
+"""Angles between rules, and interference (Song et al., Nature Neuroscience 27, 2024): how much the other
+outputs move when one of them learns."""
 
-Target alignment: the cosine of the angle between the change of a sample's output that its own update makes
-and the way to its target. Interference: how much the other outputs move when one of them learns.
-"""
-
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Mapping, Sequence
 
 import equinox as eqx
 import jax
@@ -16,28 +12,17 @@ from jaxtyping import Array, Float
 import dfc_jax as dfc
 
 
-class Measures(dfc.Diagnostics):
-    """Of a method in training: `angle_to_backprop`, in degrees, and the mean `target_alignment`."""
-
-    def __call__(
-        self, model: dfc.Network, method: dfc.AbstractMethod, validation: dfc.Split
-    ) -> dict[str, Any]:
-        x, y = (jnp.asarray(array[: self.samples]) for array in (validation.x, validation.y))
-        return {name: float(value) for name, value in _measured(model, method, x, y).items()}
-
-
-@eqx.filter_jit
-def _measured(
-    model: dfc.Network, method: dfc.AbstractMethod, x: Float[Array, "batch ..."], y: Float[Array, "batch out"]
-) -> dict[str, Float[Array, ""]]:
-    updates = updates_of(model, method, x, y)
-    # That of a batch is the mean: so every method is compiled once.
-    update = jax.tree.map(lambda leaf: jnp.mean(leaf, axis=0), updates)
-    reference, _ = dfc.Backprop(method.loss)(model, x, y)
-    alignment = jax.vmap(target_alignment, in_axes=(None, 0, None, 0, 0))(model, updates, method.loss, x, y)
+def angles_between(
+    model: dfc.Network,
+    methods: Mapping[str, dfc.AbstractMethod],
+    x: Float[Array, "batch ..."],
+    y: Float[Array, "batch out"],
+) -> dict[str, dict[str, float]]:
+    """The angle between each two methods' updates by one batch, in degrees."""
+    updates = {name: method(model, x, y)[0] for name, method in methods.items()}
     return {
-        "angle_to_backprop": dfc.update_angles(update, reference).network,
-        "target_alignment": jnp.mean(alignment),
+        name: {other: float(dfc.update_angles(own, its).network) for other, its in updates.items()}
+        for name, own in updates.items()
     }
 
 
@@ -46,24 +31,6 @@ def updates_of(
 ) -> dfc.Network:
     """The update of every sample alone."""
     return jax.vmap(lambda one, target: method(model, one[None], target[None])[0])(x, y)
-
-
-def target_alignment(
-    model: dfc.Network,
-    update: dfc.Network,
-    loss: dfc.AbstractLoss,
-    x: Float[Array, "..."],
-    y: Float[Array, " out"],
-) -> Float[Array, ""]:
-    """The cosine between the first-order change of one sample's output by minus `update` and -dl/dr_L.
-
-    That is the way to the target y - r_L for the squared error, and y - softmax(r_L) for cross-entropy.
-    """
-    arrays, rest = eqx.partition(model, eqx.is_inexact_array)
-    tangents = jax.tree.map(jnp.negative, eqx.filter(update, eqx.is_inexact_array))
-    output, change = jax.jvp(lambda arrays: eqx.combine(arrays, rest)(x), (arrays,), (tangents,))
-    way = -loss.gradient(output, y)
-    return change @ way / (jnp.linalg.norm(change) * jnp.linalg.norm(way))
 
 
 def interference(

@@ -15,6 +15,7 @@ from dfc_jax._analysis.measures import (
     feedback_ratio as feedback_ratio,
     null_space_fraction as null_space_fraction,
     published_condition_one as published_condition_one,
+    target_alignment as target_alignment,
     update_angles as update_angles,
     UpdateAngles as UpdateAngles,
 )

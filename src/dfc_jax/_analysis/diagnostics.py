@@ -11,11 +11,13 @@ from jaxtyping import Array
 
 from dfc_jax._analysis.energies import control_energy, predictive_coding_energy
 from dfc_jax._analysis.measures import (
+    alignment,
     condition_one,
     condition_two,
     feedback_angles,
     feedback_ratio,
-    null_space_fraction,
+    own_changes,
+    unseen_part,
     update_angles,
 )
 from dfc_jax._analysis.surrogate import surrogate_gradient, surrogate_loss
@@ -26,15 +28,12 @@ from dfc_jax._dynamics.targets import Clamp
 from dfc_jax._fields import count, number, Part
 from dfc_jax._methods.base import AbstractMethod
 from dfc_jax._methods.baselines import Backprop
-from dfc_jax._methods.dfc import DFCSSA
+from dfc_jax._methods.dfc import DFCSS, DFCSSA
 from dfc_jax._methods.optimal_control import OptimalControlMethod
 from dfc_jax._methods.references import GaussNewton, MinimumNorm
 from dfc_jax._network.network import Network
 from dfc_jax._numerics.arrays import BatchInputs, BatchOutputs, Scalar
-from dfc_jax._steady_state.broyden import Broyden
 from dfc_jax._steady_state.linear import Analytic
-from dfc_jax._steady_state.pseudo_transient import PseudoTransient
-from dfc_jax._steady_state.rescue import rescue
 
 
 Measure = Callable[[Network, AbstractMethod, BatchInputs, BatchOutputs], dict[str, Any]]
@@ -50,9 +49,10 @@ class Diagnostics(Part):
     """What `fit` adds to the record of every `every`-th epoch, measured on the first validation samples.
 
     Of every method: `angle_to_...` its reference updates in degrees, over the whole network and as a list
-    with an entry for each layer. Of methods with a controller also `condition_one`, `condition_two`,
-    the angles of Q to J^T and to the damped pseudo-inverse, `largest_real_part` of the loop's eigenvalues
-    (per tau_u; the largest over the samples), `null_space_fraction` and, a list, `feedback_ratio`.
+    with an entry for each layer, and `target_alignment`. Of methods with a controller also `condition_one`,
+    `condition_two`, the angles of Q to J^T and to the damped pseudo-inverse, `largest_real_part` of the
+    loop's eigenvalues (per tau_u; the largest over the samples), `null_space_fraction` and, a list,
+    `feedback_ratio`.
     Everything but `largest_real_part` is a mean over the samples. Under strong feedback (`Clamp`) also
     `surrogate_loss`, the H that learning lowers, at the steady states, and the angle to its exact gradient;
     of `LeastControl` and `PredictiveCoding` instead `control_energy` and `energy`, which they minimise.
@@ -111,8 +111,11 @@ def _measure(
         angles = update_angles(update, reference(network, x, y)[0])
         found[f"angle_to_{name}"] = angles.network
         found[f"angle_to_{name}_by_layer"] = jnp.stack(angles.layers)
+    changes = own_changes(method, model, x, y, key)
+    found["target_alignment"] = jnp.mean(alignment(model, method.loss, x, y, changes))
     if loop is None:
         return found
+    found["null_space_fraction"] = jnp.mean(unseen_part(model, x, changes))
     samples = loop.samples(x, y)
     found["condition_one"] = jnp.mean(condition_one(model, x))
     found["condition_two"] = jnp.mean(condition_two(network, x))
@@ -125,11 +128,13 @@ def _measure(
         found["control_energy"] = jnp.mean(control_energy(rest))
         found["energy"] = jnp.mean(predictive_coding_energy(loop, samples, rest))
     elif isinstance(loop.target, Clamp):
-        rest, _ = rescue(loop, samples, Broyden()(loop, samples), PseudoTransient())
-        found["surrogate_loss"] = jnp.mean(surrogate_loss(loop, samples, rest))
-        angles = update_angles(update, surrogate_gradient(loop, x, y, samples, rest))
+        # A method without a steady state of its own is measured in that of its loop.
+        steady = method if isinstance(method, DFCSS) else DFCSS()
+        rest, _ = steady.equilibria(loop, samples)
+        there = steady.equilibrium.samples_at_rest(loop, samples, rest)
+        found["surrogate_loss"] = jnp.mean(surrogate_loss(loop, there, rest))
+        angles = update_angles(update, surrogate_gradient(loop, x, y, there, rest))
         found["angle_to_surrogate_gradient"] = angles.network
-    found["null_space_fraction"] = jnp.mean(null_space_fraction(method, model, x, y, key=key))
     return found
 
 

@@ -11,6 +11,7 @@ from jaxtyping import Array, Float, PRNGKeyArray, PyTree
 
 from dfc_jax._checks import check_number, require
 from dfc_jax._dynamics.closed_loop import ClosedLoop
+from dfc_jax._dynamics.losses import AbstractLoss
 from dfc_jax._dynamics.states import Sample
 from dfc_jax._fields import Part
 from dfc_jax._methods.base import AbstractMethod
@@ -129,20 +130,68 @@ def null_space_fraction(
     The part of an update that does not move the output, to first order. Zero for Gauss-Newton without
     damping. `key` is for methods with noise, the same for every sample.
     """
-
     x, y = as_batch(model, x, y)
+    return unseen_part(model, x, own_changes(method, model, x, y, key))
 
-    def one(sample: Float[Array, "..."], label: OutputVector) -> Scalar:
+
+def target_alignment(
+    method: AbstractMethod,
+    model: Network,
+    x: BatchInputs,
+    y: BatchOutputs,
+    *,
+    key: PRNGKeyArray | None = None,
+) -> Float[Array, " batch"]:
+    """The cosine between what each sample's own update makes of its output, to first order, and -dl/dr_L.
+
+    That is the way to the target: y - r_L with the squared error, y - softmax(r_L) with cross-entropy. One
+    for Gauss-Newton without damping (Song et al., Nature Neuroscience 27, 2024, whose target alignment it
+    is). NaN where the output does not move. `key` is for methods with noise, the same for every sample.
+    """
+    x, y = as_batch(model, x, y)
+    return alignment(model, method.loss, x, y, own_changes(method, model, x, y, key))
+
+
+class OwnChanges(Part):
+    """What each sample's own update would do if it were taken, like a gradient, with a minus sign."""
+
+    output: Float[Array, "*batch out"]  # the first-order change of the sample's output
+    squared_size: Float[Array, "*batch"]  # of the update
+
+
+def own_changes(
+    method: AbstractMethod, model: Network, x: BatchInputs, y: BatchOutputs, key: PRNGKeyArray | None
+) -> OwnChanges:
+    """Each sample of the batch as a batch of its own."""
+
+    def one(sample: Float[Array, "..."], label: OutputVector) -> OwnChanges:
         update, _ = method(model, sample[None], label[None], key=key)
         outputs = lambda layers: Network(layers, model.feedback)(sample)
         _, moved = eqx.filter_jvp(outputs, (model.layers,), (update.layers,))
-        state = model.feedforward(sample)
-        gram = parameter_gram(model, state, model.jacobian(state.voltages))
-        seen = moved @ solve_gram(gram, moved)
-        whole = jnp.sum(_flat(update.layers) ** 2)
-        return jnp.sqrt(jnp.maximum(1 - seen / whole, 0))
+        return OwnChanges(-moved, jnp.sum(_flat(update.layers) ** 2))
 
     return jax.vmap(one)(x, y)
+
+
+def unseen_part(model: Network, x: BatchInputs, changes: OwnChanges) -> Float[Array, " batch"]:
+    """`null_space_fraction` of these changes."""
+
+    def one(sample: Float[Array, "..."], changes: OwnChanges) -> Scalar:
+        state = model.feedforward(sample)
+        gram = parameter_gram(model, state, model.jacobian(state.voltages))
+        seen = changes.output @ solve_gram(gram, changes.output)
+        return jnp.sqrt(jnp.maximum(1 - seen / changes.squared_size, 0))
+
+    return jax.vmap(one)(x, changes)
+
+
+def alignment(
+    model: Network, loss: AbstractLoss, x: BatchInputs, y: BatchOutputs, changes: OwnChanges
+) -> Float[Array, " batch"]:
+    """`target_alignment` of these changes."""
+    way = -jax.vmap(loss.gradient)(jax.vmap(model)(x), y)
+    lengths = jnp.linalg.norm(way, axis=1) * jnp.linalg.norm(changes.output, axis=1)
+    return jnp.sum(way * changes.output, axis=1) / lengths
 
 
 def feedback_ratio(

@@ -52,6 +52,11 @@ class AbstractEquilibrium(Part):
         over; None if nothing may. A strategy whose equations are not those of `loop` says here whose."""
         return fallback
 
+    def samples_at_rest(self, loop: ClosedLoop, samples: Sample, found: Equilibrium) -> Sample:
+        """The samples with the feedback that holds in the steady states `found`: by default their own."""
+        del loop, found
+        return samples
+
     def doubts(self, loop: ClosedLoop, samples: Sample) -> list[str]:
         """What is known to go wrong with these samples, in a sentence each; not for use under jit."""
         del loop, samples

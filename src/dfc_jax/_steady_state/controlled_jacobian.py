@@ -40,13 +40,6 @@ class ControlledJacobian(AbstractEquilibrium):
 
     @compiled
     def __call__(self, loop: ClosedLoop, samples: Sample) -> Equilibrium:
-        return self.settle(loop, samples)[1]
-
-    def rescued_by(self, fallback: AbstractEquilibrium) -> "ControlledJacobian":
-        return eqx.tree_at(lambda strategy: strategy.equilibrium, self, fallback)
-
-    def settle(self, loop: ClosedLoop, samples: Sample) -> tuple[Sample, Equilibrium]:
-        """The steady states, and the samples with the feedback that holds there."""
         feedback = loop.network.feedback
         require(
             feedback.needs_jacobian,
@@ -59,7 +52,7 @@ class ControlledJacobian(AbstractEquilibrium):
             return in_any_run(jnp.any(state.change > self.rtol)) & (state.turn < self.max_iterations)
 
         def turn(state: _Turn) -> _Turn:
-            moved = jax.vmap(_with_jacobian_of, in_axes=(None, 0, 0))(loop, state.samples, state.found)
+            moved = _halfway(state.samples, with_feedback_of(loop, state.samples, state.found))
             found = self.equilibrium(loop, moved)
             before = drives(loop, state.samples, state.found.control)
             after = drives(loop, moved, found.control)
@@ -73,7 +66,13 @@ class ControlledJacobian(AbstractEquilibrium):
         start = _Turn(samples, first, jnp.full_like(first.residual, jnp.inf), jnp.asarray(0))
         last = jax.lax.while_loop(unfinished, turn, start)
         settled = last.found.converged & (last.change <= self.rtol)
-        return last.samples, eqx.tree_at(lambda f: f.converged, last.found, settled)
+        return eqx.tree_at(lambda f: f.converged, last.found, settled)
+
+    def rescued_by(self, fallback: AbstractEquilibrium) -> "ControlledJacobian":
+        return eqx.tree_at(lambda strategy: strategy.equilibrium, self, fallback)
+
+    def samples_at_rest(self, loop: ClosedLoop, samples: Sample, found: Equilibrium) -> Sample:
+        return with_feedback_of(loop, samples, found)
 
 
 class _Turn(eqx.Module):
@@ -83,10 +82,19 @@ class _Turn(eqx.Module):
     turn: Int[Array, ""]
 
 
-def _with_jacobian_of(loop: ClosedLoop, sample: Sample, found: Equilibrium) -> Sample:
-    """The sample with its feedback halfway to that of a controlled state."""
-    base = sample.feedforward.voltages
-    voltages = tuple(v + d for v, d in zip(base, found.deviation.voltage, strict=True))
-    there = loop.network.feedback.kept(loop.network.layers, voltages)
-    halfway = jax.tree.map(lambda old, new: (old + new) / 2, sample.feedback, there)
-    return eqx.tree_at(lambda s: s.feedback, sample, halfway)
+def _halfway(old: Sample, new: Sample) -> Sample:
+    """The new samples with the mean of both feedbacks, which damps the turns."""
+    mean = jax.tree.map(lambda before, after: (before + after) / 2, old.feedback, new.feedback)
+    return eqx.tree_at(lambda s: s.feedback, new, mean)
+
+
+def with_feedback_of(loop: ClosedLoop, samples: Sample, found: Equilibrium) -> Sample:
+    """The samples with the feedback of the controlled states `found`."""
+
+    def one(sample: Sample, found: Equilibrium) -> Sample:
+        base = sample.feedforward.voltages
+        voltages = tuple(v + d for v, d in zip(base, found.deviation.voltage, strict=True))
+        there = loop.network.feedback.kept(loop.network.layers, voltages)
+        return eqx.tree_at(lambda s: s.feedback, sample, there, is_leaf=lambda part: part is None)
+
+    return jax.vmap(one)(samples, found)

@@ -23,14 +23,14 @@ from dfc_jax._dynamics.states import Deviation, PerLayer, Sample
 from dfc_jax._fields import count, number
 from dfc_jax._network.layered_feedback import ExactFeedback
 from dfc_jax._numerics.anderson import Anderson
-from dfc_jax._numerics.arrays import BatchFlags, Flag, OutputMatrix, OutputVector, Scalar
+from dfc_jax._numerics.arrays import BatchFlags, BatchOutputs, Flag, OutputMatrix, OutputVector, Scalar
 from dfc_jax._numerics.choose import choose
 from dfc_jax._numerics.compiled import compiled
 from dfc_jax._numerics.secant import in_any_run
 from dfc_jax._numerics.small_matrices import inverse
 from dfc_jax._numerics.trees import relative_distance
 from dfc_jax._steady_state.base import AbstractEquilibrium, Equilibrium
-from dfc_jax._steady_state.controlled_jacobian import ControlledJacobian
+from dfc_jax._steady_state.controlled_jacobian import ControlledJacobian, with_feedback_of
 from dfc_jax._steady_state.rescue import block_size, solve_left_over
 
 
@@ -44,6 +44,9 @@ class AbstractOptimalControl(AbstractEquilibrium):
         """`fallback` if it solves the same equations, and otherwise by turns for the Q that it is given."""
         same = isinstance(fallback, AbstractOptimalControl | ControlledJacobian)
         return fallback if same else ControlledJacobian(fallback)
+
+    def samples_at_rest(self, loop: ClosedLoop, samples: Sample, found: Equilibrium) -> Sample:
+        return with_feedback_of(loop, samples, found)
 
     def _check(self, loop: ClosedLoop) -> None:
         name = type(loop.network.feedback).__name__
@@ -157,7 +160,7 @@ def _evaluate(
 
 
 # The control, the apical input, the residual and the number of turns: without the history, which is large.
-_Found = tuple[OutputVector, PerLayer, Float[Array, " batch"], Int[Array, " batch"]]
+_Found = tuple[BatchOutputs, PerLayer, Float[Array, " batch"], Int[Array, " batch"]]
 
 
 def _found(state: _State) -> _Found:
