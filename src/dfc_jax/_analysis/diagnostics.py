@@ -4,6 +4,7 @@ from collections.abc import Callable
 from typing import Any
 
 import equinox as eqx
+import jax
 import jax.numpy as jnp
 import jax.random as jr
 import numpy as np
@@ -17,22 +18,26 @@ from dfc_jax._analysis.measures import (
     feedback_angles,
     feedback_ratio,
     own_changes,
+    OwnChanges,
     unseen_part,
     update_angles,
 )
 from dfc_jax._analysis.surrogate import surrogate_gradient, surrogate_loss
 from dfc_jax._checks import require
 from dfc_jax._data.dataset import Split
+from dfc_jax._dynamics.closed_loop import ClosedLoop
 from dfc_jax._dynamics.stability import has_few_modes, loop_eigenvalues
+from dfc_jax._dynamics.states import Sample
 from dfc_jax._dynamics.targets import Clamp
 from dfc_jax._fields import count, number, Part
 from dfc_jax._methods.base import AbstractMethod
 from dfc_jax._methods.baselines import Backprop
-from dfc_jax._methods.dfc import DFCSS, DFCSSA
+from dfc_jax._methods.dfc import DFCSS, DFCSSA, SteadyStateMethod
 from dfc_jax._methods.optimal_control import OptimalControlMethod
 from dfc_jax._methods.references import GaussNewton, MinimumNorm
 from dfc_jax._network.network import Network
 from dfc_jax._numerics.arrays import BatchInputs, BatchOutputs, Scalar
+from dfc_jax._steady_state.base import Equilibrium
 from dfc_jax._steady_state.linear import Analytic
 
 
@@ -101,41 +106,101 @@ def _measure(
     y: BatchOutputs,
     damping: Scalar,
 ) -> dict[str, Array]:
-    found = {}
     key = jr.key(0)  # the same noise in every epoch: what changes between them is the model
-    update, _ = method(model, x, y, key=key)
     loop = method.loop(model)
+    if isinstance(method, SteadyStateMethod):
+        assert loop is not None  # such a method has one
+        return _measure_steady(method, model, loop, x, y, damping)
+    (update, _), own = method(model, x, y, key=key), method.own_updates(model, x, y, key=key)
+    changes = own_changes(model, x, own)
+    if loop is None:
+        return _of_updates(method, model, model, x, y, update, changes, damping)
+    samples = loop.samples(x, y)
+    found = _of_updates(method, model, loop.network, x, y, update, changes, damping)
+    found |= _of_feedback(model, loop, x, samples, changes, damping)
+    if isinstance(loop.target, Clamp):
+        rest, _ = DFCSS().equilibria(loop, samples)
+        found |= _of_strong_feedback(loop, x, y, samples, rest, update)
+    return found
+
+
+def _measure_steady(
+    method: SteadyStateMethod,
+    model: Network,
+    loop: ClosedLoop,
+    x: BatchInputs,
+    y: BatchOutputs,
+    damping: Scalar,
+) -> dict[str, Array]:
+    """Of a method that learns in steady states, which are sought once."""
+    samples = loop.samples(x, y)
+    rest, _ = method.equilibria(loop, samples)
+    own = method.own_updates_at(model, loop, samples, rest)
+    update = jax.tree.map(lambda leaf: jnp.mean(leaf, axis=0), own)
+    changes = own_changes(model, x, own)
     # Under optimal control the model's own feedback plays no part.
-    network = model if loop is None else loop.network
+    found = _of_updates(method, model, loop.network, x, y, update, changes, damping)
+    found |= _of_feedback(model, loop, x, samples, changes, damping)
+    if isinstance(method, OptimalControlMethod):
+        found["control_energy"] = jnp.mean(control_energy(rest))
+        found["energy"] = jnp.mean(predictive_coding_energy(loop, samples, rest))
+    elif isinstance(loop.target, Clamp):
+        nonlinear = method if isinstance(method, DFCSS) else DFCSS()
+        if nonlinear is not method:
+            rest, _ = nonlinear.equilibria(loop, samples)
+        there = nonlinear.equilibrium.samples_at_rest(loop, samples, rest)
+        found |= _of_strong_feedback(loop, x, y, there, rest, update)
+    return found
+
+
+def _of_updates(
+    method: AbstractMethod,
+    model: Network,
+    network: Network,
+    x: BatchInputs,
+    y: BatchOutputs,
+    update: Network,
+    changes: OwnChanges,
+    damping: Scalar,
+) -> dict[str, Array]:
+    """The angles to the references, which see the feedback of `network`, and the target alignment."""
+    found = {"target_alignment": jnp.mean(alignment(model, method.loss, x, y, changes))}
     for name, reference in _references(method, model, damping).items():
         angles = update_angles(update, reference(network, x, y)[0])
         found[f"angle_to_{name}"] = angles.network
         found[f"angle_to_{name}_by_layer"] = jnp.stack(angles.layers)
-    changes = own_changes(method, model, x, y, key)
-    found["target_alignment"] = jnp.mean(alignment(model, method.loss, x, y, changes))
-    if loop is None:
-        return found
-    found["null_space_fraction"] = jnp.mean(unseen_part(model, x, changes))
-    samples = loop.samples(x, y)
-    found["condition_one"] = jnp.mean(condition_one(model, x))
-    found["condition_two"] = jnp.mean(condition_two(network, x))
-    found["angle_of_feedback_to_transposed_jacobian"] = jnp.mean(feedback_angles(network, x))
-    found["angle_of_feedback_to_pseudo_inverse"] = jnp.mean(feedback_angles(network, x, damping))
-    ratios = feedback_ratio(loop, samples, Analytic()(loop, samples))
-    found["feedback_ratio"] = jnp.stack([jnp.mean(ratio) for ratio in ratios])
-    if isinstance(method, OptimalControlMethod):
-        rest, _ = method.equilibria(loop, samples)
-        found["control_energy"] = jnp.mean(control_energy(rest))
-        found["energy"] = jnp.mean(predictive_coding_energy(loop, samples, rest))
-    elif isinstance(loop.target, Clamp):
-        # A method without a steady state of its own is measured in that of its loop.
-        steady = method if isinstance(method, DFCSS) else DFCSS()
-        rest, _ = steady.equilibria(loop, samples)
-        there = steady.equilibrium.samples_at_rest(loop, samples, rest)
-        found["surrogate_loss"] = jnp.mean(surrogate_loss(loop, there, rest))
-        angles = update_angles(update, surrogate_gradient(loop, x, y, there, rest))
-        found["angle_to_surrogate_gradient"] = angles.network
     return found
+
+
+def _of_feedback(
+    model: Network,
+    loop: ClosedLoop,
+    x: BatchInputs,
+    samples: Sample,
+    changes: OwnChanges,
+    damping: Scalar,
+) -> dict[str, Array]:
+    """What every method with a controller has."""
+    ratios = feedback_ratio(loop, samples, Analytic()(loop, samples))
+    return {
+        "condition_one": jnp.mean(condition_one(model, x)),
+        "condition_two": jnp.mean(condition_two(loop.network, x)),
+        "angle_of_feedback_to_transposed_jacobian": jnp.mean(feedback_angles(loop.network, x)),
+        "angle_of_feedback_to_pseudo_inverse": jnp.mean(feedback_angles(loop.network, x, damping)),
+        "feedback_ratio": jnp.stack([jnp.mean(ratio) for ratio in ratios]),
+        "null_space_fraction": jnp.mean(unseen_part(model, x, changes)),
+    }
+
+
+def _of_strong_feedback(
+    loop: ClosedLoop, x: BatchInputs, y: BatchOutputs, samples: Sample, rest: Equilibrium, update: Network
+) -> dict[str, Array]:
+    """What learning lowers, at the steady states `rest`, and how far the update is from its gradient."""
+    gradient = surrogate_gradient(loop, x, y, samples, rest)
+    return {
+        "surrogate_loss": jnp.mean(surrogate_loss(loop, samples, rest)),
+        "angle_to_surrogate_gradient": update_angles(update, gradient).network,
+    }
 
 
 def _references(method: AbstractMethod, model: Network, damping: Scalar) -> dict[str, AbstractMethod]:

@@ -131,7 +131,7 @@ def null_space_fraction(
     damping. `key` is for methods with noise, the same for every sample.
     """
     x, y = as_batch(model, x, y)
-    return unseen_part(model, x, own_changes(method, model, x, y, key))
+    return unseen_part(model, x, own_changes(model, x, method.own_updates(model, x, y, key=key)))
 
 
 def target_alignment(
@@ -149,7 +149,8 @@ def target_alignment(
     is). NaN where the output does not move. `key` is for methods with noise, the same for every sample.
     """
     x, y = as_batch(model, x, y)
-    return alignment(model, method.loss, x, y, own_changes(method, model, x, y, key))
+    changes = own_changes(model, x, method.own_updates(model, x, y, key=key))
+    return alignment(model, method.loss, x, y, changes)
 
 
 class OwnChanges(Part):
@@ -159,18 +160,15 @@ class OwnChanges(Part):
     squared_size: Float[Array, "*batch"]  # of the update
 
 
-def own_changes(
-    method: AbstractMethod, model: Network, x: BatchInputs, y: BatchOutputs, key: PRNGKeyArray | None
-) -> OwnChanges:
-    """Each sample of the batch as a batch of its own."""
+def own_changes(model: Network, x: BatchInputs, updates: Network) -> OwnChanges:
+    """Those of the samples `x` by `updates`, one for each along a first axis."""
 
-    def one(sample: Float[Array, "..."], label: OutputVector) -> OwnChanges:
-        update, _ = method(model, sample[None], label[None], key=key)
+    def one(sample: Float[Array, "..."], update: Network) -> OwnChanges:
         outputs = lambda layers: Network(layers, model.feedback)(sample)
         _, moved = eqx.filter_jvp(outputs, (model.layers,), (update.layers,))
         return OwnChanges(-moved, jnp.sum(_flat(update.layers) ** 2))
 
-    return jax.vmap(one)(x, y)
+    return jax.vmap(one)(x, updates)
 
 
 def unseen_part(model: Network, x: BatchInputs, changes: OwnChanges) -> Float[Array, " batch"]:

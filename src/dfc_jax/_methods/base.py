@@ -77,6 +77,12 @@ class AbstractMethod(Part):
         del model, x, y
         return []
 
+    def own_updates(
+        self, model: Network, x: BatchInputs, y: BatchOutputs, *, key: PRNGKeyArray | None = None
+    ) -> Network:
+        """The update of each sample as a batch of its own, along a first axis; noise is the same for all."""
+        return jax.vmap(lambda one, label: self(model, one[None], label[None], key=key)[0])(x, y)
+
 
 def shaped_like(model: Network, layers: tuple[Layer, ...]) -> Network:
     """An update of the layers alone, as the network that a method returns: nothing for the feedback."""

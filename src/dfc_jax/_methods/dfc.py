@@ -57,9 +57,33 @@ class SteadyStateMethod(AbstractMethod):
         loop = self.loop(model)
         samples = loop.samples(x, y)
         found, rescued = self.equilibria(loop, samples)
-        weights = jnp.where(self._contributes(found), -1 / (len(y) * loop.target.unit()), 0)
-        update = forward_change(loop, samples, found.deviation, weights)
-        return shaped_like(model, update), batch_report(self.loss, samples, y, found, rescued)
+        report = batch_report(self.loss, samples, y, found, rescued)
+        return self.update_at(model, loop, samples, found), report
+
+    def update_at(self, model: Network, loop: ClosedLoop, samples: Sample, found: Equilibrium) -> Network:
+        """The update of a batch whose steady states are `found`."""
+        scale = -1 / (len(samples.error) * loop.target.unit())
+        weights = jnp.where(self._contributes(found), scale, 0)
+        return shaped_like(model, forward_change(loop, samples, found.deviation, weights))
+
+    def own_updates_at(
+        self, model: Network, loop: ClosedLoop, samples: Sample, found: Equilibrium
+    ) -> Network:
+        """`own_updates` of a batch whose steady states are `found`."""
+
+        def one(sample: Sample, found: Equilibrium) -> Network:
+            alone = jax.tree.map(lambda leaf: leaf[None], (sample, found))
+            return self.update_at(model, loop, *alone)
+
+        return jax.vmap(one)(samples, found)
+
+    def own_updates(
+        self, model: Network, x: BatchInputs, y: BatchOutputs, *, key: PRNGKeyArray | None = None
+    ) -> Network:
+        del key
+        loop = self.loop(model)
+        samples = loop.samples(x, y)
+        return self.own_updates_at(model, loop, samples, self.equilibria(loop, samples)[0])
 
 
 class _ControllerMethod(SteadyStateMethod):

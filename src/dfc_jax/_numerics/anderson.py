@@ -13,6 +13,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import PyTree
 
+from dfc_jax._numerics.arrays import Flag
 from dfc_jax._numerics.trees import dot, minus
 
 
@@ -22,18 +23,19 @@ class Anderson(eqx.Module):
     point: PyTree
     image: PyTree
     changes: tuple[tuple[PyTree, PyTree], ...]  # the newest first
+    begun: Flag
 
     @staticmethod
-    def begin(point: PyTree, image: PyTree) -> "Anderson":
-        """After the first evaluation."""
-        nothing = jax.tree.map(jnp.zeros_like, image)
-        return Anderson(point, image, ((nothing, nothing), (nothing, nothing)))
+    def at(start: PyTree) -> "Anderson":
+        """Before the first evaluation, for which `start` is the next point."""
+        nothing = jax.tree.map(jnp.zeros_like, start)
+        return Anderson(start, start, ((nothing, nothing), (nothing, nothing)), jnp.asarray(False))
 
     def after(self, point: PyTree, image: PyTree) -> "Anderson":
-        """With one evaluation more."""
-        moved = minus(image, self.image)
+        """With one evaluation more; what the first one found is no change."""
+        moved = jax.tree.map(lambda new, old: jnp.where(self.begun, new - old, 0), image, self.image)
         newest = moved, minus(moved, minus(point, self.point))
-        return Anderson(point, image, (newest, self.changes[0]))
+        return Anderson(point, image, (newest, self.changes[0]), jnp.asarray(True))
 
     def next_point(self) -> PyTree:
         """z'; a change that says nothing of its own, as that of a point that did not move, counts as none."""

@@ -137,8 +137,10 @@ def _newton(loop: ClosedLoop, sample: Sample, point: _Point, leak: Scalar, rtol:
     pulled, bend = jax.linearize(lambda a: pull(a, control), apical)
     change, push = jax.linearize(output, apical)
     solve = lambda right: conjugate_gradients(lambda p: minus(p, bend(p)), right, 1e-4, 40)
-    own = solve(minus(pulled, apical))
-    columns = jax.vmap(lambda unit: solve(pull(apical, unit)))(jnp.eye(len(control), dtype=control.dtype))
+    rights = jax.vmap(lambda unit: pull(apical, unit))(jnp.eye(len(control), dtype=control.dtype))
+    rights = jax.tree.map(lambda own, by: jnp.concatenate([own[None], by]), minus(pulled, apical), rights)
+    solved = jax.vmap(solve)(rights)
+    own, columns = (jax.tree.map(lambda part, i=i: part[i], solved) for i in (0, slice(1, None)))
     gram = jax.vmap(push)(columns).T
     new = response(_with_leak(loop, leak), sample, change + push(own), control, gram, 0.3 * rtol)
     by_control = jax.tree.map(lambda column: jnp.tensordot(new - control, column, axes=1), columns)

@@ -77,7 +77,10 @@ class OptimalControl(AbstractOptimalControl):
     def __call__(self, loop: ClosedLoop, samples: Sample) -> Equilibrium:
         self._check(loop)
         grams = jax.vmap(approximate_gram, in_axes=(None, 0))(loop, samples)
-        everyone = self._iterated(loop, samples, grams, self._begun(loop, samples, grams))
+        still = jnp.zeros_like(samples.error), jax.tree.map(jnp.zeros_like, samples.feedforward.voltages)
+        unknown, none = jnp.full_like(samples.error[:, 0], jnp.inf), jnp.full(len(samples.error), -1)
+        first = _State(jax.vmap(Anderson.at)(still), unknown, none)
+        everyone = self._iterated(loop, samples, grams, first)
 
         def again(asked: tuple) -> tuple[_Found, BatchFlags]:
             tried = self._iterated(loop, *asked, to_the_last=True)
@@ -90,14 +93,8 @@ class OptimalControl(AbstractOptimalControl):
             moving, samples.error.shape[1], asked, _found(everyone), again
         )
         deviation = jax.vmap(loop.sweep)(samples, apical)
+        iterations = jnp.maximum(iterations, 0)  # none, also of what is not finite
         return Equilibrium(control, deviation, error <= self.rtol, error, iterations, jnp.isfinite(error))
-
-    def _begun(self, loop: ClosedLoop, samples: Sample, grams: _Grams) -> "_State":
-        """From no control."""
-        still = jax.tree.map(jnp.zeros_like, samples.feedforward.voltages)
-        start = jnp.zeros_like(samples.error), still
-        image, error = _evaluate_all(loop, samples, start, grams, self.rtol)
-        return _State(jax.vmap(Anderson.begin)(start, image), error, jnp.zeros(len(error), int))
 
     def _iterated(
         self, loop: ClosedLoop, samples: Sample, grams: _Grams, first: "_State", to_the_last: bool = False
@@ -141,7 +138,7 @@ def approximate_gram(loop: ClosedLoop, sample: Sample) -> OutputMatrix:
 class _State(eqx.Module):
     history: Anderson  # of (u, eps)
     error: Float[Array, " batch"]
-    iterations: Int[Array, " batch"]
+    iterations: Int[Array, " batch"]  # after the first evaluation, which is of the feedforward state
 
 
 def _evaluate(
