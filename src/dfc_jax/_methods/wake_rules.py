@@ -59,7 +59,7 @@ class DirectKolenPollack(AbstractWakeRule):
     For the last hidden layer that is the transposed gradient of W_L, so that Q_{L-1} approaches W_L^T under
     equal decay; the hidden layers before take the same product with rates of their own (Webster, Choi and
     Ahn, 2021). Q_L, which leads from the output to itself, does not learn: keep it from the optimiser's decay
-    by `FeedbackLearning(freeze_output=True)`. Rates and output are those without control.
+    by `freeze_output=True` of `FeedbackLearning`. Rates and output are those without control.
     """
 
     learns: ClassVar[type[AbstractFeedback]] = FeedbackWeights
