@@ -43,16 +43,17 @@ def test_the_loop_of_ones_own_learns_the_layers_and_leaves_the_feedback(as_users
 @pytest.mark.slow  # compiles a dozen programs; .ci/run runs it beside the fast suite
 def test_the_code_blocks_run_in_order():
     blocks = re.findall(r"```python\n(.*?)```", README.read_text(), flags=re.DOTALL)
-    assert len(blocks) == 6
+    assert len(blocks) == 7
     program = "\n".join([*blocks, "print(control.shape)"])
     command = [sys.executable, "-W", "error", "-c", program]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
-    accuracy, step, accuracies, diagnosed, shape = done.stdout.splitlines()
+    accuracy, step, accuracies, diagnosed, by_layer, shape = done.stdout.splitlines()
     assert float(accuracy) > 0.9
     assert len(accuracies.split(",")) == 3
     angle, condition = map(float, diagnosed.split())
     assert 0 < angle < 90 and 0.5 < condition < 1
+    assert all(0 < float(layer) < 60 for layer in by_layer.strip("[]").split(","))
     converged, residual, stable = map(float, step.split())
     assert converged == 1 and stable == 1 and 0 < residual <= 3e-5
     assert shape == "(101, 10)"
