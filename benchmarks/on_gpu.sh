@@ -8,15 +8,20 @@
 #
 # First benchmarks/machine.py looks at the device, its driver and the packages. Then every part named, or all of
 # them, runs one of the scripts beside this file within a time of its own, which writes JSON and a table with the
-# device's name: core_tests, training_step, training_step-float32, solvers, epoch, seeds, sleep, scaling. A name
+# device's name: core_tests, training_step, solvers, epoch, seeds, sleep, scaling, training_step-float32. A name
 # that ends in -float32 (any of them may) is the same part with JAX's default products in full precision rather than
 # TF32, in FOLDER/float32. The library has its own in full either way: what changes is backpropagation, which figures
 # are relative to. What TF32 would do to the library's solvers and their residuals is in the solvers' table.
 #
+# XLA takes minutes to compile a part for a GPU, on one core: a program of a few layers 3 to 30 s, seen on an H200. So
+# on a machine of 8 cores or more those parts that do not report such seconds first compile side by side, and beside
+# core_tests: a short round of each, whose programs are kept in FOLDER/programs and whose figures are thrown away. Then
+# one part is measured after another; XLA has chosen its kernels while others ran.
+#
 # A part whose JSON is there is skipped, so that the same command goes on where the last one ended. Programs of a part
-# that did not end are kept in FOLDER/programs: its next run has them at once, and its seconds of compiling are then
-# those of reading them. The exit status is 0 if all parts are done, 1 if one failed or was left for want of time, and
-# 2 if nothing can run so. What a part printed is in FOLDER/logs.
+# that did not end are kept: its next run has them at once, and its seconds of compiling are then those of reading them.
+# The exit status is 0 if all parts are done, 1 if one failed or was left for want of time, and 2 if nothing can run so.
+# What a part printed is in FOLDER/logs.
 #
 # On a machine without a network it needs three things beside Python with JAX for its GPU and this repository (`src` is
 # put on PYTHONPATH here):
@@ -42,34 +47,34 @@ set -uo pipefail
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 python=${PYTHON:-python3}
 export PYTHONPATH="$here/../src${PYTHONPATH:+:$PYTHONPATH}"
-all=(core_tests training_step training_step-float32 solvers epoch seeds sleep scaling)
+all=(core_tests training_step solvers epoch seeds sleep scaling training_step-float32)
 seconds=540 patience=1 small=() out='' parts=()
 
-# What a part runs, and the seconds that it may take.
+# What a part runs, the seconds that it may take, and what makes it a short round that others may run beside.
 describe() {
     local size=("${small[@]}")
+    short=()
     case ${1%-float32} in
-        core_tests) limit=90 command=(core_tests.py) ;;
+        core_tests) limit=150 command=(core_tests.py) ;;
         training_step)
-            limit=130 command=(training_step.py --rounds 7 --seconds 2 --methods Backprop DFA DFC-SSA "DFC-SS, Broyden")
+            limit=180 command=(training_step.py --rounds 7 --seconds 2 --methods Backprop DFA DFC-SSA "DFC-SS, Broyden")
             # In full precision, those of which a part is not the library's.
-            [[ $1 == *-float32 ]] || command+=("DFC, closed form" "DFC, implicit, 10 steps" "DFC, implicit, 24 steps"
-                "DFC, published Euler" "Strong-DFC, two phases, Broyden" "Strong-DFC, single phase" "Sleep phase"
+            [[ $1 == *-float32 ]] || command+=("DFC, closed form" "DFC, implicit, 10 steps" "Strong-DFC, single phase"
                 "Sleep phase, expected")
             ;;
         solvers)
-            limit=120 command=(solvers.py --rounds 5 --seconds 1 --precisions float32 default --regimes init-nudge
+            limit=130 command=(solvers.py --rounds 5 --seconds 1 --precisions float32 default --regimes init-nudge
                 late-nudge --solvers SSA "SS, Broyden" "DFC, closed form" "DFC, implicit, 10 steps")
             ;;
         epoch)
-            limit=70 command=(epoch.py --rounds 3 --epochs 2) size=()
+            limit=70 command=(epoch.py --rounds 3 --epochs 2) size=() short=(--rounds 1 --epochs 1)
             ((${#small[@]} == 0)) || command=(epoch.py --dataset digits --rounds 1 --epochs 1)
             ;;
-        seeds) limit=60 command=(seeds.py) ;;
-        sleep) limit=70 command=(sleep.py --draws 200 --rounds 5) ;;
+        seeds) limit=60 command=(seeds.py) short=(--rounds 1 --epochs 2) ;;
+        sleep) limit=70 command=(sleep.py --draws 200 --rounds 5) short=(--rounds 1) ;;
         scaling)
             limit=110 command=(scaling.py --rounds 5 --seconds 1 --width 256 1024 4096 --batch 1024 8192 --depth
-                --outputs)
+                --outputs) short=(--rounds 1 --seconds 0.1)
             ;;
         *) return 1 ;;
     esac
@@ -82,6 +87,27 @@ run() {
     shift 3
     mkdir -p "$(dirname "$log")" || return
     timeout --foreground --kill-after=10 "$limit" "$python" "$@" --out "$folder" > "$log" 2>&1
+}
+
+# A part as `run` has it, whose programs are kept.
+run_part() {
+    local part=$1
+    shift
+    (
+        export JAX_COMPILATION_CACHE_DIR=${JAX_COMPILATION_CACHE_DIR:-$out/programs/$part}
+        export JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS=0
+        [[ $part != *-float32 ]] || export JAX_DEFAULT_MATMUL_PRECISION=float32
+        run "$@"
+    )
+}
+
+# Where a part's figures go.
+folder_of() {
+    if [[ $1 == *-float32 ]]; then echo "$out/float32"; else echo "$out"; fi
+}
+
+is_done() {
+    [[ -e $(folder_of "$1")/${1%-float32}.json ]]
 }
 
 while (($#)); do
@@ -105,12 +131,22 @@ if ! run $((patience * 60)) "$out" "$out/logs/machine.log" "$here/machine.py" "$
 fi
 cat "$out/logs/machine.log"
 
+trap 'kill $(jobs -p) 2> /dev/null; rm -rf "$out/programs/first"' EXIT
+if (($(nproc) >= 8)); then
+    for part in "${parts[@]}"; do
+        describe "$part"
+        ((${#short[@]})) && ! is_done "$part" || continue
+        XLA_PYTHON_CLIENT_PREALLOCATE=false run_part "$part" $((patience * 150)) "$out/programs/first/$part" \
+            "$out/logs/$part-first.log" "${command[@]}" "${short[@]}" &
+    done
+fi
+
 status=0
 for part in "${parts[@]}"; do
+    [[ $part == core_tests ]] || wait
     describe "$part"
-    folder=$out && [[ $part != *-float32 ]] || folder=$out/float32
-    left=$((patience * seconds - SECONDS)) started=$SECONDS log=$out/logs/$part.log
-    if [[ -e $folder/${part%-float32}.json ]]; then
+    folder=$(folder_of "$part") left=$((patience * seconds - SECONDS)) started=$SECONDS log=$out/logs/$part.log
+    if is_done "$part"; then
         echo "$part: skipped, $folder/${part%-float32}.json is there"
         continue
     elif ((left < 20)); then
@@ -118,13 +154,7 @@ for part in "${parts[@]}"; do
         status=1
         continue
     fi
-    precision=() && [[ $part != *-float32 ]] || precision=(JAX_DEFAULT_MATMUL_PRECISION=float32)
-    programs=${JAX_COMPILATION_CACHE_DIR:-$out/programs/$part}
-    # shellcheck disable=SC2030,SC2031  # for this part alone
-    if (
-        export JAX_COMPILATION_CACHE_DIR=$programs "${precision[@]}"
-        run $((limit < left ? limit : left)) "$folder" "$log" "${command[@]}"
-    ); then
+    if run_part "$part" $((limit < left ? limit : left)) "$folder" "$log" "${command[@]}"; then
         echo "$part: done in $((SECONDS - started)) s, see $folder/${part%-float32}.md"
         rm -rf "$out/programs/$part"
     else

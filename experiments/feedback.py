@@ -1,0 +1,275 @@
+"""Which feedback keeps up with the forward weights: `python experiments/feedback.py --help`.
+
+    python experiments/feedback.py                                       digits, some minutes
+    python experiments/feedback.py --dataset mnist --channels --hidden 256 256 256 --epochs 10
+    python experiments/feedback.py --dataset cifar10 --channels 32 64 128 --epochs 30    hours without a GPU
+
+Trains the same network by backprop, by direct feedback alignment and by DFC with every kind of feedback, all
+with the same optimiser and epochs, and follows the angle between each layer's update and the gradient. Every
+row has a folder of its own; then come `feedback.md`, `feedback.json` and `feedback.png` of all rows that are
+finished. After an interruption the same command goes on from the newest epoch.
+"""
+
+import dataclasses
+import json
+import pathlib
+import sys
+from collections.abc import Sequence
+from typing import Any, Literal
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import options.needed  # noqa: F401
+from compare import read_json
+from options.checks import check_seeds
+from options.config import Activation, ACTIVATIONS
+from options.script import outermost, parse, resumable
+from report.curves import drawn, read_curves
+from report.spread import spread
+from weight_transport.picture import plot_feedback
+from weight_transport.rows import ROWS
+
+import dfc_jax as dfc
+from dfc_jax._checks import check_count, check_number
+from dfc_jax._runs.folder import first_difference
+
+
+BASELINES = ("bp", "dfa")
+LABELS = {"bp": "backprop", "dfa": "DFA"} | {name: row.label for name, row in ROWS.items()}
+SAMPLES = 128  # of validation, for the angles
+
+
+@dataclasses.dataclass(frozen=True)
+class Options:
+    """What is trained, and how long."""
+
+    dataset: Literal["digits", "mnist", "fashion_mnist", "cifar10", "cifar100"] = "digits"
+    """digits needs no download."""
+    method: Literal["dfc-ss", "dfc-ssa"] = "dfc-ss"
+    """The method of every row but backprop and DFA."""
+    rows: tuple[str, ...] = (*BASELINES, *ROWS)
+    """Which rows to train."""
+    epochs: int = 20
+    """Of every row."""
+    seeds: tuple[int, ...] = (0, 1, 2)
+    """Each seeds initialisation and order of samples, the same for all rows."""
+    channels: tuple[int, ...] = (16, 32)
+    """Feature maps of each convolution of 3 x 3, with a mean over 2 x 2 after it; none for dense layers
+    alone."""
+    hidden: tuple[int, ...] = ()
+    """Sizes of the dense hidden layers."""
+    activation: Activation = "tanh"
+    """Of all hidden layers."""
+    batch_size: int = 128
+    """Samples of a step."""
+    lr: float = 1e-3
+    """Learning rate of AdamW at the start; it falls to zero as a cosine."""
+    weight_decay: float = 0.1
+    """Of AdamW: a step takes this times the learning rate from every weight. It is also what makes
+    Kolen-Pollack's feedback approach the forward weights."""
+    out: pathlib.Path = pathlib.Path("runs/feedback")
+    """Folder for the runs, the table and the picture."""
+    progress: bool = True
+    """Show progress bars."""
+
+    def check(self) -> None:
+        """Raise `ValueError` in one sentence for what cannot be run."""
+        for name in ("epochs", "batch_size"):
+            check_count(name, getattr(self, name))
+        check_number("lr", self.lr, above=0)
+        check_number("weight_decay", self.weight_decay, minimum=0)
+        check_seeds("seeds", *self.seeds)
+        for name in ("rows", "seeds"):
+            values = getattr(self, name)
+            if not values or len(set(values)) != len(values):
+                raise ValueError(f"`{name}` is {values}; it must name one or several, none of them twice.")
+        for name in self.rows:
+            if name not in LABELS:
+                raise ValueError(f"`rows` holds {name!r}; they are {', '.join(LABELS)}.")
+
+
+def make_method(options: Options, name: str) -> dfc.AbstractMethod:
+    """The method of a row."""
+    if name in BASELINES:
+        return {"bp": dfc.Backprop, "dfa": dfc.DFA}[name]()
+    return {"dfc-ss": dfc.DFCSS, "dfc-ssa": dfc.DFCSSA}[options.method]()
+
+
+def make_model(options: Options, name: str, data: dfc.Dataset, seed: int) -> dfc.Network:
+    """The network of a row: its forward weights are the same in all rows."""
+    starts = {"bp": dfc.ProductOfWeights(), "dfa": dfc.RandomFeedback()}
+    activation = ACTIVATIONS[options.activation]
+    given: dict[str, Any] = {"key": jax.random.fold_in(jax.random.key(seed), 0), "activation": activation}
+    given["feedback"] = starts[name] if name in BASELINES else ROWS[name].start
+    sizes = (*options.hidden, data.output_size)
+    if options.channels:
+        assert data.image is not None  # all data sets here are of images
+        return dfc.convnet(data.image, options.channels, sizes, **given)
+    return dfc.mlp((data.input_size, *sizes), **given)
+
+
+def make_optimiser(options: Options, data: dfc.Dataset) -> optax.GradientTransformation:
+    """AdamW whose rate falls as a cosine, to zero in the last step."""
+    steps = options.epochs * -(-len(data.train) // options.batch_size)
+    return optax.adamw(optax.cosine_decay_schedule(options.lr, steps), weight_decay=options.weight_decay)
+
+
+def train(options: Options, name: str, data: dfc.Dataset) -> None:
+    """One row with every seed, unless its folder holds that already.
+
+    **Raises:** `ValueError` if it holds a run with other options.
+    """
+    given = dataclasses.asdict(options)
+    asked = {"row": name} | {k: v for k, v in given.items() if k not in ("rows", "out", "progress")}
+    path = options.out / name
+    if (path / "summary.json").exists():
+        held = read_json(path / "config.json")["config"]
+        if first_difference(held, asked) is None:
+            return
+    folder, method = dfc.RunFolder.reopen(path, asked), make_method(options, name)
+    x, y = (jnp.asarray(part[:SAMPLES]) for part in (data.validation.x, data.validation.y))
+    optimiser = make_optimiser(options, data)
+    learning = None if name in BASELINES else ROWS[name].learning
+
+    def on_epoch(position: int, record: dfc.Record, model: dfc.Network) -> None:
+        angles = {k: np.asarray(v).tolist() for k, v in _angles(method, model, x, y).items()}
+        folder.append(options.seeds[position], record | angles)
+
+    found = dfc.fit_many(
+        [make_model(options, name, data, seed) for seed in options.seeds],
+        method,
+        data,
+        optimiser,
+        epochs=options.epochs,
+        keys=[jax.random.fold_in(jax.random.key(seed), 1) for seed in options.seeds],
+        batch_size=options.batch_size,
+        feedback_learning=None if learning is None else learning(optimiser),
+        augment=dfc.CropAndFlip(data.image) if options.dataset.startswith("cifar") else None,
+        on_epoch=on_epoch,
+        progress=options.progress,
+        resume=folder.checkpoints,
+    )
+    histories = {seed: history for seed, (_, history) in zip(options.seeds, found, strict=True)}
+    folder.finish(histories, "test_accuracy")
+
+
+@eqx.filter_jit
+def _angles(
+    method: dfc.AbstractMethod, model: dfc.Network, x: jax.Array, y: jax.Array
+) -> dict[str, jax.Array]:
+    """Between the update and the gradient, all layers together and each; between Q and J^T; condition 2."""
+    angles = dfc.update_angles(method(model, x, y)[0], dfc.Backprop(method.loss)(model, x, y)[0])
+    found = {"angle_to_backprop": angles.network, "angle_to_backprop_by_layer": jnp.stack(angles.layers)}
+    if not isinstance(method, (dfc.Backprop, dfc.DFA)):
+        found["angle_of_feedback_to_transposed_jacobian"] = jnp.mean(dfc.feedback_angles(model, x))
+        found["condition_two"] = jnp.mean(dfc.condition_two(model, x))
+    return found
+
+
+def collect(options: Options) -> dict[str, dict[str, Any]]:
+    """The figures of every row that is finished: mean and sample standard deviation over the seeds."""
+    found = {}
+    for name in LABELS:
+        if not (options.out / name / "summary.json").exists():
+            continue
+        curves = read_curves(options.out / name)
+        best = read_json(options.out / name / "summary.json")["seeds"].values()
+        values = {
+            "last_test_accuracy": curves["test_accuracy"][:, -1],
+            "best_test_accuracy": [seed["test_accuracy"] for seed in best if "test_accuracy" in seed],
+            "train_loss": curves["train_loss"][:, -1],
+            "angle_to_backprop": curves["angle_to_backprop"][:, -1],
+        }
+        for measure in ("condition_two", "angle_of_feedback_to_transposed_jacobian"):
+            if measure in curves:
+                values[measure] = curves[measure][:, -1]
+        found[name] = {k: {"mean": float(np.mean(v)), "std": _finite(spread(v))} for k, v in values.items()}
+        found[name]["angle_by_layer"] = _by_layer(options.out / name)
+    return found
+
+
+def _by_layer(folder: pathlib.Path) -> list[float]:
+    """Degrees between each layer's update and the gradient in the last epoch, the mean over the seeds."""
+    lines = (folder / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
+    records = [json.loads(line) for line in lines]
+    last = max(record["epoch"] for record in records)
+    return np.mean([r["angle_to_backprop_by_layer"] for r in records if r["epoch"] == last], axis=0).tolist()
+
+
+def _finite(number: np.ndarray) -> float | None:
+    return None if np.isnan(number) else float(number)
+
+
+def write(options: Options, rows: dict[str, dict[str, Any]]) -> None:
+    """`feedback.json`, `feedback.md` and `feedback.png`."""
+    given = {k: v for k, v in dataclasses.asdict(options).items() if k not in ("out", "progress", "rows")}
+    note = {"options": given, "environment": dfc.environment(), "rows": rows}
+    (options.out / "feedback.json").write_text(json.dumps(note, indent=2) + "\n", encoding="utf-8")
+    (options.out / "feedback.md").write_text("\n".join(_table(options, rows)) + "\n", encoding="utf-8")
+    drawn("feedback.png", plot_feedback, options.out, LABELS, options.out / "feedback.png")
+
+
+def _table(options: Options, rows: dict[str, dict[str, Any]]) -> list[str]:
+    network = "-".join(map(str, (*options.channels, *options.hidden)))
+    lines = [
+        f"# Feedback: {options.dataset}, {network} {options.activation}, {options.method}, "
+        f"{options.epochs} epochs, {len(options.seeds)} seeds",
+        "",
+        "| feedback | test accuracy %, last epoch | at the best validation epoch | train loss "
+        "| to the gradient, degrees | of each layer | Q to J^T, degrees | condition 2 |",
+        "|---|---:|---:|---:|---:|---:|---:|---:|",
+    ]
+    for name, found in rows.items():
+        cells = [
+            LABELS[name],
+            _shown(found, "last_test_accuracy", 100, 2),
+            _shown(found, "best_test_accuracy", 100, 2),
+            _shown(found, "train_loss", 1, 3),
+            _shown(found, "angle_to_backprop", 1, 0),
+            " ".join(f"{angle:.0f}" for angle in found["angle_by_layer"]),
+            _shown(found, "angle_of_feedback_to_transposed_jacobian", 1, 0),
+            _shown(found, "condition_two", 1, 2),
+        ]
+        lines.append("| " + " | ".join(cells) + " |")
+    return [
+        *lines,
+        "",
+        f"Mean ± sample standard deviation over seeds. Angles and condition 2: of the first {SAMPLES} "
+        "validation",
+        "samples after the last epoch. Every row has the same optimiser, AdamW with a rate that falls as a "
+        "cosine.",
+    ]
+
+
+def _shown(found: dict[str, Any], measure: str, factor: float, digits: int) -> str:
+    if measure not in found:
+        return ""
+    mean, std = found[measure]["mean"], found[measure]["std"]
+    return f"{factor * mean:.{digits}f}" + ("" if std is None else f" ± {factor * std:.{digits}f}")
+
+
+@outermost
+def main(options: Options) -> int:
+    """Run what is missing and write the results; returns the exit status."""
+    options = dataclasses.replace(options, out=pathlib.Path(options.out))
+    options.check()
+    data = dfc.load(options.dataset)
+    with resumable():
+        for name in options.rows:
+            train(options, name, data)
+        write(options, collect(options))
+    print((options.out / "feedback.md").read_text(encoding="utf-8"))
+    return 0
+
+
+@outermost
+def command(arguments: Sequence[str] | None = None) -> int:
+    """The whole command; returns the exit status."""
+    return main(parse(Options, arguments, __doc__))
+
+
+if __name__ == "__main__":
+    sys.exit(command())
