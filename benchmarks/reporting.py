@@ -7,6 +7,8 @@ import shlex
 import sys
 from typing import Any
 
+from matplotlib.ticker import LogLocator, NullLocator, StrMethodFormatter
+
 import dfc_jax as dfc
 from dfc_jax._checks import check_count, check_number
 
@@ -102,5 +104,11 @@ def finish(figure: plt.Figure, path: pathlib.Path) -> None:
     """Take off what no reader needs and write the picture."""
     for axes in figure.axes:
         axes.spines[["top", "right"]].set_visible(False)
+        for axis in (axes.xaxis, axes.yaxis):
+            lowest, highest = axis.get_view_interval()
+            if axis.get_scale() == "log" and highest < 100 * lowest:  # few powers of ten, or none, to label
+                axis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+                axis.set_major_formatter(StrMethodFormatter("{x:g}"))
+                axis.set_minor_locator(NullLocator())
     figure.savefig(path, dpi=130)
     plt.close(figure)

@@ -25,7 +25,7 @@ PAGES = (
     "CONTRIBUTING.md",
     "CHANGELOG.md",
     "benchmarks/*.md",
-    "benchmarks/results/*.md",
+    "benchmarks/results/**/*.md",
     "experiments/results/**/*.md",
     "experiments/notebooks/*.ipynb",
 )
@@ -34,7 +34,7 @@ LINKED = (
     "CITATION.cff",
     "LICENSE",
     "benchmarks/*.py",
-    "benchmarks/results/*.png",
+    "benchmarks/results/**/*.png",
     "experiments/**/*.py",
     "experiments/results/**/*.png",
     "src/dfc_jax/**/*.py",

@@ -47,7 +47,7 @@ def test_the_version_is_the_packages(call, capsys):
 
 def test_a_wrong_name_is_one_sentence(call, capsys):
     assert call("rum", "--epochs", "1") == 2
-    said = "error: 'rum' is no command of dfc-jax; there are run, compare, pool, table1, figures, theories.\n"
+    said = "error: 'rum' is no command of dfc-jax; there are run, compare, pool, table1, figures, theories, feedback.\n"
     assert capsys.readouterr().err == said
 
 

@@ -18,6 +18,7 @@ SCRIPTS = {
     "table1": "Table 1 of the NeurIPS 2021 paper, all of it or any cells",
     "figures": "the papers' figures",
     "theories": "least control, predictive coding, Strong-DFC and backprop, side by side",
+    "feedback": "which feedback keeps up with the forward weights",
 }
 HELP = "\n".join(
     [

@@ -1,0 +1,108 @@
+"""Which feedback keeps up: its rows, what they learn with, and its command in small."""
+
+import dataclasses
+import json
+import pathlib
+
+import equinox as eqx
+import feedback
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from helpers import records
+from weight_transport.rows import ROWS
+
+import dfc_jax as dfc
+
+
+SMALL = feedback.Options(channels=(2, 3), hidden=(4,))
+OPTIMISER = feedback.make_optimiser(SMALL, dfc.load("digits"))
+
+
+@pytest.fixture(scope="module")
+def models() -> dict[str, dfc.Network]:
+    data = dfc.load("digits")
+    return {name: feedback.make_model(SMALL, name, data, 3) for name in feedback.LABELS}
+
+
+def test_forward_weights_are_the_same_in_all_rows(models: dict[str, dfc.Network]) -> None:
+    assert all(eqx.tree_equal(model.layers, models["bp"].layers) for model in models.values())
+    assert len(models["bp"].layers) == 4
+
+
+@pytest.mark.parametrize("name", [name for name, row in ROWS.items() if row.learning is not None])
+def test_what_learns_in_a_row_is_of_the_kind_that_its_rule_is_for(
+    name: str, models: dict[str, dfc.Network]
+) -> None:
+    learning = ROWS[name].learning(OPTIMISER)
+    assert learning.sleeps or learning.wake is not None
+    if learning.wake is not None:
+        assert isinstance(models[name].feedback, learning.wake.learns)
+        assert learning.optimiser is OPTIMISER  # equal ones, under which differences decay
+    if learning.sleeps:
+        assert isinstance(models[name].feedback, learning.phase.learns)
+
+
+def test_angles_are_those_of_a_row(models: dict[str, dfc.Network]) -> None:
+    data = dfc.load("digits")
+    x, y = jnp.asarray(data.validation.x[:8], float), jnp.asarray(data.validation.y[:8], float)
+    found = {}
+    for name in ("bp", "dfa", "layered-initial", "exact", "layered-random"):
+        model = jax.tree.map(lambda leaf: leaf.astype(float) if eqx.is_array(leaf) else leaf, models[name])
+        angles = feedback._angles(feedback.make_method(SMALL, name), model, x, y)
+        found[name] = {k: np.asarray(v) for k, v in angles.items()}
+    assert np.all(found["bp"]["angle_to_backprop_by_layer"] < 1e-6) and "condition_two" not in found["bp"]
+    assert found["dfa"]["angle_to_backprop_by_layer"][-1] < 1e-6
+    assert np.all(found["dfa"]["angle_to_backprop_by_layer"][:-1] > 5)
+    # Copies of the forward weights are the transposed Jacobian until these learn.
+    for measure, exact in found["exact"].items():
+        assert np.allclose(found["layered-initial"][measure], exact, atol=1e-5)
+    assert found["exact"]["condition_two"] == pytest.approx(1)
+    assert found["exact"]["angle_of_feedback_to_transposed_jacobian"] < 1e-5
+    assert found["layered-random"]["angle_of_feedback_to_transposed_jacobian"] > 20
+
+
+@pytest.mark.parametrize(
+    ("given", "problem"),
+    [
+        ({"rows": ("bp", "direct")}, "`rows` holds 'direct'; they are bp, dfa, direct-initial, "),
+        ({"rows": ("bp", "bp")}, "`rows` is .*; it must name one or several, none of them twice"),
+        ({"seeds": ()}, "`seeds` is .*; it must name one or several"),
+        ({"epochs": 0}, "`epochs` is 0; it must be a whole number of at least 1"),
+        ({"weight_decay": -1.0}, "`weight_decay` is -1.0; it must be a finite number at least 0"),
+    ],
+)
+def test_options_that_cannot_be_are_refused(given: dict, problem: str) -> None:
+    with pytest.raises(ValueError, match=problem):
+        dataclasses.replace(feedback.Options(), **given).check()
+
+
+@pytest.mark.script
+@pytest.mark.usefixtures("as_users_run")
+def test_the_command_trains_measures_and_goes_on(
+    tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rows = ("bp", "dfa", "layered-kolen-pollack", "layered-mirror", "exact")
+    options = feedback.Options(epochs=3, seeds=(3, 5), channels=(4, 8), rows=rows, out=tmp_path, progress=False)
+    assert feedback.main(options) == 0
+    note = json.loads((tmp_path / "feedback.json").read_text())
+    assert list(note["rows"]) == list(rows)
+    for name, found in note["rows"].items():
+        last = [record for record in records(tmp_path / name) if record["epoch"] == 3]
+        scores = [record["test_accuracy"] for record in last]
+        assert found["last_test_accuracy"]["mean"] == pytest.approx(np.mean(scores))
+        assert found["last_test_accuracy"]["std"] == pytest.approx(np.std(scores, ddof=1))
+        angles = [record["angle_to_backprop_by_layer"] for record in last]
+        assert found["angle_by_layer"] == pytest.approx(np.mean(angles, axis=0).tolist())
+    assert note["rows"]["bp"]["angle_by_layer"] == pytest.approx([0, 0, 0], abs=0.01)
+    assert max(note["rows"]["exact"]["angle_by_layer"]) < 30 < note["rows"]["dfa"]["angle_by_layer"][0]
+    assert (tmp_path / "feedback.png").read_bytes().startswith(b"\x89PNG")
+    table = (tmp_path / "feedback.md").read_text()
+    assert "| layered, Kolen-Pollack |" in table and str(tmp_path) not in table
+
+    monkeypatch.setattr(dfc, "fit_many", None)  # nothing is left to do
+    for name in rows:
+        feedback.train(options, name, dfc.load("digits"))
+    with pytest.raises(ValueError, match="seeds"):
+        feedback.train(dataclasses.replace(options, seeds=(3,)), "bp", dfc.load("digits"))
