@@ -25,7 +25,7 @@ import optax
 import options.needed  # noqa: F401
 from compare import read_json
 from options.checks import check_seeds
-from options.config import Activation, ACTIVATIONS
+from options.defaults import Activation, ACTIVATIONS
 from options.script import outermost, parse, resumable
 from report.curves import drawn, read_curves
 from report.spread import spread

@@ -23,11 +23,10 @@ import options.needed  # noqa: F401
 from compare import compare
 from icml2022.presets import strong_paper
 from neurips2021.presets import paper
-from options import together
+from options import objects, together
 from options.checks import check_measured
 from options.config import Config, MAY_DIFFER, Method, WITH_CONTROLLER
 from options.held import check_same, options_to_go_on, runs_below, runs_in
-from options.objects import make_augmentation, make_feedback_learning, make_method, make_model, make_optimiser
 from options.script import outermost, parse, STOPS, undivided
 from options.together import writes
 from report.curves import drawn, plot_curves
@@ -44,6 +43,7 @@ def train(config: Config, method: str, data: dfc.Dataset, folder: dfc.RunFolder)
     """
     loss = dfc.CrossEntropy() if data.classification else dfc.MeanSquaredError()
     learns = config.feedback == "learned" and method in WITH_CONTROLLER
+    steps = objects.steps_of(config, data)
     with contextlib.ExitStack() as stack:
         wanted = config.tensorboard and writes()
         scalars = stack.enter_context(event_files(folder.path, config.seeds)) if wanted else None
@@ -54,15 +54,15 @@ def train(config: Config, method: str, data: dfc.Dataset, folder: dfc.RunFolder)
                 scalars(config.seeds[position], record)
 
         found = dfc.fit_many(
-            [make_model(config, method, data, seed) for seed in config.seeds],
-            make_method(config, method, loss),
+            [objects.make_model(config, method, data, seed) for seed in config.seeds],
+            objects.make_method(config, method, loss),
             data,
-            make_optimiser(config.optimiser),
+            objects.make_optimiser(config.optimiser, steps),
             epochs=config.epochs,
             keys=[jax.random.fold_in(jax.random.key(seed), 1) for seed in config.seeds],
             batch_size=config.batch_size,
-            feedback_learning=make_feedback_learning(config, method, loss) if learns else None,
-            augment=make_augmentation(config, data),
+            feedback_learning=objects.make_feedback_learning(config, method, loss, steps) if learns else None,
+            augment=objects.make_augmentation(config, data),
             devices=jax.devices() if jax.device_count() > 1 else None,
             diagnostics=config.diagnostics and dfc.Diagnostics(config.diagnostics, damping=config.damping),
             on_epoch=on_epoch if writes() else None,
@@ -73,7 +73,7 @@ def train(config: Config, method: str, data: dfc.Dataset, folder: dfc.RunFolder)
         )
     if not writes():
         return {}
-    untrained = [make_model(config, method, data, seed) for seed in config.seeds]
+    untrained = [objects.make_model(config, method, data, seed) for seed in config.seeds]
     histories = {
         seed: _doubted(history, _first_loss(model, loss, data))
         for seed, model, (_, history) in zip(config.seeds, untrained, found, strict=True)
@@ -187,9 +187,9 @@ def _preset(config: Config, method: Method) -> Config:
 def _load(config: Config, configs: dict[Method, Config]) -> dfc.Dataset:
     """The data, once all else has been checked, and whether the networks suit them."""
     for method, chosen in configs.items():
-        make_method(chosen, method, dfc.CrossEntropy())
-        make_optimiser(chosen.optimiser)
-        make_feedback_learning(chosen, method, dfc.CrossEntropy())
+        objects.make_method(chosen, method, dfc.CrossEntropy())
+        objects.make_optimiser(chosen.optimiser, chosen.epochs)
+        objects.make_feedback_learning(chosen, method, dfc.CrossEntropy(), chosen.epochs)
     if config.tensorboard:
         check_installed()
     first, number = next(iter(configs.values())), jax.device_count()
@@ -201,7 +201,7 @@ def _load(config: Config, configs: dict[Method, Config]) -> dfc.Dataset:
         problem = f"`batch_size` is {first.batch_size}, which {number} devices cannot share evenly"
         raise ValueError(f"{problem}; make it a multiple of {number}.")
     for method, chosen in configs.items():
-        make_model(chosen, method, data, 0)
+        objects.make_model(chosen, method, data, 0)
     return data
 
 

@@ -24,7 +24,7 @@ from compare import read_json
 from jaxtyping import Array, Float
 from options.checks import check_seeds
 from options.config import Config
-from options.objects import make_model, make_optimiser
+from options.objects import make_model, make_optimiser, steps_of
 from options.script import outermost, parse, resumable
 from prospective.measures import angles_between, interference
 from prospective.picture import LABELS, plot_theories
@@ -133,7 +133,7 @@ def _fit(
         [make_model(config, "dfc-ss", data, seed) for seed in options.seeds],
         method,
         data,
-        make_optimiser(config.optimiser),
+        make_optimiser(config.optimiser, steps_of(config, data)),
         epochs=epochs,
         keys=[jax.random.fold_in(jax.random.key(seed), 1) for seed in options.seeds],
         batch_size=config.batch_size,

@@ -55,14 +55,14 @@ def test_feedback_learning_is_the_librarys_by_default(method, update, phase) -> 
     config = Config(method=(method,))
     learning = dataclasses.replace(config.feedback_learning, update=update)
     config = dataclasses.replace(config, feedback_learning=learning).resolved()
-    made = make_feedback_learning(config, method, dfc.CrossEntropy())
+    made = make_feedback_learning(config, method, dfc.CrossEntropy(), 1)
     asleep = {} if method != "strong-dfc" else {"epochs_per_wake_epoch": 0}
     wanted = dfc.FeedbackLearning(made.optimiser, phase(), made.pretraining_optimiser, **asleep)
     assert eqx.tree_equal(made, wanted)
 
 
 LAYERED = {
-    ("learned", "kolen-pollack"): (dfc.RandomLayeredFeedback, dfc.KolenPollack, (0, 0)),
+    ("learned", "kolen-pollack"): (dfc.RandomLayeredFeedback, dfc.KolenPollack, (10, 0)),
     ("learned", "weight-mirror"): (dfc.RandomLayeredFeedback, None, (10, 1)),
     ("fixed", None): (dfc.CopyOfWeights, None, None),
 }
@@ -82,16 +82,17 @@ def test_layered_feedback_is_made_and_learned_as_it_is_asked_for(feedback, updat
     direct = make_model(config, "dfa", data, 0).feedback
     assert isinstance(direct, dfc.FeedbackWeights)
     if epochs is not None:
-        made = make_feedback_learning(config, "dfc-ss", dfc.CrossEntropy())
+        made = make_feedback_learning(config, "dfc-ss", dfc.CrossEntropy(), 1)
         assert type(made.wake) is (type(None) if rule is None else rule)
         assert (made.pretraining_epochs, made.epochs_per_wake_epoch) == epochs
         assert isinstance(made.phase, dfc.WeightMirror) and not made.freeze_output
-        assert config.feedback_learning.weight_decay == (1.0 if rule is None else 1e-2)
+        # At this decay the mirror, which comes before Kolen-Pollack, too, rests at the forward weights.
+        assert config.feedback_learning.weight_decay == 1.0
 
 
 def test_direct_kolen_pollack_keeps_the_output_weights_and_never_sleeps() -> None:
     config = Config(feedback_learning=Feedback(update="kolen-pollack")).checked().resolved()
-    made = make_feedback_learning(config, "dfc-ss", dfc.CrossEntropy())
+    made = make_feedback_learning(config, "dfc-ss", dfc.CrossEntropy(), 1)
     assert isinstance(made.wake, dfc.DirectKolenPollack) and made.freeze_output and not made.sleeps
 
 
@@ -113,6 +114,11 @@ REFUSED = {
     "`feedback_learning.lr` is given, which kolen-pollack does not read": {
         "layered": True,
         "feedback_learning": Feedback(lr=0.1),
+    },
+    "`feedback_learning.update` is expected, which learns weights to every neuron": {
+        "dataset": "cifar10",
+        "layered": True,
+        "feedback_learning": Feedback(update="expected"),
     },
     "`feedback_learning.sigma` is given, which weight-mirror does not read": {
         "layered": True,

@@ -84,7 +84,9 @@ def test_the_command_trains_measures_and_goes_on(
     tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     rows = ("bp", "dfa", "layered-kolen-pollack", "layered-mirror", "exact")
-    options = feedback.Options(epochs=3, seeds=(3, 5), channels=(4, 8), rows=rows, out=tmp_path, progress=False)
+    options = feedback.Options(
+        epochs=3, seeds=(3, 5), channels=(4, 8), rows=rows, out=tmp_path, progress=False
+    )
     assert feedback.main(options) == 0
     note = json.loads((tmp_path / "feedback.json").read_text())
     assert list(note["rows"]) == list(rows)

@@ -47,8 +47,8 @@ def test_the_version_is_the_packages(call, capsys):
 
 def test_a_wrong_name_is_one_sentence(call, capsys):
     assert call("rum", "--epochs", "1") == 2
-    said = "error: 'rum' is no command of dfc-jax; there are run, compare, pool, table1, figures, theories, feedback.\n"
-    assert capsys.readouterr().err == said
+    there = "run, compare, pool, table1, figures, theories, feedback"
+    assert capsys.readouterr().err == f"error: 'rum' is no command of dfc-jax; there are {there}.\n"
 
 
 @pytest.mark.parametrize("name", _command.SCRIPTS)

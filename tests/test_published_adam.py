@@ -86,7 +86,7 @@ def test_forward_weights_take_the_published_steps(task: str, row: str, size: str
     clip = (lambda arrays: arrays) if row == "bp" else (lambda arrays: [clipped([a])[0] for a in arrays])
     typical = published.epsilon if size == "eps" else 1.0
     scale = 1.0 if row == "bp" else 2 * published.target_stepsize / 128
-    found = moved(make_optimiser(config.optimiser), typical, scale)
+    found = moved(make_optimiser(config.resolved().optimiser, 1), typical, scale)
     assert relative_error(found, moved_as_published(adam, typical, clip)) < 1e-9
 
 
@@ -97,7 +97,7 @@ def test_feedback_weights_take_the_published_steps(task: str, when: str, size: s
     """The published update is min(sigma / 0.01, 1)^2 times ours; its joint norm is clipped, then decays."""
     published = TABLE_1[task].trained[2]
     config = paper(configured(task), "dfc-ss").resolved()
-    learning = make_feedback_learning(config, "dfc-ss", dfc.CrossEntropy())
+    learning = make_feedback_learning(config, "dfc-ss", dfc.CrossEntropy(), 1)
     optimiser = learning.pretraining_optimiser if when == "pretraining" else learning.optimiser
     lr = published.lr_fb_init if when == "pretraining" else published.lr_fb
     adam = lambda: Adam(lr, published.epsilon_fb, published.feedback_wd)

@@ -13,6 +13,7 @@ import subprocess
 import sys
 import time
 import warnings
+from contextlib import nullcontext
 from typing import Any
 
 import jax.numpy as jnp
@@ -21,7 +22,9 @@ import numpy as np
 import pytest
 from helpers import cast, few_digits, flat, sgd
 from options.config import Config, from_dict
-from options.groups import Controller, Solver
+from options.groups import Controller, Optimiser, Solver
+from options.held import check_same, options_of
+from options.objects import make_optimiser, steps_of
 from run import command, main, prepare
 
 import dfc_jax as dfc
@@ -96,6 +99,51 @@ def test_options_survive_json() -> None:
     assert from_dict(Config, json.loads(json.dumps(dataclasses.asdict(config)))) == config
     with pytest.raises(ValueError, match="Config has no option `speed`"):
         from_dict(Config, {"speed": 1})
+
+
+def written(folder: pathlib.Path, config: Config, *without: str) -> pathlib.Path:
+    """A run's `config.json` of a version that did not have these options, of which the last ones are the
+    optimiser's."""
+    held = dataclasses.asdict(config.resolved())
+    for name in without:
+        del (held if name in held else held["optimiser"])[name]
+    folder.mkdir()
+    (folder / "config.json").write_text(json.dumps({"config": held}))
+    return folder
+
+
+def test_a_run_of_before_layered_feedback_stays_what_it_was(tmp_path) -> None:
+    """Today's defaults for CIFAR-10 are layered feedback, decay and a rate that falls."""
+    was = Config("cifar10", method=("dfc-ss",), layered=False)
+    was = dataclasses.replace(was, optimiser=Optimiser(weight_decay=0.0, schedule="constant"))
+    for i, without in enumerate([(), ("layered", "weight_decay", "schedule")]):
+        folder = written(tmp_path / str(i), was, *without)
+        assert options_of(folder) == was.resolved() != Config("cifar10", method=("dfc-ss",)).resolved()
+
+
+@pytest.mark.parametrize(("schedule", "refused"), [("cosine", True), ("constant", False)])
+def test_a_rate_that_falls_over_the_epochs_knows_no_more_of_them(tmp_path, schedule, refused) -> None:
+    config = Config(method=("bp",), epochs=4, optimiser=Optimiser(schedule=schedule)).resolved()
+    folder = written(tmp_path / "run", config)
+    check_same(folder, config)
+    more = dataclasses.replace(config, epochs=5)
+    with pytest.raises(ValueError, match="`epochs` is 4 there and 5 now") if refused else nullcontext():
+        check_same(folder, more)
+
+
+@pytest.mark.usefixtures("as_users_run")
+def test_a_cosine_ends_at_zero_in_the_last_step() -> None:
+    config = dataclasses.replace(Config("digits", epochs=3), optimiser=Optimiser(lr=0.5, schedule="cosine"))
+    steps = steps_of(config, dfc.load("digits"))
+    assert steps == 3 * 10  # 1257 samples in batches of 128, the last one smaller
+    weights = jnp.zeros(())
+    optimiser = make_optimiser(config.resolved().optimiser, steps)
+    state, moved = optimiser.init(weights), []
+    for _ in range(steps):
+        update, state = optimiser.update(jnp.ones(()), state, weights)
+        moved.append(-float(update))  # Adam's, of a constant gradient: the rate
+    wanted = 0.25 * (1 + np.cos(np.pi * np.arange(steps) / steps))
+    assert np.allclose(moved, wanted, atol=1e-5)
 
 
 def test_resume_needs_a_folder(capsys) -> None:

@@ -261,16 +261,36 @@ def test_a_convolutional_network_trains_on_augmented_images(tmp_path):
 @pytest.mark.parametrize("dataset", ["cifar10", "cifar100"])
 def test_cifar_is_for_the_convolutional_network_by_default(dataset):
     conv, dense = Config(dataset=dataset).resolved(), Config(dataset=dataset, model="mlp").resolved()
-    assert (conv.model, conv.channels, conv.hidden, conv.augment) == ("conv", (16, 32), (128,), True)
+    assert (conv.model, conv.channels, conv.hidden, conv.augment) == ("conv", (32, 64, 128), (), True)
+    assert conv.activations() == [dfc.LeakyReLU()] * 3
+    assert (conv.epochs, conv.optimiser.lr, conv.optimiser.weight_decay) == (20, 3e-3, 0.1)
+    assert (conv.optimiser.schedule, dense.optimiser.schedule) == ("cosine", "constant")
     assert (dense.model, dense.channels, dense.hidden, dense.augment) == ("mlp", (), (256,) * 3, False)
     assert Config(dataset="mnist").resolved().model == "mlp"
 
 
 @pytest.mark.parametrize("dataset", ["cifar10", "cifar100"])
-def test_cifar_sleeps_little_and_by_the_expected_update(dataset):
-    learning, usual = (Config(dataset=name).resolved().feedback_learning for name in (dataset, "mnist"))
-    assert (learning.update, learning.sleep_epochs, learning.pretraining_epochs) == ("expected", 0.1, 0.5)
-    assert (usual.update, usual.sleep_epochs, usual.pretraining_epochs) == ("simulated", 1, 1)
+def test_feedback_of_cifar_is_layered_and_direct_feedback_sleeps_little(dataset):
+    layered = Config(dataset=dataset).checked().resolved()
+    direct = Config(dataset=dataset, layered=False).checked().resolved()
+    dense, usual = (Config(dataset=name, model="mlp").resolved() for name in (dataset, "mnist"))
+    assert layered.layered and not (direct.layered or dense.layered or usual.layered)
+    for config, wanted in {
+        layered: ("kolen-pollack", 0, 0.5, 1.0),
+        direct: ("expected", 0.1, 0.5, 0.01),
+        dense: ("expected", 0.1, 0.5, 0.01),
+        usual: ("simulated", 1, 1, 0.01),
+    }.items():
+        learning = config.feedback_learning
+        found = learning.update, learning.sleep_epochs, learning.pretraining_epochs, learning.weight_decay
+        assert found == wanted
+
+
+@pytest.mark.parametrize("given", [{"feedback": "fixed"}, {"feedback": "exact"}, {"method": ("strong-dfc",)}])
+def test_what_does_not_learn_layered_feedback_is_direct_on_cifar(given):
+    assert not Config(dataset="cifar10", **given).checked().resolved().layered
+    learning = dataclasses.replace(Config().feedback_learning, update="expected")
+    assert not Config(dataset="cifar10", feedback_learning=learning).checked().resolved().layered
 
 
 @pytest.mark.parametrize(

@@ -38,7 +38,7 @@ def test_presets_undo_the_published_scales(task: str, method: str) -> None:
     floored_once = 1 if method == "strong-dfc" else min(run.sigma_fb / 0.01, 1) ** 2
     assert learning.eps * floored_once == pytest.approx(run.adam_epsilon_fb)
     rule = make_method(chosen, method, dfc.CrossEntropy())
-    phase = make_feedback_learning(chosen, method, dfc.CrossEntropy()).phase
+    phase = make_feedback_learning(chosen, method, dfc.CrossEntropy(), 1).phase
     assert float(rule.controller.alpha) == pytest.approx(run.alpha_di)
     if method == "strong-dfc":
         assert float(rule.target.class_value) == pytest.approx(run.target_class_value)
@@ -77,7 +77,7 @@ def test_the_single_phase_floors_sigma_layer_by_layer(task: str, ratio: float) -
     for decay in (2e-3 * ratio, 0.5e-3 * ratio):
         weighed = dataclasses.replace(learning, weight_decay=decay, eps=1e-12)
         chosen = dataclasses.replace(config, feedback_learning=weighed)
-        optimiser = make_feedback_learning(chosen, "strong-dfc", dfc.CrossEntropy()).optimiser
+        optimiser = make_feedback_learning(chosen, "strong-dfc", dfc.CrossEntropy(), 1).optimiser
         change, _ = optimiser.update(small, optimiser.init(update), update)
         sign = 1 if decay < 1e-3 * ratio else -1
         assert jnp.all(jnp.sign(change.weights[0]) == sign * jnp.sign(update.weights[0]))
@@ -90,7 +90,7 @@ def test_the_published_time_scales_are_just_ordered(task: str) -> None:
     chosen = resolved(task, "strong-dfc")
     rule = make_method(chosen, "strong-dfc", dfc.CrossEntropy())
     assert rule.time_scale_doubts() == []
-    phase = make_feedback_learning(chosen, "strong-dfc", dfc.CrossEntropy()).phase
+    phase = make_feedback_learning(chosen, "strong-dfc", dfc.CrossEntropy(), 1).phase
     (doubt,) = phase.doubts()
     assert ("`tau_filter` is 0.608" if task == "mnist" else "`dt` is 0.000692") in doubt
 
@@ -98,7 +98,7 @@ def test_the_published_time_scales_are_just_ordered(task: str) -> None:
 @pytest.mark.parametrize("method", ["dfc-ss", "strong-dfc"])
 def test_pretraining_has_an_optimiser_of_its_own_only_where_it_differs(method: str) -> None:
     """What a checkpoint says of it is compared when a run goes on."""
-    made = lambda config: make_feedback_learning(config.resolved(), method, dfc.CrossEntropy())
+    made = lambda config: make_feedback_learning(config.resolved(), method, dfc.CrossEntropy(), 1)
     config = Config(method=(method,), feedback_learning=Feedback(lr=0.1, pretraining_lr=0.1))
     assert made(config).pretraining_optimiser is None
     other = dataclasses.replace(config, feedback_learning=Feedback(lr=0.1, pretraining_lr=0.2))
@@ -121,7 +121,7 @@ def test_what_a_preset_does_not_have_is_refused() -> None:
 
 def test_backprop_is_clipped_layer_by_layer() -> None:
     optimiser = resolved("mnist", "bp").optimiser
-    assert optimiser == Optimiser(2e-3, 0.9, 0.999, 2e-3, 1.0, "layer")
+    assert optimiser == Optimiser(2e-3, 0.9, 0.999, 2e-3, 1.0, "layer", 0.0, "constant")
     layers = dfc.mlp((2, 3, 2), key=jr.key(0)).layers
     clipped, _ = dfc.clip_by_layer_norm(1e-3).update(layers, None)
     for layer, found in zip(layers, clipped, strict=True):

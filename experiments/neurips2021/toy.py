@@ -28,6 +28,7 @@ from options.objects import (
     make_method as make_run_method,
     make_model as make_run_model,
     make_optimiser as make_run_optimiser,
+    steps_of,
 )
 from report.figure import Curves, Rows
 from report.spread import spread
@@ -260,14 +261,15 @@ def _aligned(config: Config, data: dfc.Dataset, samples: int, progress: bool) ->
     if method == "dfc-ss":
         rule = dataclasses.replace(rule, include_unconverged=pipeline.include_non_converged_samples)
     learns = feedback == "learned" and method != "dfa"
+    steps = steps_of(config, data)
     _, history = dfc.fit(
         make_run_model(config, method, data, seed),
         rule,
         data,
-        make_run_optimiser(config.optimiser),
+        make_run_optimiser(config.optimiser, steps),
         epochs=config.epochs,
         key=jax.random.fold_in(jax.random.key(seed), 1),
-        feedback_learning=make_run_learning(config, method, loss) if learns else None,
+        feedback_learning=make_run_learning(config, method, loss, steps) if learns else None,
         diagnostics=measurements(samples, pipeline.gn_damping),
         progress=progress,
     )

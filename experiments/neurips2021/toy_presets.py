@@ -18,7 +18,8 @@ from typing import Literal
 
 import jax
 import optax
-from options.config import Activation, ACTIVATIONS, Method
+from options.config import Method
+from options.defaults import Activation, ACTIVATIONS
 from options.groups import Update
 from options.objects import SLEEP_PHASES
 from options.published import SIGMA_FLOOR

@@ -76,11 +76,10 @@ READERS = {  # which methods read an option that no other does
 }
 _DYNAMICS = ("sigma", "sigma_output", "sigma_floor", "k_p", "alpha", "tau_v", "tau_apical", "dt", "steps")
 _ASLEEP = ("pretraining_lr", "pretraining_epochs", "sleep_epochs", "freeze_output")
-_ADAM = ("lr", "weight_decay", "beta1", "beta2", "eps", "clip")
 UNREAD = {  # which options of feedback learning an update does not read, without and with `layered`
     ("weight-mirror", True): (*_DYNAMICS, "freeze_output"),
     ("kolen-pollack", False): (*_DYNAMICS, *_ASLEEP),
-    ("kolen-pollack", True): (*_DYNAMICS, *_ASLEEP, *_ADAM),
+    ("kolen-pollack", True): (*_DYNAMICS, "lr", "sleep_epochs", "freeze_output"),
 }
 
 
@@ -132,8 +131,9 @@ def check_used(config: Any) -> None:
         raise ValueError(f"`{name}` is given, but `feedback` is {config.feedback}, which does not learn.")
     if config.feedback == "exact" and not set(READERS["controller"]) & set(config.method):
         raise ValueError(f"`feedback` is exact; {methods} has none, or its own.")
-    learning, update = config.feedback_learning, config.resolved().feedback_learning.update
-    for name in UNREAD.get((update, config.layered), ()):
+    learning, resolved = config.feedback_learning, config.resolved()
+    update = resolved.feedback_learning.update
+    for name in UNREAD.get((update, resolved.layered), ()):
         if getattr(learning, name) != getattr(untouched.feedback_learning, name):
             raise ValueError(f"`feedback_learning.{name}` is given, which {update} does not read.")
     if config.optimiser.clip_over != "tensor" and config.optimiser.clip is None:

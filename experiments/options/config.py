@@ -4,14 +4,12 @@ import dataclasses
 from typing import Any, Literal
 
 from options.checks import check_feedback, check_numbers, check_used
-from options.groups import Controller, Feedback, IMPLICIT, Optimal, Optimiser, Solver, Strong, Update
+from options.defaults import Activation, ACTIVATIONS, COLOUR, COLOUR_CONV, Dataset, DEFAULTS, Defaults, Model
+from options.groups import Controller, Feedback, IMPLICIT, Optimal, Optimiser, Solver, Strong
 
 import dfc_jax as dfc
 
 
-Dataset = Literal[
-    "digits", "student_teacher", "mnist", "fashion_mnist", "mnist_autoencoder", "cifar10", "cifar100"
-]
 Method = Literal[
     "bp",
     "dfa",
@@ -25,49 +23,8 @@ Method = Literal[
     "mn",
     "gn",
 ]
-Model = Literal["mlp", "conv"]
-Activation = Literal["tanh", "relu", "leaky-relu", "sigmoid", "linear"]
-
-ACTIVATIONS = {
-    "tanh": dfc.Tanh(),
-    "relu": dfc.ReLU(),
-    "leaky-relu": dfc.LeakyReLU(),
-    "sigmoid": dfc.Sigmoid(),
-    "linear": dfc.Linear(),
-}
 
 WITH_CONTROLLER = ("dfc", "dfc-ss", "dfc-ssa", "strong-dfc", "strong-dfc-2phase")
-
-
-@dataclasses.dataclass(frozen=True)
-class Defaults:
-    """What suits a data set: the papers' network, and lengths and rates for a first run."""
-
-    hidden: tuple[int, ...] = (256, 256, 256)
-    activations: tuple[Activation, ...] = ("tanh", "tanh", "tanh")
-    epochs: int = 10
-    lr: float = 1e-3
-    feedback_lr: float = 1e-3
-    pretraining_epochs: float = 1
-    sleep_epochs: float = 1
-    update: Update = "simulated"
-    model: Model = "mlp"
-
-
-COLOUR = Defaults(
-    (128,), ("tanh",), pretraining_epochs=0.5, sleep_epochs=0.1, update="expected", model="conv"
-)
-DEFAULTS: dict[Dataset, Defaults] = {
-    "digits": Defaults((128, 128), ("tanh", "tanh"), 20, 3e-3, 5e-3, 10),
-    "student_teacher": Defaults((10, 10), ("tanh", "tanh"), 50, 1e-2, 5e-3, 10),
-    "mnist": Defaults(),
-    "fashion_mnist": Defaults(),
-    "mnist_autoencoder": Defaults((256, 32, 256), ("tanh", "linear", "tanh")),
-    "cifar10": COLOUR,
-    "cifar100": COLOUR,
-}
-
-CHANNELS = (16, 32)  # of a convolutional network
 
 
 @dataclasses.dataclass(frozen=True)
@@ -93,9 +50,10 @@ class Config:
     """learned: in sleep phases, from random. fixed: the product of the initial forward weights.
     exact: the transposed Jacobian of every sample. bp, mn and gn have none, least-control and
     predictive-coding that of the controlled state; dfa's is fixed and random."""
-    layered: bool = False
+    layered: bool | None = None
     """Feedback from layer to layer, by backward transforms like the forward ones, which hold their initial
-    weights where `feedback` is fixed; without it weights from the output to every neuron."""
+    weights where `feedback` is fixed; without it weights from the output to every neuron. By default where a
+    convolutional network learns its feedback on cifar10 or cifar100."""
     preset: Literal["paper", "paper-train-loss", "strong-paper"] | None = None
     """paper: the hyperparameters of the NeurIPS paper's Table 1 for data set, method and feedback
     (neurips2021/presets.py). paper-train-loss: those of its last column, MNIST's train loss. strong-paper:
@@ -113,11 +71,14 @@ class Config:
     """mlp: dense layers only. conv: convolutions with pooling before them. By default conv for cifar10
     and cifar100."""
     channels: tuple[int, ...] | None = None
-    """conv: feature maps of each convolution; by default 16 and 32."""
+    """conv: feature maps of each convolution; by default 16 and 32, cifar10's and cifar100's 32, 64 and
+    128."""
     hidden: tuple[int, ...] | None = None
-    """Sizes of the dense hidden layers; by default the papers', and conv's is one of 128."""
+    """Sizes of the dense hidden layers; by default the papers', conv's one of 128, and none where conv is for
+    cifar10 or cifar100."""
     activation: Activation | None = None
-    """Of all hidden layers; by default tanh (the autoencoder's: tanh, linear, tanh)."""
+    """Of all hidden layers; by default tanh (the autoencoder's: tanh, linear, tanh), and leaky-relu where
+    conv is for cifar10 or cifar100."""
     batch_size: int = 128
     """Of a step, whatever the number of devices."""
     best: Literal["validation_accuracy", "validation_loss"] | None = None
@@ -161,18 +122,22 @@ class Config:
         **Raises:** `ValueError` in one sentence for what cannot be run.
         """
         defaults = self._defaults()
-        optimiser = _fill(self.optimiser, lr=defaults.lr)
+        optimiser = _fill(
+            self.optimiser, lr=defaults.lr, weight_decay=defaults.weight_decay, schedule=defaults.schedule
+        )
         single_phase = self.method == ("strong-dfc",)
         given_rate = self.feedback_learning.lr
-        update = self.feedback_learning.update or ("kolen-pollack" if self.layered else defaults.update)
+        layered = self._layered(defaults) if self.layered is None else self.layered
+        update = self.feedback_learning.update or ("kolen-pollack" if layered else defaults.update)
         awake = single_phase or update == "kolen-pollack"
+        unlearned = update == "kolen-pollack" and not layered  # before the first wake epoch
         learning = _fill(
             self.feedback_learning,
             lr=defaults.feedback_lr * (0.01 if single_phase else 1),
             pretraining_lr=defaults.feedback_lr if given_rate is None else given_rate,
-            pretraining_epochs=0 if update == "kolen-pollack" else defaults.pretraining_epochs,
+            pretraining_epochs=0 if unlearned else defaults.pretraining_epochs,
             sleep_epochs=0 if awake else defaults.sleep_epochs,
-            weight_decay=1.0 if update == "weight-mirror" else 1e-2,
+            weight_decay=1.0 if layered else 1e-2,
             update=update,
         )
         convolutional = defaults.model == "conv"
@@ -181,7 +146,8 @@ class Config:
             hidden=defaults.hidden,
             epochs=defaults.epochs,
             model=defaults.model,
-            channels=CHANNELS if convolutional else (),
+            channels=defaults.channels,
+            layered=layered,
             augment=convolutional and self.dataset in ("cifar10", "cifar100"),
         )
         config = dataclasses.replace(config, optimiser=optimiser, feedback_learning=learning)
@@ -231,18 +197,25 @@ class Config:
         """One for each hidden layer, feature maps included."""
         number = len(self.channels) + len(self.hidden)
         defaults = self._defaults()
-        if self.activation is None and (self.channels, self.hidden) == ((), defaults.hidden):
+        if self.activation is None and (self.channels, self.hidden) == (defaults.channels, defaults.hidden):
             return [ACTIVATIONS[name] for name in defaults.activations]
-        return [ACTIVATIONS[self.activation or "tanh"]] * number
+        return [ACTIVATIONS[self.activation or defaults.activations[0]]] * number
+
+    def _layered(self, defaults: Defaults) -> bool:
+        """Whether feedback is layered where that is not said."""
+        direct = "strong-dfc" in self.method or self.feedback_learning.update in ("simulated", "expected")
+        return defaults == COLOUR_CONV and self.feedback == "learned" and not direct
 
     def _defaults(self) -> Defaults:
         """Of the data set and the kind of network."""
         defaults = DEFAULTS[self.dataset]
         if self.model in (None, defaults.model):
             return defaults
-        hidden = {"conv": (128,), "mlp": Defaults().hidden}[self.model]
-        activations = ("tanh",) * len(hidden)
-        return dataclasses.replace(defaults, hidden=hidden, activations=activations, model=self.model)
+        if self.model == "mlp":
+            return COLOUR
+        return dataclasses.replace(
+            defaults, hidden=(128,), activations=("tanh",) * 3, model="conv", channels=(16, 32)
+        )
 
 
 def from_dict(kind: type, values: dict[str, Any]) -> Any:

@@ -11,6 +11,7 @@ import dfc_jax as dfc
 
 
 Update = Literal["simulated", "expected", "weight-mirror", "kolen-pollack"]  # of the feedback weights
+Schedule = Literal["constant", "cosine"]  # of the forward weights' learning rate
 IMPLICIT = ("ImplicitEuler", "Kvaerno3", "Kvaerno5")
 
 
@@ -112,9 +113,13 @@ class Optimiser:
     """Largest L2 norm of an update before Adam; none by default."""
     clip_over: Literal["tensor", "layer"] = "tensor"
     """Whether that is the norm of each tensor, or of a layer's weights and biases together."""
-    weight_decay: float = 0.0
+    weight_decay: float | None = None
     """Decay beside Adam (AdamW): of the forward weights and, under kolen-pollack with --layered, of the
-    backward ones, whose difference it makes vanish."""
+    backward ones, whose difference it makes vanish. By default none, and 0.1 where conv is for cifar10 or
+    cifar100."""
+    schedule: Schedule | None = None
+    """constant: the learning rate stays as it is. cosine: it falls to zero over the epochs, whose number a
+    run that goes on then keeps. By default constant, and cosine where conv is for cifar10 or cifar100."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -127,16 +132,16 @@ class Feedback:
     Under Adam they are two learning rules, for Adam divides an update by its own size, noise included:
     without the noise Condition 2 came to 0.763 instead of the published rule's 0.633 in 400 steps of
     pre-training, and feedback weights grew two to three times larger. weight-mirror: noise through each layer
-    alone (--layered). kolen-pollack: no sleep but, from every batch of the wake phase, with --layered the
-    forward weights' own update by an optimiser like theirs, without it rates times the loss's gradient. By
-    default kolen-pollack with --layered; otherwise simulated, as published, and expected for cifar10 and
-    cifar100."""
+    alone (--layered). kolen-pollack: from every batch of the wake phase, with --layered the forward weights'
+    own update by an optimiser like theirs, after pre-training by the weight mirror, without it rates times
+    the loss's gradient and no sleep at all. By default kolen-pollack with --layered; otherwise simulated, as
+    published, and expected for cifar10 and cifar100."""
     lr: float | None = None
     """Learning rate of Adam for the feedback weights; by default what suits the data set, and for strong-dfc
     a hundredth of that: in the wake phase the target's control drowns the answer to the noise."""
     weight_decay: float | None = None
     """Decay of the feedback weights, added to their update before Adam (beta in eq. 12); by default 0.01, and
-    1 for weight-mirror, at which they come to rest at the forward weights."""
+    1 with --layered, at which the weight mirror comes to rest at the forward weights."""
     beta1: float = 0.9
     """Adam's decay of the mean of updates."""
     beta2: float = 0.999

@@ -4,13 +4,14 @@ import dataclasses
 import json
 import pathlib
 from collections.abc import Callable
-from typing import get_args
+from typing import Any, get_args
 
 from options.config import Config, from_dict, MAY_DIFFER, Method
 
 from dfc_jax._runs.folder import first_difference
 
 
+BEFORE = {"weight_decay": 0.0, "schedule": "constant"}  # of the optimiser, where a run does not say it
 NOW = tuple(name for name in MAY_DIFFER if name not in ("epochs", "out"))
 
 
@@ -52,13 +53,22 @@ def options_of(folder: pathlib.Path) -> Config:
             raise ValueError(f"`method` is {values['method']!r}")
         if not config.model:  # of before there were convolutional networks
             config = dataclasses.replace(config, model="mlp", augment=False)
-        return config.resolved()
+        return _as_it_was(config, values).resolved()
     except OSError:
         raise
     except Exception as error:  # whatever the file holds
         reason = f"no `{error.args[0]}`" if isinstance(error, KeyError) else error
         problem = f"{str(file)!r} is no configuration of a run that this version can read"
         raise ValueError(f"{problem}: {reason}.") from error
+
+
+def _as_it_was(config: Config, values: dict[str, Any]) -> Config:
+    """Without what has a default of its data set's now, where its version did not have it."""
+    before = {name: of for name, of in BEFORE.items() if name not in values.get("optimiser", {})}
+    layered = config.layered if "layered" in values else False
+    return dataclasses.replace(
+        config, layered=layered, optimiser=dataclasses.replace(config.optimiser, **before)
+    )
 
 
 def options_to_go_on(
@@ -78,9 +88,12 @@ def options_to_go_on(
 
 
 def check_same(folder: pathlib.Path, config: Config) -> None:
-    """Raise `ValueError` if the run in `folder` has other options than `config`, but for `MAY_DIFFER`."""
+    """Raise `ValueError` if the run in `folder` has other options than `config`, but for those that may."""
     held = dataclasses.asdict(options_of(folder))
-    difference = first_difference(held, dataclasses.asdict(config), MAY_DIFFER)
+    # A learning rate that falls over the epochs would be another with more of them.
+    fixed = ("epochs",) if config.optimiser.schedule == "cosine" else ()
+    may_differ = tuple(name for name in MAY_DIFFER if name not in fixed)
+    difference = first_difference(held, dataclasses.asdict(config), may_differ)
     if difference is not None:
         name, there, now = difference
         problem = f"{str(folder)!r} holds a run with other options"

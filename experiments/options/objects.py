@@ -1,6 +1,7 @@
 """The library's objects that the options of `run.py` stand for."""
 
 import dataclasses
+import math
 
 import diffrax
 import equinox as eqx
@@ -110,20 +111,30 @@ def _published(solver: Solver) -> dfc.PublishedEuler:
     return dfc.PublishedEuler(solver.dt, round(solver.duration / solver.dt))
 
 
-def make_optimiser(config: Optimiser) -> optax.GradientTransformation:
-    """Adam, behind a clip where one is asked for."""
-    adam = optax.adam(config.lr, config.beta1, config.beta2, config.eps)
+def steps_of(config: Config, data: dfc.Dataset) -> int:
+    """How many batches the epochs of `config` have, a smaller last one included."""
+    return config.epochs * math.ceil(len(data.train) / config.batch_size)
+
+
+def make_optimiser(config: Optimiser, steps: int) -> optax.GradientTransformation:
+    """Adam for so many steps, behind a clip where one is asked for."""
+    rate = config.lr if config.schedule == "constant" else optax.cosine_decay_schedule(config.lr, steps)
+    adam = optax.adam(rate, config.beta1, config.beta2, config.eps)
     if config.weight_decay > 0:
         decay = config.weight_decay
-        adam = optax.adamw(config.lr, config.beta1, config.beta2, config.eps, weight_decay=decay)
+        adam = optax.adamw(rate, config.beta1, config.beta2, config.eps, weight_decay=decay)
     if config.clip is None:
         return adam
     clip = {"tensor": dfc.clip_by_tensor_norm, "layer": dfc.clip_by_layer_norm}[config.clip_over]
     return optax.chain(clip(config.clip), adam)
 
 
-def make_feedback_learning(config: Config, method: Method, loss: dfc.AbstractLoss) -> dfc.FeedbackLearning:
-    """The sleep phase, or the rule for the wake phase, and the optimiser of the feedback weights."""
+def make_feedback_learning(
+    config: Config, method: Method, loss: dfc.AbstractLoss, steps: int
+) -> dfc.FeedbackLearning:
+    """The sleep phase, or the rule for the wake phase, and the optimiser of the feedback weights; the forward
+    weights take so many steps.
+    """
     learning = config.feedback_learning
     noise = pretraining_noise = dfc.WhiteNoise(learning.sigma, learning.sigma_output)
     if method == "strong-dfc":
@@ -154,7 +165,16 @@ def make_feedback_learning(config: Config, method: Method, loss: dfc.AbstractLos
         return optax.chain(*floor, *clip, decay, adam)
 
     if learning.update == "kolen-pollack" and method != "strong-dfc":
-        return _awake(config, optimiser(learning.lr, noise), phase)
+        if not config.layered:
+            return _direct_kolen_pollack(optimiser(learning.lr, noise), phase)
+        return dfc.FeedbackLearning(
+            make_optimiser(config.optimiser, steps),  # the forward weights' own
+            phase,
+            optimiser(learning.pretraining_lr, noise),
+            pretraining_epochs=learning.pretraining_epochs,
+            epochs_per_wake_epoch=0,
+            wake=dfc.KolenPollack(),
+        )
     # None where it is the same: so it stands in the checkpoints of earlier runs, which are compared.
     same = learning.pretraining_lr == learning.lr and bool(eqx.tree_equal(pretraining_noise, noise))
     return dfc.FeedbackLearning(
@@ -167,14 +187,18 @@ def make_feedback_learning(config: Config, method: Method, loss: dfc.AbstractLos
     )
 
 
-def _awake(
-    config: Config, optimiser: optax.GradientTransformation, phase: dfc.AbstractSleepPhase
+def _direct_kolen_pollack(
+    optimiser: optax.GradientTransformation, phase: dfc.AbstractSleepPhase
 ) -> dfc.FeedbackLearning:
-    """Kolen-Pollack, without sleep; layered by an optimiser that is the forward weights' own."""
-    asleep = {"phase": phase, "pretraining_epochs": 0, "epochs_per_wake_epoch": 0}
-    if config.layered:
-        return dfc.FeedbackLearning(make_optimiser(config.optimiser), wake=dfc.KolenPollack(), **asleep)
-    return dfc.FeedbackLearning(optimiser, wake=dfc.DirectKolenPollack(), freeze_output=True, **asleep)
+    """Without sleep, so that `phase` stands for nothing."""
+    return dfc.FeedbackLearning(
+        optimiser,
+        phase,
+        pretraining_epochs=0,
+        epochs_per_wake_epoch=0,
+        freeze_output=True,
+        wake=dfc.DirectKolenPollack(),
+    )
 
 
 def _pretraining(config: Config, wake: dfc.StrongDFC) -> dfc.StrongDFC:

@@ -25,7 +25,7 @@ def refuse_beside(config: Config) -> None:
         ("strong", config.strong, untouched.strong),
         ("nudge", config.nudge, untouched.nudge),
         ("batch_size", config.batch_size, untouched.batch_size),
-        ("layered", config.layered, False),
+        ("layered", bool(config.layered), False),
         ("feedback_learning", chosen, ours),
     ):
         if given != free:
