@@ -200,6 +200,23 @@ def test_a_summary_is_of_the_run_as_it_is(tmp_path: pathlib.Path) -> None:
     assert json.loads((path / "summary.json").read_text())["seeds"]["0"]["epochs"] == 3
 
 
+def test_what_a_script_adds_to_its_records_stays_when_the_run_goes_on(tmp_path: pathlib.Path) -> None:
+    path = tmp_path / "run"
+    folder = dfc.RunFolder.create(path, CONFIG)
+    fit(
+        folder.checkpoints,
+        on_epoch=lambda record, _: folder.append(0, record | {"mine": [record["epoch"], 0.5]}),
+    )
+    whole = (path / "metrics.jsonl").read_bytes()
+    assert whole.count(b'"mine": [') == 2
+    # An epoch that has no checkpoint, one of another seed, what is no record, and a torn one.
+    left = b'{"seed": 0, "epoch": 3, "mine": 9}\n{"seed": 7, "epoch": 1, "mine": 9}\n5\n{}\n{"seed": 0, "ep'
+    (path / "metrics.jsonl").write_bytes(whole + left)
+    folder._lock.release()
+    dfc.RunFolder.reopen(path, CONFIG)
+    assert (path / "metrics.jsonl").read_bytes() == whole
+
+
 def test_fewer_epochs_than_are_done_are_refused(tmp_path: pathlib.Path) -> None:
     run(tmp_path / "run")
     before = {path: path.read_bytes() for path in (tmp_path / "run").glob("*.*")}

@@ -94,7 +94,10 @@ class RunFolder(eqx.Module):
         return self.path / "checkpoints"
 
     def append(self, seed: int, record: Record) -> None:
-        """Add one epoch to `metrics.jsonl`; it is on disk when this returns."""
+        """Add one epoch to `metrics.jsonl`; it is on disk when this returns.
+
+        `record` may hold more than `fit` said, `record | {"mine": 1.5}`: it stays when the run is resumed.
+        """
         path = self.path / "metrics.jsonl"
         with open(path, "ab") as file:
             file.write(_line(seed, record).encode())
@@ -177,7 +180,7 @@ def _line(seed: int, record: Record) -> str:
 
 
 def _recorded(folder: pathlib.Path, metrics: pathlib.Path, config: dict[str, Any]) -> str:
-    """What `metrics.jsonl` holds up to the newest checkpoint.
+    """What `metrics.jsonl` holds up to the newest checkpoint, with all that its lines have beyond the records.
 
     **Raises:** `ValueError` if there are epochs but no checkpoint, or more of them than `config` asks for.
     """
@@ -193,8 +196,24 @@ def _recorded(folder: pathlib.Path, metrics: pathlib.Path, config: dict[str, Any
         require(epochs >= done, f"{problem}; ask for as many at least.")
     seeds = seeds_of(config, "config")
     runs = zip(seeds, records_of(found, len(seeds)), strict=True)
-    lines = [(record["epoch"], i, seed, record) for i, (seed, run) in enumerate(runs) for record in run]
-    return "".join(_line(seed, record) for *_, seed, record in sorted(lines, key=lambda line: line[:2]))
+    held = _lines(metrics)
+    lines = [
+        (record["epoch"], i, _line(seed, held.get((seed, record["epoch"]), {}) | record))
+        for i, (seed, run) in enumerate(runs)
+        for record in run
+    ]
+    return "".join(line for *_, line in sorted(lines))
+
+
+def _lines(metrics: pathlib.Path) -> dict[tuple[Any, Any], Record]:
+    """Those that are whole, by seed and epoch."""
+    found = {}
+    for line in metrics.read_bytes().splitlines() if metrics.exists() else ():
+        # Not one that was being written when the process died.
+        with contextlib.suppress(ValueError, TypeError, KeyError):
+            record = json.loads(line)
+            found[record["seed"], record["epoch"]] = record
+    return found
 
 
 @contextlib.contextmanager
