@@ -180,7 +180,7 @@ def _line(seed: int, record: Record) -> str:
 
 
 def _recorded(folder: pathlib.Path, metrics: pathlib.Path, config: dict[str, Any]) -> str:
-    """What `metrics.jsonl` holds up to the newest checkpoint, with all that its lines have beyond the records.
+    """What `metrics.jsonl` holds up to the newest checkpoint, with what its lines have beyond the records.
 
     **Raises:** `ValueError` if there are epochs but no checkpoint, or more of them than `config` asks for.
     """
