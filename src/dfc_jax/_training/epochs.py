@@ -3,16 +3,16 @@
 import dataclasses
 import math
 import os
+import pathlib
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 from jax.sharding import Mesh
-from jaxtyping import Array, Key
+from jaxtyping import Array, Key, PyTree
 from tqdm import tqdm
 
 from dfc_jax._analysis.diagnostics import Diagnostics
@@ -27,20 +27,12 @@ from dfc_jax._training.batches import Augmentation, Batches, traced_augmentation
 from dfc_jax._training.devices import placed
 from dfc_jax._training.evaluation import evaluate_all, Metric, own_scores
 from dfc_jax._training.identity import identity_of
-from dfc_jax._training.optimisers import initial_state, network_to_use, update_by_loss
+from dfc_jax._training.optimisers import initial_state, network_to_use
+from dfc_jax._training.recipes import alike, Given, own_and_shared, Recipe, recipes_of, stacked
 from dfc_jax._training.resuming import check_agreement, resumed, save
 from dfc_jax._training.several_runs import fold_in, split
-from dfc_jax._training.sleep_epochs import (
-    DIVERGED,
-    FeedbackLearning,
-    Learner,
-    learner_of,
-    parts_of,
-    pretrain,
-    sleep,
-)
+from dfc_jax._training.sleep_epochs import DIVERGED, parts_of, pretrain, sleep
 from dfc_jax._training.state import each, Run, State
-from dfc_jax._training.traced import Traced
 from dfc_jax._training.wake import wake_epoch
 
 
@@ -49,14 +41,11 @@ OnEpoch = Callable[[int, Record, Network], bool | None]
 
 @dataclasses.dataclass(frozen=True)
 class Options:
-    """The arguments of `fit_many` that the runs share."""
+    """The arguments of `fit_many` that all runs share."""
 
-    method: AbstractMethod
     data: Dataset
-    optimiser: optax.GradientTransformation
     epochs: int
     batch_size: int
-    learning: FeedbackLearning | None
     augment: Augmentation | None
     mesh: Mesh | None
     diagnostics: Diagnostics | None
@@ -69,13 +58,11 @@ class Options:
     min_converged: float
 
 
-def train(
-    model: Network, key: Key[Array, "*runs"], initial: list[Network], options: Options
-) -> list[tuple[Network, History]]:
-    """Train one model, or several along the first axis of `model` and `key`, which start as `initial`."""
-    runs = [Run(start, start) for start in initial]
+def train(given: list[Given], recipes: list[Recipe], options: Options) -> list[tuple[Network, History]]:
+    """Train one model, or several that differ in numbers alone as one program."""
+    runs = [Run(run.model, run.model) for run in given]
     try:
-        _train(model, key, initial, runs, options)
+        _train(given, recipes, runs, options)
     except KeyboardInterrupt:
         if jax.process_count() > 1:  # the others would wait for this one
             raise
@@ -86,43 +73,41 @@ def train(
     return [run.result() for run in runs]
 
 
-def _train(
-    model: Network, key: Key[Array, "*runs"], initial: list[Network], runs: list[Run], options: Options
-) -> None:
+def _train(given: list[Given], recipes: list[Recipe], runs: list[Run], options: Options) -> None:
     """Train, and note in `runs` what is known of them."""
-    method, learning, many = options.method, options.learning, len(runs) > 1
+    many = len(runs) > 1
+    own, shared = own_and_shared(recipes)
     handful = jnp.asarray(options.data.train.x[:8]), jnp.asarray(options.data.train.y[:8])
-    for doubt in [] if learning is None else learning.phase.doubts():
+    learnings = [run.learning for run in given if run.learning is not None]
+    for doubt in dict.fromkeys(doubt for learning in learnings for doubt in learning.phase.doubts()):
         warn(doubt)
-    data = placed(options.data, options.mesh)
+    data, key = placed(options.data, options.mesh), stacked([run.key for run in given])
     augment = traced_augmentation(options.augment, data.train.x, key)
     batches = Batches(data.train, options.batch_size, augment, options.mesh)
-    optimise = update_by_loss(options.optimiser, initial[0].layers)
-    learner = None if learning is None else learner_of(learning, initial[0].feedback)
-    asleep = [] if learning is None else parts_of(learning.epochs_per_wake_epoch)
     pretraining_key, key = split(many, key)
-    feedback_state = None if learning is None else initial_state(many, model.feedback, learning.optimiser)
-    state = State(model, initial_state(many, model.layers, options.optimiser), feedback_state)
+    state = stacked([_initial_state(run) for run in given])
     identity = {}
     if options.resume is not None:
-        identity = identity_of(initial, method, options.data, batches, optimise, learning)
+        identity = identity_of(given, recipes, options.data, batches)
         identity |= {"best": options.best, "patience": options.patience}
     state, done = resumed(state, runs, key, identity, options.resume, options.epochs)
     check_agreement(done)
-    state, key, pretraining_key = placed((state, key, pretraining_key), options.mesh)
+    state, key, pretraining_key, own = placed((state, key, pretraining_key, own), options.mesh)
     if done is None:
-        if learning is not None:
-            feedback, progress = initial[0].feedback, options.progress
-            pretrained = pretrain(many, state.model, feedback, learning, batches, pretraining_key, progress)
+        if shared.pretrainer is not None:
+            pretrainer, epochs = (own.pretrainer, shared.pretrainer), shared.pretraining_epochs
+            feedback_state = stacked([_pretraining_state(run) for run in given])
+            learnt = state.model, feedback_state, pretrainer, epochs
+            pretrained = pretrain(many, *learnt, batches, pretraining_key, options.progress)
             state = eqx.tree_at(lambda s: s.model, state, pretrained)
             _note_pretraining(runs, each(pretrained, len(runs)))
         done = 0
         save(options.resume, done, state, runs, key, identity)
     # Of the model that learns now: feedback that was to be pre-trained need not have been right before.
-    for doubt in method.doubts(each(state.model, len(runs))[0], *handful):
+    for doubt in dict.fromkeys(_doubts_before(given, each(state.model, len(runs)), handful)):
         warn(doubt)
 
-    name, hidden = type(method).__name__, not options.progress
+    name, hidden = type(given[0].method).__name__, not options.progress
     bar = tqdm(range(done + 1, options.epochs + 1), desc=name, unit="epoch", disable=hidden)
     for epoch in bar:
         if all(run.stopped for run in runs):
@@ -131,9 +116,10 @@ def _train(
             bar.set_postfix_str("compiling")
         start = time.perf_counter()
         run_key = fold_in(many, key, epoch)
-        state, totals = _epoch(many, state, batches, run_key, method, optimise, learner, asleep)
+        state, totals = _epoch(many, state, batches, run_key, own, shared)
         model = network_to_use(many, state.model, state.weights_state)
-        metrics = totals | evaluate_all(many, model, method.loss, data, options.mesh)
+        loss = own.method.loss, shared.method.loss
+        metrics = totals | evaluate_all(many, model, loss, data, options.mesh)
         found = list(zip(runs, each(model, len(runs)), each(metrics, len(runs)), strict=True))
         seconds = (time.perf_counter() - start) / len(runs)
         for i, (run, candidate, values) in enumerate(found):
@@ -143,11 +129,64 @@ def _train(
                 why = f"epoch {epoch}: the loss or a weight is no longer finite; the model is that before it."
                 run.stop("divergence", why)
                 continue
-            run.add(_record(epoch, values, seconds, candidate, options), candidate, options.best)
+            method = given[i].method
+            run.add(_record(epoch, values, seconds, candidate, method, options), candidate, options.best)
             _doubt(run, handful, method, options.min_converged)
             _stop_if_asked(i, run, options)
         save(options.resume, epoch, state, runs, key, identity)
         bar.set_postfix_str(_line([run for run in runs if run.records and not run.stopped]))
+
+
+def train_all(given: list[Given], at_once: int | None, options: Options) -> list[tuple[Network, History]]:
+    """Train runs that may differ in more than numbers, one program after another."""
+    recipes = recipes_of(given)
+    programs = [
+        group[start : start + (at_once or len(group))]
+        for group in alike(given, recipes)
+        for start in range(0, len(group), at_once or len(group))
+    ]
+    found: dict[int, tuple[Network, History]] = {}
+    for number, positions in enumerate(programs):
+        of_these = options if len(programs) == 1 else _of_program(options, number, positions)
+        members = [given[i] for i in positions], [recipes[i] for i in positions]
+        found |= zip(positions, train(*members, of_these), strict=True)
+        if any(history.stopped_by == "interrupt" for _, history in found.values()):
+            break
+    return [found[i] if i in found else _not_begun(run) for i, run in enumerate(given)]
+
+
+def _of_program(options: Options, number: int, positions: list[int]) -> Options:
+    """What is asked for of the runs at these positions, with a folder of their own."""
+    on_epoch, resume = options.on_epoch, options.resume
+    heard = on_epoch and (lambda i, record, model: on_epoch(positions[i], record, model))
+    folder = None if resume is None else pathlib.Path(resume) / f"program-{number}"
+    return dataclasses.replace(options, on_epoch=heard, resume=folder)
+
+
+def _not_begun(run: Given) -> tuple[Network, History]:
+    """What an interrupt leaves of a run before it begins."""
+    unchanged = Run(run.model, run.model)
+    unchanged.stop("interrupt", "interrupted before it began; the model is as it was.")
+    return unchanged.result()
+
+
+def _initial_state(run: Given) -> State:
+    asleep = None if run.learning is None else initial_state(run.model.feedback, run.learning.optimiser)
+    return State(run.model, initial_state(run.model.layers, run.optimiser), asleep)
+
+
+def _pretraining_state(run: Given) -> PyTree:
+    assert run.learning is not None  # since there is to be pre-training
+    return initial_state(run.model.feedback, run.learning.to_pretrain)
+
+
+def _doubts_before(given: list[Given], models: list[Network], handful: tuple[Array, Array]) -> Iterator[str]:
+    """What the methods know to go wrong, each of them asked once."""
+    asked = set()
+    for run, model in zip(given, models, strict=True):
+        if id(run.method) not in asked:
+            asked.add(id(run.method))
+            yield from run.method.doubts(model, *handful)
 
 
 def _stop_if_asked(position: int, run: Run, options: Options) -> None:
@@ -165,26 +204,33 @@ def _epoch(
     state: State,
     batches: Batches,
     key: Key[Array, "*runs"],
-    method: AbstractMethod,
-    optimise: Traced,
-    learner: Learner | None,
-    asleep: list[float],
+    own: PyTree,
+    shared: Recipe,
 ) -> tuple[State, dict[str, Array]]:
-    """Sleep, in so many epochs or parts of them, and a wake epoch."""
+    """The sleep epochs that come before every wake epoch, or a part of one, and a wake epoch."""
     model, feedback_state = state.model, state.feedback_state
-    if learner is not None and asleep:
+    asleep = parts_of(shared.sleep_epochs)
+    if shared.learner is not None and asleep:
         sleep_key, key = split(many, key)
+        learner = own.learner, shared.learner
         model, feedback_state = sleep(asleep, many, model, feedback_state, learner, batches, sleep_key)
-    run = model, (state.weights_state, feedback_state), key
-    model, states, totals = wake_epoch(many, run, method, optimise, learner, batches)
+    run = model, (state.weights_state, feedback_state), key, own
+    model, states, totals = wake_epoch(many, run, shared, batches)
     return State(model, *states), totals
 
 
-def _record(epoch: int, values: dict[str, Array], seconds: float, model: Network, options: Options) -> Record:
+def _record(
+    epoch: int,
+    values: dict[str, Array],
+    seconds: float,
+    model: Network,
+    method: AbstractMethod,
+    options: Options,
+) -> Record:
     numbers = {name: float(value) for name, value in values.items()}
     diagnostics = options.diagnostics
     if diagnostics is not None and epoch % diagnostics.every == 0:
-        numbers |= diagnostics(model, options.method, options.data.validation)
+        numbers |= diagnostics(model, method, options.data.validation)
     for part in ("validation", "test"):
         own = own_scores(options.metrics, model, getattr(options.data, part))
         numbers |= {f"{part}_{name}": value for name, value in own.items()}

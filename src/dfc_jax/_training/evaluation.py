@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
-from jaxtyping import Array, ArrayLike, Float, Shaped
+from jaxtyping import Array, ArrayLike, Float, PyTree, Shaped
 
 from dfc_jax._checks import check_type, require, shown
 from dfc_jax._data.dataset import Dataset, Split
@@ -33,7 +33,7 @@ def evaluate(model: Network, loss: AbstractLoss, split: Split, *, classification
     check_type("loss", loss, AbstractLoss)
     check_type("split", split, Split)
     x, y = jnp.asarray(split.x), jnp.asarray(split.y)
-    mean_loss, accuracy = _evaluate(False, model, loss, x, y, None)  # which checks the shapes first
+    mean_loss, accuracy = _evaluate(False, (model, None), loss, x, y, None)  # which checks the shapes first
     check_loss("loss", loss, y.shape[1], classification)
     return {"loss": float(mean_loss)} | ({"accuracy": float(accuracy)} if classification else {})
 
@@ -98,12 +98,15 @@ def check_loss(name: str, loss: AbstractLoss, outputs: int, classification: bool
 @eqx.filter_jit
 @for_runs
 def _evaluate(
-    model: Network,
-    loss: AbstractLoss,
+    run: tuple[Network, PyTree],
+    shared: AbstractLoss,
     x: Float[Array, "samples ..."],
     y: Float[Array, "samples out"],
     mesh: Mesh | None,
 ) -> tuple[Scalar, Scalar]:
+    """A run is a model, and what of the loss is its own."""
+    model, own = run
+    loss = eqx.combine(own, shared)
     x, y = as_batch(model, x, y)
     outputs = _outputs(model, x, mesh)
     right = jnp.argmax(outputs, axis=1) == jnp.argmax(y, axis=1)
@@ -127,13 +130,16 @@ def _outputs(
 
 
 def evaluate_all(
-    many: bool, model: Network, loss: AbstractLoss, data: Dataset, mesh: Mesh | None
+    many: bool, model: Network, loss: tuple[PyTree, AbstractLoss], data: Dataset, mesh: Mesh | None
 ) -> dict[str, Float[Array, "*runs"]]:
-    """Loss and, for classification, accuracy on validation and test samples, of one model or of `many`."""
+    """Loss and, for classification, accuracy on validation and test samples, of one model or of `many`.
+
+    `loss` is what of it each run has for itself, and what all have.
+    """
     scores = {}
     for name in ("validation", "test"):
         split = getattr(data, name)
-        mean_loss, accuracy = _evaluate(many, model, loss, split.x, split.y, mesh)
+        mean_loss, accuracy = _evaluate(many, (model, loss[0]), loss[1], split.x, split.y, mesh)
         scores[f"{name}_loss"] = mean_loss
         if data.classification:
             scores[f"{name}_accuracy"] = accuracy

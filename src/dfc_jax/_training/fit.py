@@ -2,8 +2,8 @@
 
 import os
 from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
-import equinox as eqx
 import jax
 import jax.numpy as jnp
 import jax.random as jr
@@ -11,7 +11,7 @@ import optax
 from jaxtyping import Array, Key, PRNGKeyArray
 
 from dfc_jax._analysis.diagnostics import Diagnostics
-from dfc_jax._checks import check_key, check_type, require, warn
+from dfc_jax._checks import check_count, check_key, check_type, require, warn
 from dfc_jax._data.dataset import Dataset
 from dfc_jax._methods.base import AbstractMethod
 from dfc_jax._network.network import Network
@@ -27,10 +27,12 @@ from dfc_jax._training.arguments import (
 )
 from dfc_jax._training.batches import Augmentation, Batches
 from dfc_jax._training.devices import mesh_of, placed
-from dfc_jax._training.epochs import OnEpoch, Options, train
+from dfc_jax._training.epochs import OnEpoch, Options, train_all
 from dfc_jax._training.evaluation import Metric
+from dfc_jax._training.optimisers import initial_state
+from dfc_jax._training.recipes import Given
 from dfc_jax._training.resuming import writing
-from dfc_jax._training.sleep_epochs import DIVERGED, FeedbackLearning, pretrain
+from dfc_jax._training.sleep_epochs import DIVERGED, FeedbackLearning, learner_of, pretrain
 
 
 def fit(
@@ -124,14 +126,14 @@ def fit(
 
 def fit_many(
     models: Sequence[Network],
-    method: AbstractMethod,
+    method: AbstractMethod | Sequence[AbstractMethod],
     data: Dataset,
-    optimiser: optax.GradientTransformation,
+    optimiser: optax.GradientTransformation | Sequence[optax.GradientTransformation],
     *,
     epochs: int,
     keys: Sequence[PRNGKeyArray],
     batch_size: int = 128,
-    feedback_learning: FeedbackLearning | None = None,
+    feedback_learning: FeedbackLearning | Sequence[FeedbackLearning | None] | None = None,
     augment: Augmentation | None = None,
     devices: Sequence[jax.Device] | None = None,
     diagnostics: Diagnostics | None = None,
@@ -142,43 +144,41 @@ def fit_many(
     progress: bool = True,
     resume: str | os.PathLike | None = None,
     min_converged: float = 0.9,
+    at_once: int | None = None,
 ) -> list[tuple[Network, History]]:
-    """Train several models of one architecture, seeds of an experiment say, as one vmapped program.
+    """Train several models, the seeds of an experiment or a grid of hyperparameters, as one vmapped program.
 
     Model k with key k goes through what `fit` would do with them, in the same order and with the same noise;
     only the rounding of matrix products differs, which training amplifies as it does any rounding. A model
     that is no longer finite stops alone. A record's "seconds" are the model's share of the time.
 
-    **Arguments:** as of `fit`, with as many `keys` as `models`; `on_epoch` is called with the position of
-    the model, its record and the model, which alone it may stop.
+    `method`, `optimiser` and `feedback_learning` are those of all models, or one for each: then models whose
+    methods, optimisers and architectures differ in nothing but numbers (nudge, gains, rates, decay, noise)
+    are one program, and one such program after another is trained.
 
-    **Raises:** as `fit`, and `ValueError` if the numbers or the architectures differ.
+    **Arguments:** as of `fit`, with as many `keys` as `models`; `on_epoch` is called with the position of
+    the model, its record and the model, which alone it may stop. Where there are several programs, `resume`
+    is a folder of one for each.
+
+    - `at_once`: the most models of a program, where more would not fit into memory; by default no limit.
+
+    **Raises:** as `fit`, and `ValueError` if there are other numbers of models, keys or what each has.
     """
-    require(
-        len(models) == len(keys) >= 1,
-        f"`keys` are {len(keys)} and `models` {len(models)}; there must be as many, at least one.",
-    )
-    for key in keys:
-        check_key("keys", key)
-    for model in models:
-        check_fit(model, method, data, optimiser, epochs, batch_size, feedback_learning, min_converged)
+    given = _given(models, keys, method, optimiser, feedback_learning)
+    if at_once is not None:
+        check_count("at_once", at_once)
+    for run in given:
+        numbers = epochs, batch_size, run.learning, min_converged
+        check_fit(run.model, run.method, data, run.optimiser, *numbers)
     check_batches(data, batch_size, augment, devices)
     best, own = check_choice(best, patience, metrics, models[0], data)
     check_type("diagnostics", diagnostics, Diagnostics, type(None))
     check_type("resume", resume, str, os.PathLike, type(None))
     check_on_epoch(on_epoch)
-    shapes = [eqx.filter_eval_shape(lambda m=model: m) for model in models]
-    require(
-        all(eqx.tree_equal(shapes[0], shape) is True for shape in shapes),
-        "`models` are of several architectures; those of one call must differ in their weights only.",
-    )
     options = Options(
-        method=method,
         data=data,
-        optimiser=optimiser,
         epochs=epochs,
         batch_size=batch_size,
-        learning=feedback_learning,
         augment=augment,
         mesh=mesh_of(devices),
         diagnostics=diagnostics,
@@ -191,11 +191,36 @@ def fit_many(
         min_converged=min_converged,
     )
     with writing(resume):
-        if len(models) == 1:
-            return train(models[0], _typed(keys[0]), list(models), options)
-        arrays, rest = zip(*(eqx.partition(model, eqx.is_array) for model in models), strict=True)
-        together = eqx.combine(jax.tree.map(lambda *leaves: jnp.stack(leaves), *arrays), rest[0])
-        return train(together, jnp.stack([_typed(key) for key in keys]), list(models), options)
+        return train_all(given, at_once, options)
+
+
+def _given(
+    models: Sequence[Network],
+    keys: Sequence[PRNGKeyArray],
+    method: AbstractMethod | Sequence[AbstractMethod],
+    optimiser: optax.GradientTransformation | Sequence[optax.GradientTransformation],
+    learning: FeedbackLearning | Sequence[FeedbackLearning | None] | None,
+) -> list[Given]:
+    """The runs one by one."""
+    number = len(models)
+    require(
+        len(keys) == number >= 1,
+        f"`keys` are {len(keys)} and `models` {number}; there must be as many, at least one.",
+    )
+    for key in keys:
+        check_key("keys", key)
+
+    def of_each(name: str, part: Any) -> Sequence[Any]:
+        if not isinstance(part, list | tuple) or isinstance(part, optax.GradientTransformation):
+            return [part] * number
+        problem = f"`{name}` are {len(part)} and `models` {number}"
+        require(len(part) == number, f"{problem}; give one for all, or as many.")
+        return part
+
+    methods = of_each("method", method)
+    optimisers, learnings = of_each("optimiser", optimiser), of_each("feedback_learning", learning)
+    typed = map(_typed, keys)
+    return [Given(*run) for run in zip(models, typed, methods, optimisers, learnings, strict=True)]
 
 
 def pretrain_feedback(
@@ -228,7 +253,10 @@ def pretrain_feedback(
     for doubt in learning.phase.doubts():
         warn(doubt)
     batches = Batches(placed(data.train, None), batch_size)
-    model = pretrain(False, model, model.feedback, learning, batches, _typed(key), progress)
+    learner = learner_of(learning, learning.to_pretrain, model.feedback)
+    state = initial_state(model.feedback, learning.to_pretrain)
+    learnt = state, (None, learner), learning.pretraining_epochs
+    model = pretrain(False, model, *learnt, batches, _typed(key), progress)
     if not all_finite(model):
         warn(DIVERGED)
     return model

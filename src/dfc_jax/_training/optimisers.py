@@ -16,11 +16,9 @@ from dfc_jax._training.several_runs import for_runs
 from dfc_jax._training.traced import trace, Traced
 
 
-def _initial_state(part: PyTree, optimiser: optax.GradientTransformation) -> PyTree:
+def initial_state(part: PyTree, optimiser: optax.GradientTransformation) -> PyTree:
+    """The optimiser's, for the weights of a part of a network."""
     return jax.tree.map(_as_array, optimiser.init(learned_weights(part)))
-
-
-initial_state = for_runs(_initial_state)  # (many, part of a network, optimiser)
 
 
 def _as_array(leaf: Any) -> Any:
@@ -69,7 +67,7 @@ def update_alone(name: str, optimiser: optax.GradientTransformation, part: PyTre
 def _traced(
     name: str, update: Any, optimiser: optax.GradientTransformation, part: PyTree, *rest: Any
 ) -> Traced:
-    state, weights = initial_state(False, part, optimiser), learned_weights(part)
+    state, weights = initial_state(part, optimiser), learned_weights(part)
     try:
         return trace(update, weights, state, weights, *rest)
     except TypeError as error:

@@ -18,7 +18,7 @@ from dfc_jax._network.network import Network
 from dfc_jax._numerics.arrays import BatchInputs, BatchOutputs, Scalar
 from dfc_jax._training.batches import Batches
 from dfc_jax._training.devices import everywhere
-from dfc_jax._training.optimisers import initial_state, update_alone
+from dfc_jax._training.optimisers import update_alone
 from dfc_jax._training.several_runs import fold_in, for_runs
 from dfc_jax._training.traced import Traced
 
@@ -56,6 +56,11 @@ class FeedbackLearning(Part):
     wake: AbstractWakeRule | None = None
 
     @property
+    def to_pretrain(self) -> optax.GradientTransformation:
+        """The optimiser before the first wake epoch."""
+        return self.optimiser if self.pretraining_optimiser is None else self.pretraining_optimiser
+
+    @property
     def sleeps(self) -> bool:
         """Whether there are sleep epochs at all."""
         return self.pretraining_epochs > 0 or self.epochs_per_wake_epoch > 0
@@ -74,29 +79,29 @@ class Learner(eqx.Module):
     wake: AbstractWakeRule | None
 
 
-def learner_of(learning: FeedbackLearning, feedback: PyTree) -> Learner:
-    """How `feedback`, of one run, is learned beside the forward weights.
+def learner_of(
+    learning: FeedbackLearning, optimiser: optax.GradientTransformation, feedback: PyTree
+) -> Learner:
+    """How `feedback`, of one run, is learned by one of the optimisers of `learning`.
 
     **Raises:** `ValueError` if the optimiser asks for more than updates and weights.
     """
-    optimise = update_alone("feedback_learning.optimiser", learning.optimiser, feedback)
+    optimise = update_alone("feedback_learning.optimiser", optimiser, feedback)
     return Learner(learning.phase, optimise, learning.freeze_output, learning.wake)
 
 
 def pretrain(
     many: bool,
     model: Network,
-    feedback: PyTree,
-    learning: FeedbackLearning,
+    state: PyTree,
+    learner: tuple[PyTree, Learner],
+    epochs: float | int,
     batches: Batches,
     key: Key[Array, "*runs"],
     progress: bool,
 ) -> Network:
-    """The model, or `many` along the first axis, after feedback pre-training; `feedback` is that of one."""
-    if learning.pretraining_optimiser is not None:
-        learning = eqx.tree_at(lambda l: l.optimiser, learning, learning.pretraining_optimiser)
-    state, learner = initial_state(many, model.feedback, learning.optimiser), learner_of(learning, feedback)
-    bar = tqdm(parts_of(learning.pretraining_epochs), "feedback pre-training", disable=not progress)
+    """The model, or `many` along the first axis, after feedback pre-training; the rest as in `sleep`."""
+    bar = tqdm(parts_of(epochs), "feedback pre-training", disable=not progress)
     return sleep(_announced(bar), many, model, state, learner, batches, key)[0]
 
 
@@ -114,26 +119,31 @@ def sleep(
     many: bool,
     model: Network,
     state: PyTree,
-    learner: Learner,
+    learner: tuple[PyTree, Learner],
     batches: Batches,
     key: Key[Array, "*runs"],
 ) -> tuple[Network, PyTree]:
-    """One sleep epoch after another, each as long as its part says: the model and the optimiser's state."""
+    """One sleep epoch after another, each as long as its part says: the model and the optimiser's state.
+
+    `learner` is what of it each run has for itself, and what all have.
+    """
+    own, shared = learner
     for i, part in enumerate(parts):
-        model, state = _sleep_epoch(many, (model, state, fold_in(many, key, i)), learner, batches, part)
+        model, state = _sleep_epoch(many, (model, state, fold_in(many, key, i), own), shared, batches, part)
     return model, state
 
 
 @eqx.filter_jit
 @for_runs
 def _sleep_epoch(
-    run: tuple[Network, PyTree, PRNGKeyArray],
-    learner: Learner,
+    run: tuple[Network, PyTree, PRNGKeyArray, PyTree],
+    shared: Learner,
     batches: Batches,
     part: float,
 ) -> tuple[Network, PyTree]:
     """An epoch of feedback learning, or the given part of one: the model and the optimiser's state."""
-    model, state, key = run
+    model, state, key, own = run
+    learner = eqx.combine(own, shared)
     weights, rest = split_weights(model.feedback)
 
     def step(

@@ -5,32 +5,32 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import PRNGKeyArray, PyTree
 
-from dfc_jax._methods.base import AbstractMethod
 from dfc_jax._network.learned import learned_weights, split_weights
 from dfc_jax._network.network import Network
 from dfc_jax._numerics.arrays import BatchInputs, BatchOutputs, Scalar
 from dfc_jax._training.batches import Batches
 from dfc_jax._training.devices import everywhere
+from dfc_jax._training.recipes import Recipe
 from dfc_jax._training.several_runs import for_runs
-from dfc_jax._training.sleep_epochs import learn_feedback, Learner
-from dfc_jax._training.traced import Traced
+from dfc_jax._training.sleep_epochs import learn_feedback
 
 
 @eqx.filter_jit
 @for_runs
 def wake_epoch(
-    run: tuple[Network, tuple[PyTree, PyTree], PRNGKeyArray],
-    method: AbstractMethod,
-    optimise: Traced,
-    learner: Learner | None,
+    run: tuple[Network, tuple[PyTree, PyTree], PRNGKeyArray, PyTree],
+    shared: Recipe,
     batches: Batches,
 ) -> tuple[Network, tuple[PyTree, PyTree], dict[str, Scalar]]:
     """One epoch of forward learning: the model, the optimisers' states and mean metrics.
 
-    A run is a model, the states of the forward and of the feedback weights' optimiser, and a key. The
-    feedback weights learn in this phase if the method or `learner` has a rule for them.
+    A run is a model, the states of the forward and of the feedback weights' optimiser, a key, and what of the
+    recipe is its own. The feedback weights learn in this phase if the method or the learner has a rule for
+    them.
     """
-    model, states, key = run
+    model, states, key, own = run
+    recipe = eqx.combine(own, shared)
+    method, learner = recipe.method, recipe.learner
     weights, rest = split_weights(model)
 
     def step(
@@ -39,7 +39,8 @@ def wake_epoch(
         weights, state, feedback_state = carry
         model = eqx.combine(weights, rest)
         update, report = method(model, x, y, key=key)
-        change, state = optimise(learned_weights(update.layers), state, weights.layers, jnp.mean(report.loss))
+        moved, loss = learned_weights(update.layers), jnp.mean(report.loss)
+        change, state = recipe.optimise(moved, state, weights.layers, loss)
         feedback = weights.feedback
         if learner is not None and learner.wake is not None:
             update = learner.wake(model, x, y, update, method.loss)
