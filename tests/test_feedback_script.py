@@ -11,6 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from helpers import records
+from weight_transport.picture import STYLES
 from weight_transport.rows import ROWS
 
 import dfc_jax as dfc
@@ -28,7 +29,7 @@ def models() -> dict[str, dfc.Network]:
 
 def test_forward_weights_are_the_same_in_all_rows(models: dict[str, dfc.Network]) -> None:
     assert all(eqx.tree_equal(model.layers, models["bp"].layers) for model in models.values())
-    assert len(models["bp"].layers) == 4
+    assert len(models["bp"].layers) == 4 and list(models) == list(STYLES)
 
 
 @pytest.mark.parametrize("name", [name for name, row in ROWS.items() if row.learning is not None])

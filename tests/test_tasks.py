@@ -70,11 +70,12 @@ def test_a_rule_of_ones_own_learns(said: list[list[str]]) -> None:
 
 
 @pytest.mark.slow
-def test_a_sweep_compiles_in_its_first_setting_alone(said: list[list[str]]) -> None:
+def test_a_grid_has_a_row_for_every_setting(said: list[list[str]]) -> None:
     rows = [line.split() for line in said[3] if re.search(r"\d\.\d+$", line)]
-    accuracies, seconds = rows[:12], [float(row[-1]) for row in rows[12:]]
-    assert len(seconds) == 12 and max(float(row[-2]) for row in accuracies) > 0.9
-    assert max(seconds[1:]) < seconds[0] / 2
+    means = [float(row[-2]) for row in rows]
+    assert len(rows) == 12
+    # Of the rates the largest learns most in three epochs, whatever the nudge.
+    assert min(means[3::4]) > 0.9 and max(means[0::4]) < min(means[3::4])
 
 
 @pytest.mark.slow

@@ -4,7 +4,6 @@ import json
 import pathlib
 from collections.abc import Mapping
 
-import matplotlib as mpl
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
@@ -13,43 +12,57 @@ from report.figure import tidied
 from report.pictures import plt
 
 
-LEARNS = 45  # degrees: an update turned further from the gradient than this learns little from most of it
+HALF = 45  # degrees: half of an update's squared length is then along the gradient
+# Okabe and Ito's colours; direct feedback is dashed, what is no local feedback black or grey.
+STYLES = {
+    "bp": {"color": "#000000"},
+    "dfa": {"color": "#999999"},
+    "direct-initial": {"color": "#E69F00", "linestyle": "--"},
+    "direct-sleep": {"color": "#D55E00", "linestyle": "--"},
+    "direct-kolen-pollack": {"color": "#CC79A7", "linestyle": "--"},
+    "layered-random": {"color": "#F0E442"},
+    "layered-initial": {"color": "#E69F00"},
+    "layered-signs": {"color": "#009E73"},
+    "layered-random-signs": {"color": "#7FCEB9"},
+    "layered-kolen-pollack": {"color": "#CC79A7"},
+    "layered-mirror": {"color": "#56B4E9"},
+    "layered-mirror-kolen-pollack": {"color": "#0072B2"},
+    "exact": {"color": "#000000", "linestyle": ":"},
+}
 
 
 def plot_feedback(out: pathlib.Path, labels: Mapping[str, str], path: pathlib.Path) -> pathlib.Path:
     """Accuracy over training, and for each layer the angle of its update to the gradient; a line a row."""
     rows = [name for name in labels if (out / name / "metrics.jsonl").exists()]
-    colours = dict(zip(rows, mpl.colormaps["tab20"](np.linspace(0, 1, len(rows))), strict=True))
-    if "bp" in colours:
-        colours["bp"] = (0, 0, 0, 1)
     angles = {name: _angles(out / name) for name in rows}
     layers = max(found.shape[1] for found in angles.values())
     columns = min(1 + layers, 3)
     lines = -(-(1 + layers) // columns)
-    figure, axes = plt.subplots(
-        lines, columns, figsize=(10, 3 * lines + 1), layout="constrained", squeeze=False
-    )
+    size = 4 * columns, 3.2 * lines + 1.2
+    figure, axes = plt.subplots(lines, columns, figsize=size, layout="constrained", squeeze=False)
+    first, *of_layers = axes.flat
     for name in rows:
-        curves = read_curves(out / name)
-        draw_curve(axes.flat[0], curves, "validation_accuracy", 100, {"color": colours[name]})
-        for layer in range(angles[name].shape[1]):
-            epochs = np.arange(1, 1 + len(angles[name]))
-            axes.flat[1 + layer].plot(epochs, angles[name][:, layer], color=colours[name])
-    axes.flat[0].set(ylabel="validation accuracy (%)", xlabel="epoch")
-    for layer in range(layers):
-        _angle_axes(axes.flat[1 + layer], layer)
-    for unused in axes.flat[1 + layers :]:
-        unused.set_axis_off()
-    entries = [Line2D([], [], color=colours[name], label=labels[name], linewidth=3) for name in rows]
-    figure.legend(handles=entries, loc="outside lower center", frameon=False, ncols=3)
-    tidied(figure).savefig(path, dpi=150)
+        draw_curve(first, read_curves(out / name), "validation_accuracy", 100, STYLES[name])
+        for layer, ax in zip(range(angles[name].shape[1]), of_layers, strict=False):
+            ax.plot(np.arange(1, 1 + len(angles[name])), angles[name][:, layer], **STYLES[name])
+    first.set(ylabel="validation accuracy (%)", xlabel="epoch")
+    first.xaxis.get_major_locator().set_params(integer=True)
+    for layer, ax in enumerate(of_layers):
+        if layer < layers:
+            _describe(ax, layer)
+        else:
+            ax.set_axis_off()
+    entries = [Line2D([], [], label=labels[name], linewidth=2, **STYLES[name]) for name in rows]
+    figure.legend(handles=entries, loc="outside lower center", frameon=False, ncols=3, fontsize=8)
+    tidied(figure).savefig(path, dpi=130)
     plt.close(figure)
     return path
 
 
-def _angle_axes(ax: Axes, layer: int) -> None:
-    ax.axhline(LEARNS, color="0.7", linestyle=":", linewidth=1)
-    ax.set(ylabel=f"layer {layer + 1}: update to gradient (degrees)", xlabel="epoch", ylim=(0, 100))
+def _describe(ax: Axes, layer: int) -> None:
+    ax.axhline(HALF, color="0.7", linestyle=":", linewidth=1)
+    ax.set(ylabel=f"layer {layer + 1}: degrees to the gradient", xlabel="epoch")
+    ax.set_ylim(bottom=0)
     ax.xaxis.get_major_locator().set_params(integer=True)
 
 
