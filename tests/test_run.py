@@ -289,6 +289,7 @@ def test_feedback_of_cifar_is_layered_and_direct_feedback_sleeps_little(dataset)
 @pytest.mark.parametrize("given", [{"feedback": "fixed"}, {"feedback": "exact"}, {"method": ("strong-dfc",)}])
 def test_what_does_not_learn_layered_feedback_is_direct_on_cifar(given):
     assert not Config(dataset="cifar10", **given).checked().resolved().layered
+    assert not Config(dataset="cifar10", layered=False, **given).checked().resolved().layered
     learning = dataclasses.replace(Config().feedback_learning, update="expected")
     assert not Config(dataset="cifar10", feedback_learning=learning).checked().resolved().layered
 

@@ -119,7 +119,8 @@ def check_used(config: Any) -> None:
     methods = " and ".join(config.method)
     for name, readers in READERS.items():
         given = _value(config, name)
-        if given != _value(untouched, name) and not set(readers) & set(config.method):
+        asked = given != _value(untouched, name) and given is not False  # which asks for nothing
+        if asked and not set(readers) & set(config.method):
             if dataclasses.is_dataclass(given):
                 name = _changed(name, given, _value(untouched, name), READERS)
             if name is not None:
