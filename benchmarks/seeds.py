@@ -58,45 +58,49 @@ def main(options: Options) -> None:
         raise ValueError(f"`seeds` is {options.seeds}; it must be numbers of at least 1, and 1 among them.")
     if options.epochs < 2:
         raise ValueError(f"`epochs` is {options.epochs}; it must be at least 2, for the first is left out.")
-    data, optimiser = dfc.load("digits"), optax.adam(1e-3)
-    model_key, key = jr.split(jr.key(options.seed))
-    keys, model_keys = jr.split(key, max(options.seeds)), jr.split(model_key, max(options.seeds))
-    sizes = (data.input_size, *options.hidden, data.output_size)
-    models = [dfc.mlp(sizes, key=k) for k in model_keys]
-
-    def epoch(name: str, count: int) -> tuple[float, float]:
-        """Seconds of one, and the mean accuracy at the end."""
-        runs = dfc.fit_many(
-            models[:count],
-            EPOCHS[name],
-            data,
-            optimiser,
-            epochs=options.epochs,
-            keys=keys[:count],
-            progress=False,
-        )
-        records = [history.records for _, history in runs]
-        seconds = [sum(of_one[i]["seconds"] for of_one in records) for i in range(1, options.epochs)]
-        return statistics.median(seconds), statistics.mean(r[-1]["test_accuracy"] for r in records)
-
+    data = dfc.load("digits")
     figures = {}
     for name in METHODS:
         print(name)
-        accuracies = {count: epoch(name, count)[1] for count in options.seeds}  # which compiles, too
-        rounds = []
-        for turn in range(options.rounds):
-            order = options.seeds if turn % 2 == 0 else options.seeds[::-1]
-            rounds.append({count: epoch(name, count)[0] for count in order})
-        figures[name] = {
-            str(count): {
-                "milliseconds": 1e3 * statistics.median(times[count] for times in rounds),
-                "ratios": [times[count] / count / times[1] for times in rounds],
-                "accuracy": accuracies[count],
-            }
-            for count in options.seeds
-        }
+        figures[name] = _measured(name, data, options)
     where = environment("benchmarks/seeds.py")
     _write({"environment": where, "settings": settings_of(options), "methods": figures}, options)
+
+
+def _measured(name: str, data: dfc.Dataset, options: Options) -> dict[str, dict[str, Any]]:
+    """The figures of a method for every number of seeds."""
+    accuracies = {count: _trained(name, count, data, options)[1] for count in options.seeds}  # compiles, too
+    rounds = []
+    for turn in range(options.rounds):
+        order = options.seeds if turn % 2 == 0 else options.seeds[::-1]
+        rounds.append({count: _trained(name, count, data, options)[0] for count in order})
+    return {
+        str(count): {
+            "milliseconds": 1e3 * statistics.median(times[count] for times in rounds),
+            "ratios": [times[count] / count / times[1] for times in rounds],
+            "accuracy": accuracies[count],
+        }
+        for count in options.seeds
+    }
+
+
+def _trained(name: str, count: int, data: dfc.Dataset, options: Options) -> tuple[float, float]:
+    """Seconds of an epoch of so many seeds, and their mean accuracy at the end."""
+    model_key, key = jr.split(jr.key(options.seed))
+    most = max(options.seeds)
+    sizes = (data.input_size, *options.hidden, data.output_size)
+    runs = dfc.fit_many(
+        [dfc.mlp(sizes, key=k) for k in jr.split(model_key, most)[:count]],
+        EPOCHS[name],
+        data,
+        optax.adam(1e-3),
+        epochs=options.epochs,
+        keys=jr.split(key, most)[:count],
+        progress=False,
+    )
+    records = [history.records for _, history in runs]
+    seconds = [sum(of_one[i]["seconds"] for of_one in records) for i in range(1, options.epochs)]
+    return statistics.median(seconds), statistics.mean(r[-1]["test_accuracy"] for r in records)
 
 
 def _write(result: dict[str, Any], options: Options) -> None:
