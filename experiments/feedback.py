@@ -63,6 +63,8 @@ class Options:
     """Sizes of the dense hidden layers."""
     activation: Activation = "tanh"
     """Of all hidden layers."""
+    centred: bool = False
+    """Take their mean off the logits, to which cross-entropy is blind and which wanders under DFC."""
     batch_size: int = 128
     """Samples of a step."""
     lr: float = 1e-3
@@ -103,6 +105,7 @@ def make_model(options: Options, name: str, data: dfc.Dataset, seed: int) -> dfc
     starts = {"bp": dfc.ProductOfWeights(), "dfa": dfc.RandomFeedback()}
     activation = ACTIVATIONS[options.activation]
     given: dict[str, Any] = {"key": jax.random.fold_in(jax.random.key(seed), 0), "activation": activation}
+    given["centred"] = options.centred
     given["feedback"] = starts[name] if name in BASELINES else ROWS[name].start
     sizes = (*options.hidden, data.output_size)
     if options.channels:

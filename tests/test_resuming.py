@@ -114,9 +114,9 @@ def written(folder: pathlib.Path, config: Config, *without: str) -> pathlib.Path
 
 def test_a_run_of_before_layered_feedback_stays_what_it_was(tmp_path) -> None:
     """Today's defaults for CIFAR-10 are layered feedback, decay and a rate that falls."""
-    was = Config("cifar10", method=("dfc-ss",), layered=False)
+    was = Config("cifar10", method=("dfc-ss",), layered=False, centred=False)
     was = dataclasses.replace(was, optimiser=Optimiser(weight_decay=0.0, schedule="constant"))
-    for i, without in enumerate([(), ("layered", "weight_decay", "schedule")]):
+    for i, without in enumerate([(), ("layered", "centred", "weight_decay", "schedule")]):
         folder = written(tmp_path / str(i), was, *without)
         assert options_of(folder) == was.resolved() != Config("cifar10", method=("dfc-ss",)).resolved()
 

@@ -265,6 +265,7 @@ def test_cifar_is_for_the_convolutional_network_by_default(dataset):
     assert conv.activations() == [dfc.LeakyReLU()] * 3
     assert (conv.epochs, conv.optimiser.lr, conv.optimiser.weight_decay) == (20, 3e-3, 0.1)
     assert (conv.optimiser.schedule, dense.optimiser.schedule) == ("cosine", "constant")
+    assert conv.centred and not dense.centred
     assert (dense.model, dense.channels, dense.hidden, dense.augment) == ("mlp", (), (256,) * 3, False)
     assert Config(dataset="mnist").resolved().model == "mlp"
 
@@ -299,6 +300,10 @@ def test_what_does_not_learn_layered_feedback_is_direct_on_cifar(given):
     [
         ({"channels": (4,)}, "`channels` is (4,); only --model conv has feature maps"),
         ({"dataset": "student_teacher", "model": "conv"}, "`model` is conv; student_teacher holds no images"),
+        (
+            {"dataset": "student_teacher", "centred": True},
+            "`centred` is given; student_teacher has no classes",
+        ),
         (
             {"dataset": "student_teacher", "augment": True},
             "`augment` is given; student_teacher has no images",

@@ -79,6 +79,9 @@ class Config:
     activation: Activation | None = None
     """Of all hidden layers; by default tanh (the autoencoder's: tanh, linear, tanh), and leaky-relu where
     conv is for cifar10 or cifar100."""
+    centred: bool | None = None
+    """Take their mean off the logits, to which cross-entropy is blind: under DFC it wanders, and takes the
+    gain of the loop with it. By default where conv is for cifar10 or cifar100."""
     batch_size: int = 128
     """Of a step, whatever the number of devices."""
     best: Literal["validation_accuracy", "validation_loss"] | None = None
@@ -148,6 +151,7 @@ class Config:
             model=defaults.model,
             channels=defaults.channels,
             layered=layered,
+            centred=defaults == COLOUR_CONV,
             augment=convolutional and self.dataset in ("cifar10", "cifar100"),
         )
         config = dataclasses.replace(config, optimiser=optimiser, feedback_learning=learning)
@@ -165,6 +169,8 @@ class Config:
             raise ValueError(f"`channels` is {config.channels}; only --model conv has feature maps.")
         if config.augment and self.dataset in ("student_teacher", "mnist_autoencoder"):
             raise ValueError(f"`augment` is given; {self.dataset} has no images to classify.")
+        if config.centred and self.dataset in ("student_teacher", "mnist_autoencoder"):
+            raise ValueError(f"`centred` is given; {self.dataset} has no classes, whose outputs have a mean.")
         if not self.distributed and (self.coordinator, self.processes, self.process) != (None, None, None):
             raise ValueError(
                 "`coordinator`, `processes` and `process` are for --distributed, which is not given."

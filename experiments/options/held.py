@@ -65,10 +65,8 @@ def options_of(folder: pathlib.Path) -> Config:
 def _as_it_was(config: Config, values: dict[str, Any]) -> Config:
     """Without what has a default of its data set's now, where its version did not have it."""
     before = {name: of for name, of in BEFORE.items() if name not in values.get("optimiser", {})}
-    layered = config.layered if "layered" in values else False
-    return dataclasses.replace(
-        config, layered=layered, optimiser=dataclasses.replace(config.optimiser, **before)
-    )
+    others = {name: False for name in ("layered", "centred") if name not in values}
+    return dataclasses.replace(config, optimiser=dataclasses.replace(config.optimiser, **before), **others)
 
 
 def options_to_go_on(

@@ -246,12 +246,13 @@ def make_model(config: Config, method: Method, data: dfc.Dataset, seed: int) -> 
         feedback = dfc.ExactFeedback()
     key = jax.random.fold_in(jax.random.key(seed), 0)
     sizes = (*config.hidden, data.output_size)
+    given = {"key": key, "feedback": feedback, "centred": config.centred}
     if config.model == "mlp":
-        return dfc.mlp((data.input_size, *sizes), key=key, activation=config.activations(), feedback=feedback)
+        return dfc.mlp((data.input_size, *sizes), activation=config.activations(), **given)
     if data.image is None:
         raise ValueError(f"`model` is conv; {data.name} holds no images.")
     activation = config.activations()[0]
-    return dfc.convnet(data.image, config.channels, sizes, key=key, activation=activation, feedback=feedback)
+    return dfc.convnet(data.image, config.channels, sizes, activation=activation, **given)
 
 
 def make_augmentation(config: Config, data: dfc.Dataset) -> dfc.CropAndFlip | None:

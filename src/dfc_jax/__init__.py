@@ -115,7 +115,6 @@ from dfc_jax._network.activations import (
 )
 from dfc_jax._network.convolution import (
     AveragePool as AveragePool,
-    Chain as Chain,
     convnet as convnet,
     Convolution as Convolution,
     Flatten as Flatten,
@@ -128,7 +127,12 @@ from dfc_jax._network.feedback import (
     ProductOfWeights as ProductOfWeights,
     RandomFeedback as RandomFeedback,
 )
-from dfc_jax._network.layer import Dense as Dense, Layer as Layer
+from dfc_jax._network.layer import (
+    Centre as Centre,
+    Chain as Chain,
+    Dense as Dense,
+    Layer as Layer,
+)
 from dfc_jax._network.layered_feedback import (
     AbstractLayeredFeedback as AbstractLayeredFeedback,
     CopyOfWeights as CopyOfWeights,

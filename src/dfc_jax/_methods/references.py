@@ -23,8 +23,7 @@ from dfc_jax._dynamics.losses import AbstractLoss, CrossEntropy
 from dfc_jax._dynamics.states import PerLayer
 from dfc_jax._fields import number
 from dfc_jax._methods.base import AbstractMethod, instant_update, Report
-from dfc_jax._network.convolution import Chain
-from dfc_jax._network.layer import Dense, Transform
+from dfc_jax._network.layer import Chain, Dense, Transform
 from dfc_jax._network.network import as_batch, Feedforward, Network
 from dfc_jax._numerics.arrays import BatchInputs, BatchOutputs, OutputMatrix, OutputVector, Scalar
 from dfc_jax._numerics.compiled import compiled

@@ -20,7 +20,7 @@ from dfc_jax._checks import check_count, check_image, check_key, check_pixels, c
 from dfc_jax._fields import count, Part
 from dfc_jax._network.activations import AbstractActivation, Linear, Tanh
 from dfc_jax._network.feedback import AbstractFeedbackInit, ProductOfWeights
-from dfc_jax._network.layer import check_floats, Dense, Layer, Transform
+from dfc_jax._network.layer import Centre, Chain, check_floats, Dense, Layer, Transform
 from dfc_jax._network.network import Network
 from dfc_jax._numerics.arrays import OutputVector
 from dfc_jax._numerics.cross_correlation import correlate
@@ -75,17 +75,6 @@ class Flatten(Part):
         return rate.ravel()
 
 
-class Chain(Part):
-    """Affine transforms one after another, which are one affine transform."""
-
-    parts: tuple[Transform, ...]
-
-    def __call__(self, rate: Float[Array, "*n"]) -> Float[Array, "*m"]:
-        for part in self.parts:
-            rate = part(rate)
-        return rate
-
-
 def convnet(
     image: tuple[int, int, int],
     channels: Sequence[int],
@@ -97,6 +86,7 @@ def convnet(
     stride: int = 1,
     activation: AbstractActivation = Tanh(),
     output_activation: AbstractActivation = Linear(),
+    centred: bool = False,
     feedback: AbstractFeedbackInit = ProductOfWeights(),
 ) -> Network:
     """A convolutional network: as many convolutions as `channels`, then as many dense layers as `sizes`.
@@ -112,7 +102,7 @@ def convnet(
     - `sizes`: of the dense layers, the output last: `(128, 10)`.
     - `kernel`: width and height of the convolutions' kernels, an odd number.
     - `pool`, `stride`: of all convolutions; 1 leaves feature maps as large as they are.
-    - `activation`, `output_activation`, `feedback`, `key`: as in `mlp`.
+    - `activation`, `output_activation`, `centred`, `feedback`, `key`: as in `mlp`.
 
     >>> model = convnet((1, 8, 8), (4, 6), (10,), key=jr.key(0))
     >>> [Q.shape for Q in model.feedback.weights]
@@ -125,6 +115,7 @@ def convnet(
     _check(image, channels, sizes, kernel, pool, stride)
     check_key("key", key)
     check_type("feedback", feedback, AbstractFeedbackInit)
+    check_type("centred", centred, bool)
     check_type("activation", activation, AbstractActivation)
     check_type("output_activation", output_activation, AbstractActivation)
     weights_key, feedback_key = jr.split(key)
@@ -151,7 +142,8 @@ def convnet(
         before = Chain((AveragePool(pool), Flatten())) if pooled else Flatten()
         weight = _xavier((*arriving(before), number), next(keys)).T
         add(before, Dense(weight, jnp.zeros(number)))
-    layers[-1] = Layer(layers[-1].transform, output_activation)
+    last = layers[-1].transform
+    layers[-1] = Layer(Chain((last, Centre())) if centred else last, output_activation)
     return Network(tuple(layers), feedback.init(layers, shapes[1:], feedback_key))
 
 

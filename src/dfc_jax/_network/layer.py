@@ -36,6 +36,24 @@ class Dense(Part):
         return rate @ self.weight.T + self.bias
 
 
+class Chain(Part):
+    """Affine transforms one after another, which are one affine transform."""
+
+    parts: tuple[Transform, ...]
+
+    def __call__(self, rate: Float[Array, "*n"]) -> Float[Array, "*m"]:
+        for part in self.parts:
+            rate = part(rate)
+        return rate
+
+
+class Centre(Part):
+    """A vector less its mean."""
+
+    def __call__(self, rate: Float[Array, " n"]) -> Float[Array, " n"]:
+        return rate - jnp.mean(rate)
+
+
 class Layer(Part):
     """One layer: basal voltage v_ff = f(r_prev) of an affine `transform`, and rate phi(v).
 

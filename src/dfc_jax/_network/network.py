@@ -16,7 +16,7 @@ from dfc_jax._checks import check_key, check_type, require
 from dfc_jax._fields import check_parts, Part
 from dfc_jax._network.activations import AbstractActivation, Linear, Tanh
 from dfc_jax._network.feedback import AbstractFeedback, AbstractFeedbackInit, ProductOfWeights
-from dfc_jax._network.layer import check_floats, Dense, jacobian_at, Layer, slopes_at
+from dfc_jax._network.layer import Centre, Chain, check_floats, Dense, jacobian_at, Layer, slopes_at
 from dfc_jax._numerics.arrays import BatchInputs, BatchOutputs, OutputVector
 
 
@@ -150,6 +150,7 @@ def mlp(
     key: PRNGKeyArray,
     activation: AbstractActivation | Sequence[AbstractActivation] = Tanh(),
     output_activation: AbstractActivation = Linear(),
+    centred: bool = False,
     feedback: AbstractFeedbackInit = ProductOfWeights(),
 ) -> Network:
     """A multilayer perceptron with Xavier-normal weights and zero biases, as the papers initialise theirs.
@@ -160,6 +161,9 @@ def mlp(
     - `key`: the random key of the initial weights and feedback weights.
     - `activation`: of the hidden layers: one for all, or one for each.
     - `output_activation`: of the output layer. Softmax belongs to the loss, not to the network.
+    - `centred`: whether the voltages of the output are those of its weights less their mean. Softmax, and
+      cross-entropy with it, sees no difference, so that nothing holds the mean of the logits where it is:
+      under DFC, unlike backprop, it wanders, and takes the gain of the loop with it.
     - `feedback`: how the feedback weights start: `ProductOfWeights()`, `RandomFeedback()`, `ExactFeedback()`.
 
     >>> model = mlp((4, 5, 3), key=jr.key(0))
@@ -173,6 +177,7 @@ def mlp(
     check_type("sizes", sizes, Sequence)
     check_type("feedback", feedback, AbstractFeedbackInit)
     check_type("output_activation", output_activation, AbstractActivation)
+    check_type("centred", centred, bool)
     require(
         len(sizes) >= 2, f"`sizes` is {tuple(sizes)}; it must name at least the input and the output size."
     )
@@ -192,10 +197,9 @@ def mlp(
     check_key("key", key)
     weights_key, feedback_key = jr.split(key)
     keys = jr.split(weights_key, len(sizes) - 1)
-    layers = tuple(
-        Layer(_xavier_dense(m, n, k), phi)
-        for m, n, k, phi in zip(sizes[:-1], sizes[1:], keys, [*activations, output_activation], strict=True)
-    )
+    *below, last = [_xavier_dense(m, n, k) for m, n, k in zip(sizes[:-1], sizes[1:], keys, strict=True)]
+    output = Layer(Chain((last, Centre())) if centred else last, output_activation)
+    layers = (*map(Layer, below, activations), output)
     return Network(layers, feedback.init(layers, [(n,) for n in sizes[1:]], feedback_key))
 
 
