@@ -163,9 +163,11 @@ def train(options: Options, name: str, data: dfc.Dataset) -> None:
 def _angles(
     method: dfc.AbstractMethod, model: dfc.Network, x: jax.Array, y: jax.Array
 ) -> dict[str, jax.Array]:
-    """Between the update and the gradient, all layers together and each; between Q and J^T; condition 2."""
+    """Between the update and the gradient, all layers together and each; between Q and J^T; condition 2; and
+    the mean of all logits, which wanders unless they are centred."""
     angles = dfc.update_angles(method(model, x, y)[0], dfc.Backprop(method.loss)(model, x, y)[0])
     found = {"angle_to_backprop": angles.network, "angle_to_backprop_by_layer": jnp.stack(angles.layers)}
+    found["mean_of_logits"] = jnp.mean(jax.vmap(model)(x))
     if not isinstance(method, (dfc.Backprop, dfc.DFA)):
         found["angle_of_feedback_to_transposed_jacobian"] = jnp.mean(dfc.feedback_angles(model, x))
         found["condition_two"] = jnp.mean(dfc.condition_two(model, x))

@@ -57,6 +57,8 @@ def test_angles_are_those_of_a_row(models: dict[str, dfc.Network]) -> None:
     assert found["dfa"]["angle_to_backprop_by_layer"][-1] < 1e-6
     assert np.all(found["dfa"]["angle_to_backprop_by_layer"][:-1] > 5)
     # Copies of the forward weights are the transposed Jacobian until these learn.
+    logits = jax.vmap(models["bp"])(x.astype(jnp.float32))
+    assert found["bp"]["mean_of_logits"] == pytest.approx(np.mean(logits), rel=1e-4)
     for measure, exact in found["exact"].items():
         assert np.allclose(found["layered-initial"][measure], exact, atol=1e-5)
     assert found["exact"]["condition_two"] == pytest.approx(1)
