@@ -7,7 +7,7 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import optax
-from jaxtyping import Array, Bool, Key, PyTree
+from jaxtyping import Array, Key, PyTree
 
 from dfc_jax._methods.base import AbstractMethod
 from dfc_jax._network.network import Network
@@ -38,34 +38,29 @@ class Recipe(eqx.Module):
     sleep_epochs: float | int = eqx.field(default=0, static=True)
 
 
-def recipe_of(given: Given) -> Recipe:
-    """**Raises:** `ValueError` if an optimiser asks for more than there is."""
+def _recipe(given: Given) -> Recipe:
+    """Of one run. **Raises:** `ValueError` if an optimiser asks for more than there is."""
     optimise, learning = update_by_loss(given.optimiser, given.model.layers), given.learning
     if learning is None:
         return Recipe(given.method, optimise)
     feedback = given.model.feedback
-    return Recipe(
-        given.method,
-        optimise,
-        learner_of(learning, learning.optimiser, feedback),
-        learner_of(learning, learning.to_pretrain, feedback),
-        learning.pretraining_epochs,
-        learning.epochs_per_wake_epoch,
-    )
+    learner = pretrainer = learner_of(learning, learning.optimiser, feedback)
+    if learning.to_pretrain is not learning.optimiser:
+        pretrainer = learner_of(learning, learning.to_pretrain, feedback)
+    epochs = learning.pretraining_epochs, learning.epochs_per_wake_epoch
+    return Recipe(given.method, optimise, learner, pretrainer, *epochs)
 
 
 def recipes_of(runs: Sequence[Given]) -> list[Recipe]:
     """Those of several runs, of each object once."""
-    known: dict[tuple, Recipe] = {}
-    kinds = _kinds([run.model for run in runs])
-    for run, kind in zip(runs, kinds, strict=True):
+    known: dict[tuple[int, ...], Recipe] = {}
+    recipes = []
+    for run, kind in zip(runs, _kinds([run.model for run in runs]), strict=True):
         parts = kind, id(run.method), id(run.optimiser), id(run.learning)
         if parts not in known:
-            known[parts] = recipe_of(run)
-    return [
-        known[kind, id(run.method), id(run.optimiser), id(run.learning)]
-        for run, kind in zip(runs, kinds, strict=True)
-    ]
+            known[parts] = _recipe(run)
+        recipes.append(known[parts])
+    return recipes
 
 
 def alike(runs: Sequence[Given], recipes: Sequence[Recipe]) -> list[list[int]]:
@@ -109,5 +104,5 @@ def own_and_shared(trees: Sequence[PyTree]) -> tuple[PyTree, PyTree]:
     return own, eqx.combine(shared, rest[0])
 
 
-def _same(one: Array, other: Array) -> bool | Bool[Array, ""]:
-    return one is other or bool(jnp.array_equal(one, other, equal_nan=False))
+def _same(one: Array, other: Array) -> bool:
+    return one is other or bool(jnp.array_equal(one, other))
