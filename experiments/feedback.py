@@ -28,7 +28,7 @@ from options.checks import check_seeds
 from options.defaults import Activation, ACTIVATIONS
 from options.script import outermost, parse, resumable
 from report.curves import drawn, read_curves
-from report.spread import spread
+from report.spread import mean_and_spread, shown
 from weight_transport.picture import plot_feedback
 from weight_transport.rows import ROWS
 
@@ -191,7 +191,7 @@ def collect(options: Options) -> dict[str, dict[str, Any]]:
         for measure in ("condition_two", "angle_of_feedback_to_transposed_jacobian"):
             if measure in curves:
                 values[measure] = curves[measure][:, -1]
-        found[name] = {k: {"mean": float(np.mean(v)), "std": _finite(spread(v))} for k, v in values.items()}
+        found[name] = {k: mean_and_spread(v) for k, v in values.items()}
         found[name]["angle_by_layer"] = _by_layer(options.out / name)
     return found
 
@@ -202,10 +202,6 @@ def _by_layer(folder: pathlib.Path) -> list[float]:
     records = [json.loads(line) for line in lines]
     last = max(record["epoch"] for record in records)
     return np.mean([r["angle_to_backprop_by_layer"] for r in records if r["epoch"] == last], axis=0).tolist()
-
-
-def _finite(number: np.ndarray) -> float | None:
-    return None if np.isnan(number) else float(number)
 
 
 def write(options: Options, rows: dict[str, dict[str, Any]]) -> None:
@@ -230,13 +226,13 @@ def _table(options: Options, rows: dict[str, dict[str, Any]]) -> list[str]:
     for name, found in rows.items():
         cells = [
             LABELS[name],
-            _shown(found, "last_test_accuracy", 100, 2),
-            _shown(found, "best_test_accuracy", 100, 2),
-            _shown(found, "train_loss", 1, 3),
-            _shown(found, "angle_to_backprop", 1, 0),
+            _cell(found, "last_test_accuracy", 100, 2),
+            _cell(found, "best_test_accuracy", 100, 2),
+            _cell(found, "train_loss", 1, 3),
+            _cell(found, "angle_to_backprop", 1, 0),
             " ".join(f"{angle:.0f}" for angle in found["angle_by_layer"]),
-            _shown(found, "angle_of_feedback_to_transposed_jacobian", 1, 0),
-            _shown(found, "condition_two", 1, 2),
+            _cell(found, "angle_of_feedback_to_transposed_jacobian", 1, 0),
+            _cell(found, "condition_two", 1, 2),
         ]
         lines.append("| " + " | ".join(cells) + " |")
     return [
@@ -249,11 +245,8 @@ def _table(options: Options, rows: dict[str, dict[str, Any]]) -> list[str]:
     ]
 
 
-def _shown(found: dict[str, Any], measure: str, factor: float, digits: int) -> str:
-    if measure not in found:
-        return ""
-    mean, std = found[measure]["mean"], found[measure]["std"]
-    return f"{factor * mean:.{digits}f}" + ("" if std is None else f" ± {factor * std:.{digits}f}")
+def _cell(found: dict[str, Any], measure: str, factor: float, digits: int) -> str:
+    return shown(found[measure], factor, digits) if measure in found else ""
 
 
 @outermost

@@ -29,7 +29,7 @@ from options.script import outermost, parse, resumable
 from prospective.measures import angles_between, interference
 from prospective.picture import LABELS, plot_theories
 from report.curves import drawn, read_curves
-from report.spread import spread
+from report.spread import mean_and_spread, shown
 
 import dfc_jax as dfc
 from dfc_jax._checks import check_count
@@ -181,12 +181,8 @@ def collect(options: Options) -> dict[str, dict[str, Any]]:
             "angle_to_backprop": curves["angle_to_backprop"][:, -1],
             "target_alignment": curves["target_alignment"][:, -1],
         }
-        found[name] = {k: {"mean": float(np.mean(v)), "std": _finite(spread(v))} for k, v in values.items()}
+        found[name] = {k: mean_and_spread(v) for k, v in values.items()}
     return found
-
-
-def _finite(number: np.ndarray) -> float | None:
-    return None if np.isnan(number) else float(number)
 
 
 def write(
@@ -215,9 +211,9 @@ def _trained(options: Options, methods: dict[str, dict[str, Any]]) -> list[str]:
         "|---|---:|---:|---:|---:|---:|",
     ]
     for name, found in methods.items():
-        cells = [_shown(found["last_test_accuracy"], 100), _shown(found["best_test_accuracy"], 100)]
-        cells += [_shown(found["converged"], 100), _shown(found["angle_to_backprop"], digits=1)]
-        cells += [_shown(found["target_alignment"], digits=3)]
+        cells = [shown(found["last_test_accuracy"], 100), shown(found["best_test_accuracy"], 100)]
+        cells += [shown(found["converged"], 100), shown(found["angle_to_backprop"], digits=1)]
+        cells += [shown(found["target_alignment"], digits=3)]
         lines.append(f"| {LABELS[name]} | " + " | ".join(cells) + " |")
     return [
         *lines,
@@ -257,11 +253,6 @@ def _interference(moved: dict[str, dict[str, list]]) -> list[str]:
         columns = [np.mean(moved[name][part], axis=0)[i] for name in moved for part in ("own", "others")]
         lines.append(f"| {rate:g} | " + " | ".join(f"{value:.3g}" for value in columns) + " |")
     return lines
-
-
-def _shown(found: dict[str, float | None], factor: float = 1, digits: int = 2) -> str:
-    std = "" if found["std"] is None else f" ± {factor * found['std']:.{digits}f}"
-    return f"{factor * found['mean']:.{digits}f}{std}"
 
 
 @outermost

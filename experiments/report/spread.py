@@ -12,3 +12,15 @@ def spread(values: ArrayLike, axis: int | None = None) -> np.ndarray:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", RuntimeWarning)
         return np.nanstd(values, axis=axis, ddof=1)
+
+
+def mean_and_spread(values: ArrayLike) -> dict[str, float | None]:
+    """Of one number a seed, ready for JSON: None for the spread of one seed."""
+    std = spread(np.asarray(values))
+    return {"mean": float(np.mean(values)), "std": None if np.isnan(std) else float(std)}
+
+
+def shown(found: dict[str, float | None], factor: float = 1, digits: int = 2) -> str:
+    """Those two, times a factor, in a table's cell."""
+    std = "" if found["std"] is None else f" ± {factor * found['std']:.{digits}f}"
+    return f"{factor * found['mean']:.{digits}f}{std}"
