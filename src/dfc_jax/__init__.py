@@ -89,7 +89,11 @@ from dfc_jax._methods.base import (
     Report as Report,
     shaped_like as shaped_like,
 )
-from dfc_jax._methods.baselines import Backprop as Backprop, DFA as DFA
+from dfc_jax._methods.baselines import (
+    Backprop as Backprop,
+    DFA as DFA,
+    FeedbackAlignment as FeedbackAlignment,
+)
 from dfc_jax._methods.dfc import DFC as DFC, DFCSS as DFCSS, DFCSSA as DFCSSA
 from dfc_jax._methods.expected_sleep import ExpectedSleepPhase as ExpectedSleepPhase
 from dfc_jax._methods.optimal_control import (

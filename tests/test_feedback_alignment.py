@@ -1,0 +1,84 @@
+"""Feedback alignment against backprop, and against its formula in NumPy."""
+
+import jax
+import jax.numpy as jnp
+import jax.random as jr
+import numpy as np
+import optax
+import pytest
+from helpers import few_digits, relative_error
+
+import dfc_jax as dfc
+
+
+X, Y = jr.normal(jr.key(1), (5, 6)), jnp.eye(3)[jnp.arange(5) % 3]
+
+
+def dense(**options: object) -> dfc.Network:
+    return dfc.mlp((6, 5, 4, 3), key=jr.key(0), **options)
+
+
+@pytest.mark.parametrize("loss", [dfc.CrossEntropy(), dfc.MeanSquaredError()])
+def test_with_exact_feedback_it_is_backprop(loss: dfc.AbstractLoss) -> None:
+    images = jr.normal(jr.key(2), (5, 64))
+    for model, x in (
+        (dense(feedback=dfc.ExactFeedback()), X),
+        (dfc.convnet((1, 8, 8), (2, 3), (3,), key=jr.key(0), feedback=dfc.CopyOfWeights()), images),
+    ):
+        found, report = dfc.FeedbackAlignment(loss)(model, x, Y)
+        wanted, expected = dfc.Backprop(loss)(model, x, Y)
+        assert relative_error(found.layers, wanted.layers) < 1e-12
+        assert np.allclose(report.loss, expected.loss)
+
+
+def test_random_feedback_teaches_by_its_formula() -> None:
+    model = dense(feedback=dfc.RandomLayeredFeedback())
+    update, _ = dfc.FeedbackAlignment()(model, X, Y)
+    weights = [np.asarray(layer.transform.weight) for layer in model.layers]
+    B2, B3 = (np.asarray(transform.weight) for transform in model.feedback.transforms)
+    first = np.tanh(np.asarray(X) @ weights[0].T)
+    second = np.tanh(first @ weights[1].T)
+    logits = second @ weights[2].T
+    error = np.exp(logits) / np.exp(logits).sum(axis=1, keepdims=True) - np.asarray(Y)
+    above = (1 - second**2) * (error @ B3)
+    below = (1 - first**2) * (above @ B2)
+    for layer, signal, rate in zip(
+        update.layers, (below, above, error), (np.asarray(X), first, second), strict=True
+    ):
+        assert np.allclose(layer.transform.weight, signal.T @ rate / len(X), atol=1e-12)
+        assert np.allclose(layer.transform.bias, signal.mean(axis=0), atol=1e-12)
+
+
+def test_a_sample_that_is_not_finite_teaches_nothing() -> None:
+    model = dense(feedback=dfc.RandomLayeredFeedback())
+    update, report = dfc.FeedbackAlignment()(model, X.at[2].set(jnp.nan), Y)
+    others = jnp.asarray([0, 1, 3, 4])
+    wanted, _ = dfc.FeedbackAlignment()(model, X[others], Y[others])
+    assert relative_error(jax.tree.map(lambda leaf: 5 / 4 * leaf, update.layers), wanted.layers) < 1e-12
+    assert np.isnan(report.loss[2]) and np.isfinite(report.loss[others]).all()
+
+
+def test_direct_feedback_is_refused() -> None:
+    with pytest.raises(ValueError, match=r"`model\.feedback` is FeedbackWeights; .* is for DFA"):
+        dfc.FeedbackAlignment()(dense(), X, Y)
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("as_users_run")
+def test_it_learns_with_a_mirror_and_kolen_pollack() -> None:
+    """Akrout et al. (2019): the backward weights follow the forward ones, and the network learns."""
+    data, optimiser = few_digits(), optax.adamw(1e-2, weight_decay=0.5)
+    model = dfc.mlp((64, 16, 12, 10), key=jr.key(0), feedback=dfc.RandomLayeredFeedback())
+    mirror = optax.chain(optax.add_decayed_weights(1.0), optax.adam(1e-2))
+    awake = {"pretraining_epochs": 10, "epochs_per_wake_epoch": 0, "wake": dfc.KolenPollack()}
+    learning = dfc.FeedbackLearning(optimiser, dfc.WeightMirror(), mirror, **awake)
+    options = {"epochs": 15, "key": jr.key(1), "batch_size": 32, "feedback_learning": learning}
+    trained, history = dfc.fit(model, dfc.FeedbackAlignment(), data, optimiser, progress=False, **options)
+    assert history.records[-1]["train_loss"] < 0.5 * history.records[0]["train_loss"]
+
+    def apart(model: dfc.Network) -> list[float]:
+        pairs = zip(model.feedback.transforms, model.layers[1:], strict=True)
+        weights = [(B.weight, layer.transform.weight) for B, layer in pairs]
+        return [float(np.linalg.norm(B - W) / np.linalg.norm(W)) for B, W in weights]
+
+    assert max(apart(trained)) < 0.6 < 1.2 < min(apart(model))
