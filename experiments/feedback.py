@@ -48,8 +48,9 @@ class Options:
 
     dataset: Literal["digits", "mnist", "fashion_mnist", "cifar10", "cifar100"] = "digits"
     """digits needs no download."""
-    method: Literal["dfc-ss", "dfc-ssa"] = "dfc-ss"
-    """The method of every row but backprop and DFA."""
+    method: Literal["dfc-ss", "dfc-ssa", "feedback-alignment"] = "dfc-ss"
+    """The method of every row but backprop and DFA. feedback-alignment: no control, the error itself comes
+    down the feedback; where that is direct, by DFA's rule."""
     rows: tuple[str, ...] = (*BASELINES, *ROWS)
     """Which rows to train."""
     epochs: int = 20
@@ -97,6 +98,8 @@ def make_method(options: Options, name: str) -> dfc.AbstractMethod:
     """The method of a row."""
     if name in BASELINES:
         return {"bp": dfc.Backprop, "dfa": dfc.DFA}[name]()
+    if options.method == "feedback-alignment":
+        return dfc.DFA() if ROWS[name].direct else dfc.FeedbackAlignment()
     return {"dfc-ss": dfc.DFCSS, "dfc-ssa": dfc.DFCSSA}[options.method]()
 
 
@@ -168,7 +171,7 @@ def _angles(
     angles = dfc.update_angles(method(model, x, y)[0], dfc.Backprop(method.loss)(model, x, y)[0])
     found = {"angle_to_backprop": angles.network, "angle_to_backprop_by_layer": jnp.stack(angles.layers)}
     found["mean_of_logits"] = jnp.mean(jax.vmap(model)(x))
-    if not isinstance(method, (dfc.Backprop, dfc.DFA)):
+    if not isinstance(method, dfc.Backprop):
         found["angle_of_feedback_to_transposed_jacobian"] = jnp.mean(dfc.feedback_angles(model, x))
         found["condition_two"] = jnp.mean(dfc.condition_two(model, x))
     return found

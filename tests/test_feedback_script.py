@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from helpers import records
+from helpers import records, relative_error
 from weight_transport.picture import STYLES
 from weight_transport.rows import ROWS
 
@@ -55,6 +55,7 @@ def test_angles_are_those_of_a_row(models: dict[str, dfc.Network]) -> None:
         angles = feedback._angles(feedback.make_method(SMALL, name), model, x, y)
         found[name] = {k: np.asarray(v) for k, v in angles.items()}
     assert np.all(found["bp"]["angle_to_backprop_by_layer"] < 1e-6) and "condition_two" not in found["bp"]
+    assert found["dfa"]["condition_two"] < 0.9
     assert found["dfa"]["angle_to_backprop_by_layer"][-1] < 1e-6
     assert np.all(found["dfa"]["angle_to_backprop_by_layer"][:-1] > 5)
     # Copies of the forward weights are the transposed Jacobian until these learn.
@@ -64,6 +65,17 @@ def test_angles_are_those_of_a_row(models: dict[str, dfc.Network]) -> None:
     assert found["exact"]["condition_two"] == pytest.approx(1)
     assert found["exact"]["angle_of_feedback_to_transposed_jacobian"] < 1e-5
     assert found["layered-random"]["angle_of_feedback_to_transposed_jacobian"] > 20
+
+
+def test_without_control_every_row_is_feedback_alignment_or_dfa(models: dict[str, dfc.Network]) -> None:
+    options = dataclasses.replace(SMALL, method="feedback-alignment")
+    x, y = jnp.ones((2, 64), jnp.float32), jnp.eye(10, dtype=jnp.float32)[:2]
+    for name, row in ROWS.items():
+        method = feedback.make_method(options, name)
+        assert isinstance(method, dfc.DFA if row.direct else dfc.FeedbackAlignment)
+        method(models[name], x, y)  # whose feedback it takes
+    backprop, exact = (feedback.make_method(options, name)(models[name], x, y)[0] for name in ("bp", "exact"))
+    assert relative_error(exact.layers, backprop.layers) < 1e-5
 
 
 @pytest.mark.parametrize(

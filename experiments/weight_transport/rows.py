@@ -25,6 +25,8 @@ class Row:
     start: dfc.AbstractFeedbackInit
     learning: Learning | None = None
     """From the optimiser of the forward weights; None where the feedback does not learn."""
+    direct: bool = False
+    """Whether it goes from the output to every neuron."""
 
 
 def _sleep(optimiser: optax.GradientTransformation) -> dfc.FeedbackLearning:
@@ -73,9 +75,11 @@ def _mirror_then_kolen_pollack(optimiser: optax.GradientTransformation) -> dfc.F
 
 
 ROWS = {
-    "direct-initial": Row("direct, product of the initial weights", dfc.ProductOfWeights()),
-    "direct-sleep": Row("direct, sleep", dfc.RandomFeedback(), _sleep),
-    "direct-kolen-pollack": Row("direct, Kolen-Pollack", dfc.RandomFeedback(), _direct_kolen_pollack),
+    "direct-initial": Row("direct, product of the initial weights", dfc.ProductOfWeights(), direct=True),
+    "direct-sleep": Row("direct, sleep", dfc.RandomFeedback(), _sleep, direct=True),
+    "direct-kolen-pollack": Row(
+        "direct, Kolen-Pollack", dfc.RandomFeedback(), _direct_kolen_pollack, direct=True
+    ),
     "layered-random": Row("layered, random", dfc.RandomLayeredFeedback()),
     "layered-initial": Row("layered, initial weights", dfc.CopyOfWeights()),
     "layered-signs": Row("layered, signs of the weights", dfc.SignSymmetry()),
