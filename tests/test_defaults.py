@@ -65,6 +65,7 @@ LAYERED = {
     ("learned", "kolen-pollack"): (dfc.RandomLayeredFeedback, dfc.KolenPollack, (10, 0)),
     ("learned", "weight-mirror"): (dfc.RandomLayeredFeedback, None, (10, 1)),
     ("fixed", None): (dfc.CopyOfWeights, None, None),
+    ("signs", None): (dfc.SignSymmetry, None, None),
 }
 
 
@@ -98,6 +99,13 @@ def test_direct_kolen_pollack_keeps_the_output_weights_and_never_sleeps() -> Non
 
 REFUSED = {
     "`layered` is given, but `feedback` is exact": {"layered": True, "feedback": "exact"},
+    "`layered` is False, but `feedback` is signs": {"layered": False, "feedback": "signs"},
+    "`feedback` is signs; strong-dfc needs feedback weights": {
+        "feedback": "signs",
+        "method": ("strong-dfc",),
+    },
+    "`feedback` is signs; direct feedback alignment uses": {"feedback": "signs", "method": ("dfa",)},
+    "`feedback` is signs; bp has none": {"feedback": "signs", "method": ("bp",)},
     "`layered` is given; strong-dfc learns": {"layered": True, "method": ("strong-dfc",)},
     "`layered` is given, which bp does not read": {"layered": True, "method": ("bp",)},
     "is simulated, which learns weights to every neuron": {

@@ -204,6 +204,7 @@ def test_a_half_downloaded_data_set_is_refused(remains, tmp_path, monkeypatch, c
         ),
         (Config(dataset="mnist", preset="paper", nudge=0.2), "`nudge` is 0.2; the preset paper sets it"),
         (Config(dataset="mnist", preset="paper", feedback="exact"), "`feedback` is exact; the preset paper"),
+        (Config(dataset="mnist", preset="paper", feedback="signs"), "`feedback` is signs; the preset paper"),
         (Config(dataset="mnist", preset="paper", method=("mn",)), "`method` is mn, which the preset"),
         (Config(method=("bp", "bp")), "`method` is ('bp', 'bp')"),
     ],

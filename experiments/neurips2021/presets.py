@@ -207,8 +207,10 @@ def paper(config: Config, method: Method) -> Config:
         raise ValueError(f"`preset` is {config.preset}, which exists for {available}, not {config.dataset}.")
     if method not in ("bp", "dfa", *WITH_CONTROLLER):
         raise ValueError(f"`method` is {method}, which the preset {config.preset} does not have.")
-    if config.feedback == "exact":
-        raise ValueError(f"`feedback` is exact; the preset {config.preset} exists for learned and fixed.")
+    if config.feedback not in ("learned", "fixed"):
+        raise ValueError(
+            f"`feedback` is {config.feedback}; the preset {config.preset} exists for learned and fixed."
+        )
     refuse_beside(config)
     published = TABLE_1[task]
     config = dataclasses.replace(config, epochs=published.epochs if config.epochs is None else config.epochs)

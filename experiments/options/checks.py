@@ -130,8 +130,8 @@ def check_used(config: Any) -> None:
     if config.feedback_learning != untouched.feedback_learning and config.feedback != "learned":
         name = _changed("feedback_learning", config.feedback_learning, untouched.feedback_learning, ())
         raise ValueError(f"`{name}` is given, but `feedback` is {config.feedback}, which does not learn.")
-    if config.feedback == "exact" and not set(READERS["controller"]) & set(config.method):
-        raise ValueError(f"`feedback` is exact; {methods} has none, or its own.")
+    if config.feedback in ("exact", "signs") and not set(READERS["controller"]) & set(config.method):
+        raise ValueError(f"`feedback` is {config.feedback}; {methods} has none, or its own.")
     learning, resolved = config.feedback_learning, config.resolved()
     update = resolved.feedback_learning.update
     for name in UNREAD.get((update, resolved.layered), ()):
@@ -145,9 +145,18 @@ def check_used(config: Any) -> None:
 
 
 def check_feedback(config: Any) -> None:
-    """Raise `ValueError` where feedback is to be learned by a rule for another kind of it."""
+    """Raise `ValueError` for feedback that a method cannot have, or that a rule for another kind is to
+    learn."""
+    if config.feedback in ("exact", "signs"):
+        given = f"`feedback` is {config.feedback}"
+        if set(config.method) == {"dfa"}:
+            raise ValueError(f"{given}; direct feedback alignment uses fixed random feedback.")
+        if "strong-dfc" in config.method:
+            raise ValueError(f"{given}; strong-dfc needs feedback weights: learned or fixed.")
     if config.layered and config.feedback == "exact":
         raise ValueError("`layered` is given, but `feedback` is exact, which has no weights of its own.")
+    if not config.layered and config.feedback == "signs":
+        raise ValueError("`layered` is False, but `feedback` is signs, which go from layer to layer.")
     if config.layered and "strong-dfc" in config.method:
         raise ValueError("`layered` is given; strong-dfc learns feedback weights to every neuron.")
     update = config.feedback_learning.update

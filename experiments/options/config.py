@@ -46,10 +46,13 @@ class Config:
     forward and feedback weights learnt in a single noisy phase. strong-dfc-2phase: dfc-ss with strong
     feedback. least-control, predictive-coding: the exact minimum of their energy, which is a steady state
     under optimal control. mn, gn: damped minimum-norm and Gauss-Newton updates, to compare with."""
-    feedback: Literal["learned", "fixed", "exact"] = "learned"
+    feedback: Literal["learned", "fixed", "exact", "signs"] = "learned"
     """learned: in sleep phases, from random. fixed: the product of the initial forward weights.
-    exact: the transposed Jacobian of every sample. bp, mn and gn have none, least-control and
-    predictive-coding that of the controlled state; dfa's is fixed and random."""
+    exact: the transposed Jacobian of every sample. signs: from layer to layer, with the signs of the forward
+    weights and sizes that are all alike; on cifar10, as conv is by default but for logits that were not
+    centred and batches of 125, dfc-ss came to 77.6 % in 20 epochs, bp to 78.6 and direct feedback that is
+    fixed to 62.5 (one seed). bp, mn and gn have none, least-control and predictive-coding that of the
+    controlled state; dfa's is fixed and random."""
     layered: bool | None = None
     """Feedback from layer to layer, by backward transforms like the forward ones, which hold their initial
     weights where `feedback` is fixed; without it weights from the output to every neuron. By default where a
@@ -183,10 +186,6 @@ class Config:
                 f"`solver.diffrax_solver` is {name}; a simulated steady state needs an explicit solver with "
                 "adaptive steps."
             )
-        if set(self.method) == {"dfa"} and self.feedback == "exact":
-            raise ValueError("`feedback` is exact; direct feedback alignment uses fixed random feedback.")
-        if "strong-dfc" in self.method and self.feedback == "exact":
-            raise ValueError("`feedback` is exact; strong-dfc needs feedback weights: learned or fixed.")
         return config
 
     def checked(self) -> "Config":
@@ -209,6 +208,8 @@ class Config:
 
     def _layered(self, defaults: Defaults) -> bool:
         """Whether feedback is layered where that is not said."""
+        if self.feedback == "signs":
+            return True
         direct = "strong-dfc" in self.method or self.feedback_learning.update in ("simulated", "expected")
         return defaults == COLOUR_CONV and self.feedback == "learned" and not direct
 

@@ -242,8 +242,8 @@ def make_model(config: Config, method: Method, data: dfc.Dataset, seed: int) -> 
         feedback = dfc.RandomFeedback()
     elif method in WITH_CONTROLLER and config.feedback == "learned":
         feedback = dfc.RandomLayeredFeedback() if config.layered else dfc.RandomFeedback()
-    elif config.feedback == "exact" and method in WITH_CONTROLLER:
-        feedback = dfc.ExactFeedback()
+    elif method in WITH_CONTROLLER and config.feedback != "fixed":
+        feedback = {"exact": dfc.ExactFeedback(), "signs": dfc.SignSymmetry()}[config.feedback]
     key = jax.random.fold_in(jax.random.key(seed), 0)
     sizes = (*config.hidden, data.output_size)
     given = {"key": key, "feedback": feedback, "centred": config.centred}
