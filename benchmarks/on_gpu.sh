@@ -81,25 +81,18 @@ describe() {
     command=("$here/${command[0]}" "${command[@]:1}" "${size[@]}") limit=$((patience * limit))
 }
 
-# A script's figures go to a folder, and what it prints to a log, within so many seconds.
+# A part's figures go to a folder, and what it prints to a log, within so many seconds; its programs are kept. To be
+# called in a process of its own: timeout takes its place, so that a signal to it reaches the script.
 run() {
-    local limit=$1 folder=$2 log=$3
-    shift 3
-    mkdir -p "$(dirname "$log")" || return
-    timeout --foreground --kill-after=10 "$limit" "$python" "$@" --out "$folder" > "$log" 2>&1
+    local part=$1 limit=$2 folder=$3 log=$4
+    shift 4
+    export JAX_COMPILATION_CACHE_DIR=${JAX_COMPILATION_CACHE_DIR:-$out/programs/$part}
+    export JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS=0
+    [[ $part != *-float32 ]] || export JAX_DEFAULT_MATMUL_PRECISION=float32
+    mkdir -p "$(dirname "$log")" || exit
+    exec timeout "${foreground[@]}" --kill-after=10 "$limit" "$python" "$@" --out "$folder" > "$log" 2>&1
 }
-
-# A part as `run` has it, whose programs are kept.
-run_part() {
-    local part=$1
-    shift
-    (
-        export JAX_COMPILATION_CACHE_DIR=${JAX_COMPILATION_CACHE_DIR:-$out/programs/$part}
-        export JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS=0
-        [[ $part != *-float32 ]] || export JAX_DEFAULT_MATMUL_PRECISION=float32
-        run "$@"
-    )
-}
+foreground=(--foreground) # of a terminal, whose Ctrl-C then reaches the script
 
 # Where a part's figures go.
 folder_of() {
@@ -125,20 +118,26 @@ done
 out=${out:-runs/benchmarks/gpu${small:+-small}}
 ((${#parts[@]})) || parts=("${all[@]}")
 
-if ! run $((patience * 60)) "$out" "$out/logs/machine.log" "$here/machine.py" "${small[@]}"; then
+if ! (run machine $((patience * 60)) "$out" "$out/logs/machine.log" "$here/machine.py" "${small[@]}"); then
     cat "$out/logs/machine.log" >&2
     exit 2
 fi
 cat "$out/logs/machine.log"
+rm -rf "$out/programs/machine"
 
 trap 'kill $(jobs -p) 2> /dev/null; rm -rf "$out/programs/first"' EXIT
 if (($(nproc) >= 8)); then
+    foreground=()
     for part in "${parts[@]}"; do
         describe "$part"
         ((${#short[@]})) && ! is_done "$part" || continue
-        XLA_PYTHON_CLIENT_PREALLOCATE=false run_part "$part" $((patience * 150)) "$out/programs/first/$part" \
-            "$out/logs/$part-first.log" "${command[@]}" "${short[@]}" &
+        (
+            export XLA_PYTHON_CLIENT_PREALLOCATE=false
+            run "$part" $((patience * 150)) "$out/programs/first/$part" "$out/logs/$part-first.log" "${command[@]}" \
+                "${short[@]}"
+        ) &
     done
+    foreground=(--foreground)
 fi
 
 status=0
@@ -154,7 +153,7 @@ for part in "${parts[@]}"; do
         status=1
         continue
     fi
-    if run_part "$part" $((limit < left ? limit : left)) "$folder" "$log" "${command[@]}"; then
+    if (run "$part" $((limit < left ? limit : left)) "$folder" "$log" "${command[@]}"); then
         echo "$part: done in $((SECONDS - started)) s, see $folder/${part%-float32}.md"
         rm -rf "$out/programs/$part"
     else

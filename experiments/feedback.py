@@ -92,6 +92,25 @@ class Options:
         for name in self.rows:
             if name not in LABELS:
                 raise ValueError(f"`rows` holds {name!r}; they are {', '.join(LABELS)}.")
+        for name in filter(self.holds, LABELS):
+            held = read_json(self.out / name / "config.json")["config"]
+            if (difference := first_difference(held, self.of_row(name))) is not None:
+                option, there, now = difference
+                problem = (
+                    f"`out` is {str(self.out)!r}, where `{option}` of {name} is {there!r} and not {now!r}"
+                )
+                raise ValueError(f"{problem}; name another folder.")
+
+    def holds(self, name: str) -> bool:
+        """Whether there is a run of a row in `out`, finished or not."""
+        return (self.out / name / "config.json").exists()
+
+    def of_row(self, name: str) -> dict[str, Any]:
+        """What a row's folder says of it."""
+        given = {k: v for k, v in dataclasses.asdict(self).items() if k not in ("rows", "out", "progress")}
+        if not self.centred:  # as rows of before there was the option
+            del given["centred"]
+        return {"row": name} | given
 
 
 def make_method(options: Options, name: str) -> dfc.AbstractMethod:
@@ -124,18 +143,12 @@ def make_optimiser(options: Options, data: dfc.Dataset) -> optax.GradientTransfo
 
 
 def train(options: Options, name: str, data: dfc.Dataset) -> None:
-    """One row with every seed, unless its folder holds that already.
-
-    **Raises:** `ValueError` if it holds a run with other options.
-    """
-    given = dataclasses.asdict(options)
-    asked = {"row": name} | {k: v for k, v in given.items() if k not in ("rows", "out", "progress")}
-    path = options.out / name
-    if (path / "summary.json").exists():
-        held = read_json(path / "config.json")["config"]
-        if first_difference(held, asked) is None:
-            return
-    folder, method = dfc.RunFolder.reopen(path, asked), make_method(options, name)
+    """One row with every seed, unless its folder holds that already."""
+    asked, path = options.of_row(name), options.out / name
+    if (path / "summary.json").exists():  # of these options, as `check` has found
+        return
+    # The learning rate falls over the epochs, whose number is then no option that may differ.
+    folder, method = dfc.RunFolder.reopen(path, asked, may_differ=()), make_method(options, name)
     x, y = (jnp.asarray(part[:SAMPLES]) for part in (data.validation.x, data.validation.y))
     optimiser = make_optimiser(options, data)
     learning = None if name in BASELINES else ROWS[name].learning
@@ -185,6 +198,9 @@ def collect(options: Options) -> dict[str, dict[str, Any]]:
             continue
         curves = read_curves(options.out / name)
         best = read_json(options.out / name / "summary.json")["seeds"].values()
+        if "test_accuracy" not in curves:  # no seed finished an epoch
+            found[name] = {"stopped": len(options.seeds)}
+            continue
         values = {
             "last_test_accuracy": curves["test_accuracy"][:, -1],
             "best_test_accuracy": [seed["test_accuracy"] for seed in best if "test_accuracy" in seed],
@@ -194,7 +210,11 @@ def collect(options: Options) -> dict[str, dict[str, Any]]:
         for measure in ("condition_two", "angle_of_feedback_to_transposed_jacobian"):
             if measure in curves:
                 values[measure] = curves[measure][:, -1]
-        found[name] = {k: mean_and_spread(v) for k, v in values.items()}
+        whole = {
+            k: np.asarray(v)[np.isfinite(v)] for k, v in values.items()
+        }  # of seeds that were not stopped
+        found[name] = {k: mean_and_spread(v) for k, v in whole.items() if len(v) > 0}
+        found[name]["stopped"] = sum(seed["stopped"] is not None for seed in best)
         found[name]["angle_by_layer"] = _by_layer(options.out / name)
     return found
 
@@ -220,7 +240,7 @@ def _table(options: Options, rows: dict[str, dict[str, Any]]) -> list[str]:
     network = "-".join(map(str, (*options.channels, *options.hidden)))
     lines = [
         f"# Feedback: {options.dataset}, {network} {options.activation}, {options.method}, "
-        f"{options.epochs} epochs, {len(options.seeds)} seeds",
+        f"{_number(options.epochs, 'epoch')}, {_number(len(options.seeds), 'seed')}",
         "",
         "| feedback | test accuracy %, last epoch | at the best validation epoch | train loss "
         "| to the gradient, degrees | of each layer | Q to J^T, degrees | condition 2 |",
@@ -228,12 +248,12 @@ def _table(options: Options, rows: dict[str, dict[str, Any]]) -> list[str]:
     ]
     for name, found in rows.items():
         cells = [
-            LABELS[name],
+            LABELS[name] + (f" ({found['stopped']} stopped)" if found["stopped"] else ""),
             _cell(found, "last_test_accuracy", 100, 2),
             _cell(found, "best_test_accuracy", 100, 2),
             _cell(found, "train_loss", 1, 3),
             _cell(found, "angle_to_backprop", 1, 0),
-            " ".join(f"{angle:.0f}" for angle in found["angle_by_layer"]),
+            " ".join(f"{angle:.0f}" for angle in found.get("angle_by_layer", ())),
             _cell(found, "angle_of_feedback_to_transposed_jacobian", 1, 0),
             _cell(found, "condition_two", 1, 2),
         ]
@@ -246,6 +266,10 @@ def _table(options: Options, rows: dict[str, dict[str, Any]]) -> list[str]:
         "samples after the last epoch. Every row has the same optimiser, AdamW with a rate that falls as a "
         "cosine.",
     ]
+
+
+def _number(count: int, what: str) -> str:
+    return f"{count} {what}" + ("s" if count != 1 else "")
 
 
 def _cell(found: dict[str, Any], measure: str, factor: float, digits: int) -> str:

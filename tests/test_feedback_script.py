@@ -93,6 +93,21 @@ def test_options_that_cannot_be_are_refused(given: dict, problem: str) -> None:
         dataclasses.replace(feedback.Options(), **given).check()
 
 
+@pytest.mark.slow
+@pytest.mark.usefixtures("as_users_run")
+def test_rows_that_diverge_are_in_the_table_of_the_others(tmp_path: pathlib.Path) -> None:
+    small = {"epochs": 1, "seeds": (3,), "channels": (2,), "out": tmp_path, "progress": False}
+    options = feedback.Options(rows=("bp",), **small)
+    assert feedback.main(options) == 0
+    broken = {"seeds": {"3": {"stopped": "epoch 1: the loss is no longer finite."}}}
+    (tmp_path / "dfa").mkdir()
+    (tmp_path / "dfa" / "summary.json").write_text(json.dumps(broken))
+    feedback.write(options, feedback.collect(options))
+    table = (tmp_path / "feedback.md").read_text().splitlines()
+    assert table[0].endswith("1 epoch, 1 seed")
+    assert table[4].startswith("| backprop |") and table[5].startswith("| DFA (1 stopped) |  |")
+
+
 @pytest.mark.script
 @pytest.mark.usefixtures("as_users_run")
 def test_the_command_trains_measures_and_goes_on(
@@ -121,5 +136,8 @@ def test_the_command_trains_measures_and_goes_on(
     monkeypatch.setattr(dfc, "fit_many", None)  # nothing is left to do
     for name in rows:
         feedback.train(options, name, dfc.load("digits"))
-    with pytest.raises(ValueError, match="seeds"):
-        feedback.train(dataclasses.replace(options, seeds=(3,)), "bp", dfc.load("digits"))
+    for changed in ({"seeds": (3,)}, {"epochs": 4}, {"dataset": "mnist"}, {"centred": True}):
+        (name,) = changed
+        with pytest.raises(ValueError, match=f"`out` is .*, where `{name}` of bp is .*; name another folder"):
+            dataclasses.replace(options, rows=("exact",), **changed).check()
+    assert all((tmp_path / name / "summary.json").exists() for name in rows)

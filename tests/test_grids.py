@@ -25,7 +25,7 @@ from small_runs import (
 )
 
 import dfc_jax as dfc
-from dfc_jax._training import epochs
+from dfc_jax._training import programs as all_programs
 from dfc_jax._training.recipes import own_and_shared
 
 
@@ -46,13 +46,13 @@ def adamw(rate: float, decay: float) -> optax.GradientTransformation:
 @pytest.fixture
 def programs(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """How many runs each program that is trained has."""
-    found, train = [], epochs.train
+    found, train = [], all_programs.train
 
-    def noted(given: list, *rest: object) -> list:
+    def noted(given: list, *rest: object) -> tuple:
         found.append(len(given))
         return train(given, *rest)
 
-    monkeypatch.setattr(epochs, "train", noted)
+    monkeypatch.setattr(all_programs, "train", noted)
     return found
 
 
@@ -130,6 +130,24 @@ def test_several_programs_go_on_from_folders_of_their_own(tmp_path: pathlib.Path
         fit_many(models, DATA, epochs=3, method=[BACKPROP, steady(0.2)], resume=tmp_path)
 
 
+def test_other_programs_than_the_folder_holds_are_refused(tmp_path: pathlib.Path) -> None:
+    models, methods = [small_network(k, (6, 8, 3)) for k in (1, 2)], [BACKPROP, steady(0.1)]
+    one, several = tmp_path / "one", tmp_path / "several"
+    fit_many(models, DATA, epochs=1, resume=one)
+    fit_many(models, DATA, epochs=1, method=methods, resume=several)
+    held = {path: path.read_bytes() for path in tmp_path.rglob("*.*")}
+    for folder, number, changed in (
+        (one, 2, {"at_once": 1}),
+        (one, 2, {"method": methods}),
+        (several, 2, {}),
+        (several, 3, {"method": [*methods, BACKPROP]}),
+    ):
+        models = [small_network(k, (6, 8, 3)) for k in range(number)]
+        with pytest.raises(ValueError, match="which holds these runs divided into other programs"):
+            fit_many(models, DATA, epochs=2, resume=folder, **changed)
+    assert {path: path.read_bytes() for path in tmp_path.rglob("*.*")} == held
+
+
 def test_a_grid_that_goes_on_knows_the_numbers_of_every_run(tmp_path: pathlib.Path) -> None:
     models, optimisers = [small_network(k, (6, 8, 3)) for k in (1, 2)], [adam(1e-3), adam(2e-3)]
     fit_many(models, DATA, epochs=1, optimiser=optimisers, resume=tmp_path)
@@ -149,7 +167,7 @@ def test_an_interrupt_leaves_later_programs_as_they_were() -> None:
 
     (_, first), (model, second) = fit_many(models, DATA, method=[BACKPROP, steady(0.1)], on_epoch=interrupt)
     assert first.stopped_by == second.stopped_by == "interrupt" and second.records == []
-    assert second.stopped == "interrupted before it began; the model is as it was." and model is models[1]
+    assert second.stopped.startswith("interrupted before the turn of its program") and model is models[1]
 
 
 def test_what_a_call_is_given_one_of_for_each() -> None:

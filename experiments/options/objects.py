@@ -170,7 +170,8 @@ def make_feedback_learning(
         return dfc.FeedbackLearning(
             make_optimiser(config.optimiser, steps),  # the forward weights' own
             phase,
-            optimiser(learning.pretraining_lr, noise),
+            # None where it has nothing to do: as runs of before there was pre-training have it.
+            optimiser(learning.pretraining_lr, noise) if learning.pretraining_epochs > 0 else None,
             pretraining_epochs=learning.pretraining_epochs,
             epochs_per_wake_epoch=0,
             wake=dfc.KolenPollack(),

@@ -3,7 +3,6 @@
 import dataclasses
 import math
 import os
-import pathlib
 import time
 from collections.abc import Callable, Iterator, Mapping
 
@@ -28,7 +27,7 @@ from dfc_jax._training.devices import placed
 from dfc_jax._training.evaluation import evaluate_all, Metric, own_scores
 from dfc_jax._training.identity import identity_of
 from dfc_jax._training.optimisers import initial_state, network_to_use
-from dfc_jax._training.recipes import alike, Given, own_and_shared, Recipe, recipes_of, stacked
+from dfc_jax._training.recipes import Given, own_and_shared, Recipe, stacked
 from dfc_jax._training.resuming import check_agreement, resumed, save
 from dfc_jax._training.several_runs import fold_in, split
 from dfc_jax._training.sleep_epochs import DIVERGED, parts_of, pretrain, sleep
@@ -58,19 +57,22 @@ class Options:
     min_converged: float
 
 
-def train(given: list[Given], recipes: list[Recipe], options: Options) -> list[tuple[Network, History]]:
-    """Train one model, or several that differ in numbers alone as one program."""
-    runs = [Run(run.model, run.model) for run in given]
+def train(
+    given: list[Given], recipes: list[Recipe], options: Options
+) -> tuple[list[tuple[Network, History]], bool]:
+    """Train one model, or several that differ in numbers alone as one program; and whether Ctrl-C came."""
+    runs, interrupted = [Run(run.model, run.model) for run in given], False
     try:
         _train(given, recipes, runs, options)
     except KeyboardInterrupt:
         if jax.process_count() > 1:  # the others would wait for this one
             raise
+        interrupted = True
         for run in runs:
             if not run.stopped:
                 before = f"interrupted before the end of epoch {len(run.records) + 1}"
                 run.stop("interrupt", f"{before}; the model is that before it.")
-    return [run.result() for run in runs]
+    return [run.result() for run in runs], interrupted
 
 
 def _train(given: list[Given], recipes: list[Recipe], runs: list[Run], options: Options) -> None:
@@ -135,39 +137,6 @@ def _train(given: list[Given], recipes: list[Recipe], runs: list[Run], options: 
             _stop_if_asked(i, run, options)
         save(options.resume, epoch, state, runs, key, identity)
         bar.set_postfix_str(_line([run for run in runs if run.records and not run.stopped]))
-
-
-def train_all(given: list[Given], at_once: int | None, options: Options) -> list[tuple[Network, History]]:
-    """Train runs that may differ in more than numbers, one program after another."""
-    recipes = recipes_of(given)
-    programs = [
-        group[start : start + (at_once or len(group))]
-        for group in alike(given, recipes)
-        for start in range(0, len(group), at_once or len(group))
-    ]
-    found: dict[int, tuple[Network, History]] = {}
-    for number, positions in enumerate(programs):
-        of_these = options if len(programs) == 1 else _of_program(options, number, positions)
-        members = [given[i] for i in positions], [recipes[i] for i in positions]
-        found |= zip(positions, train(*members, of_these), strict=True)
-        if any(history.stopped_by == "interrupt" for _, history in found.values()):
-            break
-    return [found[i] if i in found else _not_begun(run) for i, run in enumerate(given)]
-
-
-def _of_program(options: Options, number: int, positions: list[int]) -> Options:
-    """What is asked for of the runs at these positions, with a folder of their own."""
-    on_epoch, resume = options.on_epoch, options.resume
-    heard = on_epoch and (lambda i, record, model: on_epoch(positions[i], record, model))
-    folder = None if resume is None else pathlib.Path(resume) / f"program-{number}"
-    return dataclasses.replace(options, on_epoch=heard, resume=folder)
-
-
-def _not_begun(run: Given) -> tuple[Network, History]:
-    """What an interrupt leaves of a run before it begins."""
-    unchanged = Run(run.model, run.model)
-    unchanged.stop("interrupt", "interrupted before it began; the model is as it was.")
-    return unchanged.result()
 
 
 def _initial_state(run: Given) -> State:

@@ -27,9 +27,10 @@ from dfc_jax._training.arguments import (
 )
 from dfc_jax._training.batches import Augmentation, Batches
 from dfc_jax._training.devices import mesh_of, placed
-from dfc_jax._training.epochs import OnEpoch, Options, train_all
+from dfc_jax._training.epochs import OnEpoch, Options
 from dfc_jax._training.evaluation import Metric
 from dfc_jax._training.optimisers import initial_state
+from dfc_jax._training.programs import train_all
 from dfc_jax._training.recipes import Given
 from dfc_jax._training.resuming import writing
 from dfc_jax._training.sleep_epochs import DIVERGED, FeedbackLearning, learner_of, pretrain
@@ -158,7 +159,7 @@ def fit_many(
 
     **Arguments:** as of `fit`, with as many `keys` as `models`; `on_epoch` is called with the position of
     the model, its record and the model, which alone it may stop. Where there are several programs, `resume`
-    is a folder of one for each.
+    holds a folder of each, which `load_run` does not read.
 
     - `at_once`: the most models of a program, where more would not fit into memory; by default no limit.
 
