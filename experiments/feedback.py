@@ -221,10 +221,8 @@ def collect(options: Options) -> dict[str, dict[str, Any]]:
 
 def _by_layer(folder: pathlib.Path) -> list[float]:
     """Degrees between each layer's update and the gradient in the last epoch, the mean over the seeds."""
-    lines = (folder / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
-    records = [json.loads(line) for line in lines]
-    last = max(record["epoch"] for record in records)
-    return np.mean([r["angle_to_backprop_by_layer"] for r in records if r["epoch"] == last], axis=0).tolist()
+    layers = read_curves(folder, of_layers="angle_to_backprop_by_layer")
+    return [float(np.nanmean(layers[str(i)][:, -1])) for i in range(len(layers))]
 
 
 def write(options: Options, rows: dict[str, dict[str, Any]]) -> None:

@@ -1,6 +1,5 @@
 """The picture of feedback that keeps up or does not, drawn from nothing but the folders of its rows."""
 
-import json
 import pathlib
 from collections.abc import Mapping
 
@@ -35,7 +34,7 @@ def plot_feedback(out: pathlib.Path, labels: Mapping[str, str], path: pathlib.Pa
     """Accuracy over training, and for each layer the angle of its update to the gradient; a line a row."""
     rows = [name for name in labels if (out / name / "metrics.jsonl").exists()]
     angles = {name: _angles(out / name) for name in rows}
-    layers = max(found.shape[1] for found in angles.values())
+    layers = max(map(len, angles.values()))
     columns = min(1 + layers, 3)
     lines = -(-(1 + layers) // columns)
     size = 4 * columns, 3.2 * lines + 1.2
@@ -43,8 +42,8 @@ def plot_feedback(out: pathlib.Path, labels: Mapping[str, str], path: pathlib.Pa
     first, *of_layers = axes.flat
     for name in rows:
         draw_curve(first, read_curves(out / name), "validation_accuracy", 100, STYLES[name])
-        for layer, ax in zip(range(angles[name].shape[1]), of_layers, strict=False):
-            ax.plot(np.arange(1, 1 + len(angles[name])), angles[name][:, layer], **STYLES[name])
+        for degrees, ax in zip(angles[name], of_layers, strict=False):
+            ax.plot(np.arange(1, 1 + len(degrees)), degrees, **STYLES[name])
     first.set(ylabel="validation accuracy (%)", xlabel="epoch")
     first.xaxis.get_major_locator().set_params(integer=True)
     for layer, ax in enumerate(of_layers):
@@ -67,10 +66,6 @@ def _describe(ax: Axes, layer: int) -> None:
 
 
 def _angles(folder: pathlib.Path) -> np.ndarray:
-    """(epochs, layers), the mean over the seeds."""
-    records = [
-        json.loads(line) for line in (folder / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
-    ]
-    epochs = sorted({record["epoch"] for record in records})
-    of_epoch = lambda epoch: [r["angle_to_backprop_by_layer"] for r in records if r["epoch"] == epoch]
-    return np.asarray([np.mean(of_epoch(epoch), axis=0) for epoch in epochs])
+    """(layers, epochs), the mean over the seeds."""
+    layers = read_curves(folder, of_layers="angle_to_backprop_by_layer")
+    return np.asarray([np.nanmean(layers[str(i)], axis=0) for i in range(len(layers))])
