@@ -195,11 +195,11 @@ def _write_markdown(
         "",
     ]
     lines += dict.fromkeys(f"- `{run['environment']['command']}`" for run in runs)
-    lines += dict.fromkeys(f"- {_machine(run['environment'])}" for run in runs)
+    lines += dict.fromkeys(f"- {machine(run['environment'])}" for run in runs)
     path.write_text("\n".join(lines) + "\n", encoding="utf-8")
 
 
-def _machine(environment: dict[str, Any]) -> str:
+def machine(environment: dict[str, Any]) -> str:
     versions = ", ".join(f"{name} {number}" for name, number in environment["versions"].items())
     machine = f"{environment['processor']}, {environment['cores']} cores, JAX on {environment['device']}"
     revision = environment["git_revision"] or environment.get("script_revision")

@@ -15,18 +15,17 @@ import json
 import pathlib
 import shlex
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
 import options.needed  # noqa: F401
 from compare import compare
-from icml2022.presets import strong_paper
-from neurips2021.presets import paper
 from options import objects, together
 from options.checks import check_measured
 from options.config import Config, MAY_DIFFER, Method, WITH_CONTROLLER
 from options.held import check_same, options_to_go_on, runs_below, runs_in
+from options.ready import check_objects, check_suits, load_data, of_method
 from options.script import outermost, parse, STOPS, undivided
 from options.together import writes
 from report.curves import drawn, plot_curves
@@ -36,7 +35,12 @@ from report.written import comparison_in, of_others, TABLE
 import dfc_jax as dfc
 
 
-def train(config: Config, method: str, data: dfc.Dataset, folder: dfc.RunFolder) -> dict[str, Any]:
+Heard = Callable[[int, dfc.Record], bool]  # of a seed's position and epoch: whether the seed is to stop
+
+
+def train(
+    config: Config, method: str, data: dfc.Dataset, folder: dfc.RunFolder, heard: Heard | None = None
+) -> dict[str, Any]:
     """One run: `method` with every seed, all seeds as one program, every batch divided among all devices.
 
     Returns its summary; nothing where another process writes it.
@@ -48,10 +52,11 @@ def train(config: Config, method: str, data: dfc.Dataset, folder: dfc.RunFolder)
         wanted = config.tensorboard and writes()
         scalars = stack.enter_context(event_files(folder.path, config.seeds)) if wanted else None
 
-        def on_epoch(position: int, record: dfc.Record, _: dfc.Network) -> None:
+        def on_epoch(position: int, record: dfc.Record, _: dfc.Network) -> bool:
             folder.append(config.seeds[position], record)
             if scalars is not None:
                 scalars(config.seeds[position], record)
+            return heard is not None and heard(position, record)
 
         found = dfc.fit_many(
             [objects.make_model(config, method, data, seed) for seed in config.seeds],
@@ -146,7 +151,7 @@ def _chosen(config: Config, arguments: Sequence[str] | None) -> dict[Method, tup
         raise ValueError(f"`out` is {str(out)!r}, which holds {names}; name a new folder, or resume it.")
     again = functools.partial(parse, Config, arguments, __doc__)
     configs = options_to_go_on(held, again) if held and arguments is not None else {}
-    configs = configs or {method: _preset(config, method) for method in config.method}
+    configs = configs or {method: of_method(config, method) for method in config.method}
     alone = out in held.values()
     if alone and not configs.keys() <= held.keys():
         problem = f"`method` is {config.method}; {str(out)!r} holds a run of {next(iter(held))} alone"
@@ -161,7 +166,7 @@ def _chosen(config: Config, arguments: Sequence[str] | None) -> dict[Method, tup
     new = not configs.keys() <= held.keys()
     for method, folder in held.items():
         if new or method in configs:
-            check_same(folder, configs[method] if method in configs else _preset(config, method))
+            check_same(folder, configs[method] if method in configs else of_method(config, method))
     return {m: (dataclasses.replace(c, out=str(out)), paths[m]) for m, c in configs.items()}
 
 
@@ -178,42 +183,18 @@ def _check_resumed(out: pathlib.Path, held: dict[Method, pathlib.Path], config: 
         raise ValueError(f"`out` is {str(out)!r}, which holds no run to go on with.")
 
 
-def _preset(config: Config, method: Method) -> Config:
-    """The options of one method, preset and defaults filled in."""
-    translate = {None: lambda config, _: config, "strong-paper": strong_paper}.get(config.preset, paper)
-    return dataclasses.replace(translate(config, method), method=(method,)).resolved()
-
-
 def _load(config: Config, configs: dict[Method, Config]) -> dfc.Dataset:
-    """The data, once all else has been checked, and whether the networks suit them."""
+    """The data, once all else has been checked, and whether they suit the options."""
     for method, chosen in configs.items():
-        objects.make_method(chosen, method, dfc.CrossEntropy())
-        objects.make_optimiser(chosen.optimiser, chosen.epochs)
-        objects.make_feedback_learning(chosen, method, dfc.CrossEntropy(), chosen.epochs)
+        check_objects(chosen, method)
     if config.tensorboard:
         check_installed()
-    first, number = next(iter(configs.values())), jax.device_count()
+    first = next(iter(configs.values()))
     check_measured(first)
-    data = _data(first)
-    if first.batch_size > len(data.train):
-        raise ValueError(f"`batch_size` is {first.batch_size}; {data.name} has {len(data.train)} samples.")
-    if first.batch_size % number > 0:
-        problem = f"`batch_size` is {first.batch_size}, which {number} devices cannot share evenly"
-        raise ValueError(f"{problem}; make it a multiple of {number}.")
+    data = load_data(first)
     for method, chosen in configs.items():
-        objects.make_model(chosen, method, data, 0)
+        check_suits(chosen, method, data)
     return data
-
-
-def _data(config: Config) -> dfc.Dataset:
-    """The samples, fetched first if that is asked for."""
-    if config.download:
-        fetch = lambda: dfc.download(config.dataset, progress=config.progress) if writes() else None
-        together.agreed("download", fetch)
-    try:
-        return dfc.load(config.dataset)
-    except FileNotFoundError as error:
-        raise FileNotFoundError(f"{error} Or give --download.") from error
 
 
 def _folders(chosen: dict[Method, tuple[Config, pathlib.Path]], resume: bool) -> dict[Method, dfc.RunFolder]:

@@ -4,7 +4,17 @@ import dataclasses
 from typing import Any, Literal
 
 from options.checks import check_feedback, check_numbers, check_used
-from options.defaults import Activation, ACTIVATIONS, COLOUR, COLOUR_CONV, Dataset, DEFAULTS, Defaults, Model
+from options.defaults import (
+    Activation,
+    ACTIVATIONS,
+    COLOUR,
+    COLOUR_CONV,
+    Dataset,
+    DEFAULTS,
+    Defaults,
+    Model,
+    REGRESSION,
+)
 from options.groups import Controller, Feedback, IMPLICIT, Optimal, Optimiser, Solver, Strong
 
 import dfc_jax as dfc
@@ -170,9 +180,9 @@ class Config:
             raise ValueError("`resume` is given without `out`; name the folder of the run.")
         if config.channels and not convolutional:
             raise ValueError(f"`channels` is {config.channels}; only --model conv has feature maps.")
-        if config.augment and self.dataset in ("student_teacher", "mnist_autoencoder"):
+        if config.augment and self.dataset in REGRESSION:
             raise ValueError(f"`augment` is given; {self.dataset} has no images to classify.")
-        if config.centred and self.dataset in ("student_teacher", "mnist_autoencoder"):
+        if config.centred and self.dataset in REGRESSION:
             raise ValueError(f"`centred` is given; {self.dataset} has no classes, whose outputs have a mean.")
         if not self.distributed and (self.coordinator, self.processes, self.process) != (None, None, None):
             raise ValueError(

@@ -11,6 +11,7 @@ import dfc_jax as dfc
 Dataset = Literal[
     "digits", "student_teacher", "mnist", "fashion_mnist", "mnist_autoencoder", "cifar10", "cifar100"
 ]
+REGRESSION: tuple[Dataset, ...] = ("student_teacher", "mnist_autoencoder")
 Model = Literal["mlp", "conv"]
 Activation = Literal["tanh", "relu", "leaky-relu", "sigmoid", "linear"]
 

@@ -99,7 +99,7 @@ def _names(options: Any, prefix: str = "") -> list[str]:
 
 
 def _values(group: Sequence[Config], name: str) -> set[Any]:
-    return {_value(config, name) for config in group if _read(config, name)}
+    return {_value(config, name) for config in group if reads(config, name)}
 
 
 def _value(options: Any, name: str) -> Any:
@@ -108,7 +108,7 @@ def _value(options: Any, name: str) -> Any:
     return options
 
 
-def _read(config: Config, name: str) -> bool:
+def reads(config: Config, name: str) -> bool:
     """Whether the run's method reads the option."""
     group = name.partition(".")[0]
     readers = READERS.get(name, READERS.get(group, config.method))
@@ -141,7 +141,7 @@ def _sortable(value: Any) -> tuple[str, Any]:
 
 
 def _text(config: Config, name: str) -> str:
-    if not _read(config, name):
+    if not reads(config, name):
         return ""
     match _value(config, name):
         case None:

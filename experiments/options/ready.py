@@ -1,0 +1,47 @@
+"""Options of one method with nothing left open, and data that suit them: what training starts from."""
+
+import dataclasses
+
+import jax
+from icml2022.presets import strong_paper
+from neurips2021.presets import paper
+from options import objects, together
+from options.config import Config, Method
+from options.together import writes
+
+import dfc_jax as dfc
+
+
+def of_method(config: Config, method: Method) -> Config:
+    """The options of one method, preset and defaults filled in."""
+    translate = {None: lambda config, _: config, "strong-paper": strong_paper}.get(config.preset, paper)
+    return dataclasses.replace(translate(config, method), method=(method,)).resolved()
+
+
+def check_objects(config: Config, method: Method) -> None:
+    """Raise `ValueError` in a sentence if the library has no such method, optimiser or feedback learning."""
+    objects.make_method(config, method, dfc.CrossEntropy())
+    objects.make_optimiser(config.optimiser, config.epochs)
+    objects.make_feedback_learning(config, method, dfc.CrossEntropy(), config.epochs)
+
+
+def load_data(config: Config) -> dfc.Dataset:
+    """The samples, fetched first if that is asked for."""
+    if config.download:
+        fetch = lambda: dfc.download(config.dataset, progress=config.progress) if writes() else None
+        together.agreed("download", fetch)
+    try:
+        return dfc.load(config.dataset)
+    except FileNotFoundError as error:
+        raise FileNotFoundError(f"{error} Or give --download.") from error
+
+
+def check_suits(config: Config, method: Method, data: dfc.Dataset) -> None:
+    """Raise `ValueError` in a sentence if batches or network do not suit the data, or the devices."""
+    number = jax.device_count()
+    if config.batch_size > len(data.train):
+        raise ValueError(f"`batch_size` is {config.batch_size}; {data.name} has {len(data.train)} samples.")
+    if config.batch_size % number > 0:
+        problem = f"`batch_size` is {config.batch_size}, which {number} devices cannot share evenly"
+        raise ValueError(f"{problem}; make it a multiple of {number}.")
+    objects.make_model(config, method, data, 0)

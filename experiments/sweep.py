@@ -1,0 +1,170 @@
+"""Which values of `run.py`'s options are best: `python experiments/sweep.py --help`.
+
+    python experiments/sweep.py --method dfc-ss --nudge 0.05 0.1 0.2 --optimiser.lr log 1e-4 1e-2 8
+    python experiments/sweep.py --search optuna --trials 64 --optimiser.lr log 1e-4 1e-1 --hidden 64 or 64 64
+
+Every option of `run.py` may stand here with several values: VALUE VALUE ..., or, for numbers, linear LOW HIGH
+NUMBER and log LOW HIGH NUMBER, without NUMBER all between them. Options that take several words have `or`
+between their values. What a method does not read is not searched for it. Data set and seeds are those of all
+runs.
+
+Each setting is a run of `run.py` in a folder of its own, with all seeds; runs are ranked by their validation
+score. After an interruption, whatever it was, the same command goes on, and so does --out alone.
+"""
+
+import dataclasses
+import datetime
+import os
+import pathlib
+import sys
+from collections.abc import Sequence
+from typing import Literal
+
+import options.needed  # noqa: F401
+from options.held import runs_below
+from options.ready import check_suits, load_data
+from options.script import outermost, parse, resumable, tidied
+from sweeping import needed  # noqa: F401
+from sweeping.description import check_same, Search, Sweep, sweep_in
+from sweeping.report import report
+from sweeping.results import finished
+from sweeping.search import begun, number_of_runs
+from sweeping.where import processes, slurm
+from sweeping.worker import work
+from tqdm import tqdm
+
+from dfc_jax._checks import check_count
+from dfc_jax._lock import Lock, lock_of_process
+
+
+@dataclasses.dataclass(frozen=True)
+class Options:
+    """How to search, and where. All other options are `run.py`'s: see `run.py --help`."""
+
+    search: Search = "grid"
+    """grid: all combinations of the values. random: --trials of them, drawn. optuna: --trials, chosen by
+    Optuna's TPE sampler from the validation scores so far."""
+    trials: int | None = None
+    """How many settings random and optuna try; a sweep that goes on may be given more."""
+    sampling_seed: int = 0
+    """Of random and optuna."""
+    prune: bool = False
+    """optuna: stop a run that is worse than the median of the others in an epoch (MedianPruner); one epoch
+    later."""
+    where: Literal["here", "processes", "slurm"] = "here"
+    """here: one run after another. processes: --workers of them at a time on this machine, its cores, and its
+    GPUs, divided among them. slurm: --workers jobs of a cluster, queued again when their time is over."""
+    workers: int = 2
+    """How many processes or jobs."""
+    slurm: tuple[str, ...] = ()
+    """Of jobs, as submitit names them: partition=gpu time=120 gpus_per_node=1 cpus_per_task=8. The time is in
+    minutes."""
+    out: pathlib.Path | None = None
+    """Folder of the sweep; by default a new one below runs/."""
+    progress: bool = True
+    """Show a progress bar."""
+
+
+OWN = {field.name for field in dataclasses.fields(Options)}
+OWN |= {"no_prune", "no_progress", "h", "help", "version"}
+
+
+def read(arguments: Sequence[str] | None) -> tuple[Options, list[str]]:
+    """The sweep's own options, those of a sweep that goes on where they are not named; and `run.py`'s."""
+    own: list[str] = []
+    others: list[str] = []
+    into = own
+    for word in tidied(arguments):
+        if word.startswith("--") or word == "-h":
+            name = word.lstrip("-").partition("=")[0].replace("-", "_")
+            into = own if name in OWN else others
+        into.append(word)
+    options = parse(Options, own, __doc__)
+    held = sweep_in(options.out) if options.out else None
+    if held is not None:
+        kept = {name: getattr(held, name) for name in ("search", "trials", "sampling_seed", "prune")}
+        options = parse(Options, own, __doc__, dataclasses.replace(Options(), **kept))
+    return options, others
+
+
+def prepare(options: Options, arguments: Sequence[str]) -> tuple[Sweep, pathlib.Path, Lock]:
+    """The sweep that is asked for, all that can be checked before any work checked, and its folder, which is
+    this process's alone as long as the lock is kept.
+
+    **Raises:** `ValueError` in a sentence for what cannot be, or a folder that holds something else.
+    """
+    check_count("workers", options.workers, 1)
+    parameters(options)
+    now = datetime.datetime.now().strftime("%Y%m%d-%H%M%S")
+    out = options.out or pathlib.Path(f"runs/sweep-{now}")
+    held = sweep_in(out)
+    words = tuple(arguments) if arguments or held is None else held.arguments
+    sweep = Sweep(words, options.search, options.trials, options.sampling_seed, options.prune)
+    if held is not None:
+        check_same(held, sweep, out)
+    elif runs_below(out):
+        raise ValueError(
+            f"`out` is {str(out)!r}, which holds runs that no sweep has made; name a new folder."
+        )
+    configs = sweep.check()
+    data = load_data(configs[0])
+    for config in configs:
+        check_suits(config, config.method[0], data)
+    lock = lock_of_process(out, "out")
+    if sweep != held:
+        sweep.write(out)
+    return sweep, out, lock
+
+
+def parameters(options: Options) -> dict[str, str]:
+    """Those of a cluster's jobs. **Raises:** `ValueError` unless each is NAME=VALUE, or where none run."""
+    if options.slurm and options.where != "slurm":
+        raise ValueError(f"`slurm` is given, but `where` is {options.where}.")
+    for word in options.slurm:
+        if not all(word.partition("=")):
+            raise ValueError(f"`slurm` is {' '.join(options.slurm)}; {word!r} must be NAME=VALUE.")
+    return {name: value for name, _, value in (word.partition("=") for word in options.slurm)}
+
+
+def train(options: Options, sweep: Sweep, out: pathlib.Path) -> None:
+    """All runs that are not finished, wherever they are to be trained."""
+    total, folders = number_of_runs(sweep), lambda: [folder for folder, _ in begun(sweep, out)]
+    there = sum(map(finished, folders()))
+    with tqdm(total=total, initial=there, desc="runs", unit="run", disable=not options.progress) as bar:
+
+        def look() -> None:
+            bar.update(sum(map(finished, folders())) - bar.n)
+
+        if there == total:
+            return
+        match options.where:
+            case "here":
+                work(out, lambda _: bar.update())
+            case "processes":
+                processes(out, min(options.workers, total - there), look)
+            case "slurm":
+                slurm(out, min(options.workers, total - there), parameters(options), look)
+
+
+@outermost
+def main(options: Options, arguments: Sequence[str]) -> int:
+    """Train what is missing, and report; returns the exit status."""
+    if options.where == "processes":  # so that they, and this one, can share a GPU
+        os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
+    sweep, out, _lock = prepare(options, arguments)
+    with resumable():
+        try:
+            train(options, sweep, out)
+        finally:
+            best = report(sweep, out)
+    return 0 if best is not None and not best.doubts else 1
+
+
+@outermost
+def command(arguments: Sequence[str] | None = None) -> int:
+    """The whole command; returns the exit status."""
+    return main(*read(arguments))
+
+
+if __name__ == "__main__":
+    sys.exit(command())

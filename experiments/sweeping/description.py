@@ -1,0 +1,180 @@
+"""What a sweep is: how it searches, and what options its runs have. It stands in the sweep's folder."""
+
+import dataclasses
+import functools
+import itertools
+import json
+import pathlib
+from typing import Any, Literal
+
+import numpy as np
+from options.config import Config
+from options.defaults import REGRESSION
+from options.ready import of_method
+from options.script import parse
+from report.naming import FEEDBACK, reads
+from sweeping.space import Choices, grouped, read_space, Setting, Swept, words_of
+
+from dfc_jax._runs.environment import environment
+from dfc_jax._runs.files import write_whole
+from dfc_jax._runs.folder import first_difference
+
+
+Search = Literal["grid", "random", "optuna"]
+FILE = "sweep.json"
+DECISIVE = ("method", "feedback")  # for what else a run reads
+MAY_DIFFER = ("trials",)  # of a sweep that goes on: there may be more
+
+
+@dataclasses.dataclass(frozen=True)
+class Sweep:
+    """A search, and what of `run.py`'s options is searched."""
+
+    arguments: tuple[str, ...]
+    """Of `run.py`, some with several values."""
+    search: Search = "grid"
+    trials: int | None = None
+    """How many settings; a grid has as many as there are."""
+    sampling_seed: int = 0
+    prune: bool = False
+
+    def __post_init__(self) -> None:
+        if self.search == "grid" and self.trials is not None:
+            raise ValueError(f"`trials` is {self.trials}; a grid is all there is: give it to another search.")
+        if self.search != "grid" and (self.trials is None or self.trials < 1):
+            raise ValueError(f"`trials` is {self.trials}; {self.search} needs their number, at least 1.")
+        if self.prune and self.search != "optuna":
+            raise ValueError("`prune` is given, which only --search optuna does.")
+
+    @functools.cached_property
+    def _read(self) -> tuple[Setting, dict[str, Swept]]:
+        fixed, space = read_space(self.arguments)
+        if "method" not in fixed and "method" not in space:
+            space = {"method": Choices(Config().method)} | space
+        return fixed, space
+
+    @property
+    def fixed(self) -> Setting:
+        """The options that all runs share."""
+        return self._read[0]
+
+    @property
+    def space(self) -> dict[str, Swept]:
+        """Those that are searched, and where."""
+        return self._read[1]
+
+    @property
+    def chosen_by(self) -> str:
+        """The score of a run, and of the epoch that counts: `validation_accuracy` or `validation_loss`."""
+        dataset = self.fixed.get("dataset", Config().dataset)
+        usual = "validation_loss" if dataset in REGRESSION else "validation_accuracy"
+        return self.fixed.get("best", usual)
+
+    def config(self, setting: Setting) -> Config:
+        """The options of one run, none of them left open but its folder.
+
+        **Raises:** `ValueError` if they cannot be; `SystemExit`, said, for words that are no values.
+        """
+        config = _parsed(words_of(self.fixed | setting))
+        return of_method(config, config.method[0])
+
+    def read(self, setting: Setting) -> list[str]:
+        """The names of the searched options that a run of such a method and feedback reads."""
+        decisive = {name: setting[name] for name in DECISIVE if name in setting}
+        config = _parsed(words_of(self.fixed | decisive))
+        own = FEEDBACK.keys() & {*config.method}
+        return [name for name in self.space if reads(config, name) and not (name == "feedback" and own)]
+
+    def listed(self) -> list[Setting]:
+        """The settings of a grid or a random search, none of them twice."""
+        if self.search == "grid":
+            drawn = self._grid()
+        else:
+            drawn = [self._drawn(number) for number in range(self.trials or 0)]
+        deciding = lambda setting: tuple(setting.get(name) for name in DECISIVE)
+        read = {deciding(setting): setting for setting in drawn}
+        read = {key: self.read(setting) for key, setting in read.items()}
+        settings = [{name: setting[name] for name in read[deciding(setting)]} for setting in drawn]
+        return list({json.dumps(setting): setting for setting in settings}.values())
+
+    def _grid(self) -> list[Setting]:
+        for name, swept in self.space.items():
+            if not isinstance(swept, Choices):
+                between = f"{swept.low:g} to {swept.high:g}"
+                problem = f"`{name}` is all between {between}, and a grid needs a number of values"
+                raise ValueError(f"{problem}: {'log' if swept.log else 'linear'} LOW HIGH NUMBER.")
+        values = (swept.values for swept in self.space.values() if isinstance(swept, Choices))
+        return [dict(zip(self.space, chosen, strict=True)) for chosen in itertools.product(*values)]
+
+    def _drawn(self, number: int) -> Setting:
+        """Of every option a value at random, whatever the settings before."""
+        generator = np.random.default_rng((self.sampling_seed, number))
+        return {name: swept.draw(generator) for name, swept in self.space.items()}
+
+    def check(self) -> list[Config]:
+        """The options of some runs, with every value that is searched.
+
+        **Raises:** `ValueError` for one that cannot be, or that no method of the sweep would read.
+        """
+        methods = self.space.get("method", Choices((self.fixed.get("method", ""),)))
+        assert isinstance(methods, Choices)
+        first = {name: _ends(swept)[0] for name, swept in self.space.items()}
+        _parsed(words_of(self.fixed | first | {"method": " ".join(methods.values)})).checked()
+        settings = [first | {"method": method} for method in methods.values]
+        if "feedback" in self.space:
+            settings = [s | {"feedback": value} for s in settings for value in _ends(self.space["feedback"])]
+        read = [self.read(setting) for setting in settings]
+        for name in self.space.keys() - {"method", *itertools.chain(*read)}:
+            raise ValueError(f"`{name}` is searched, which {' and '.join(methods.values)} does not read.")
+        found = []
+        for setting, names in zip(settings, read, strict=True):
+            own = {name: setting[name] for name in ("method", *names)}
+            found.append(self.config(own))
+            for name in names:  # every value of one option, the others at their first
+                found += [
+                    self.config(own | {name: v}) for v in _ends(self.space[name]) if name not in DECISIVE
+                ]
+        return found
+
+    def write(self, folder: pathlib.Path) -> None:
+        """Leave it in the folder, for those who work on it and for another day."""
+        held = {"sweep": dataclasses.asdict(self), "environment": environment()}
+        write_whole(folder / FILE, (json.dumps(held, indent=2) + "\n").encode())
+
+
+def _parsed(words: list[str]) -> Config:
+    return parse(Config, words, "")
+
+
+def _ends(swept: Swept) -> tuple[str, ...]:
+    if isinstance(swept, Choices):
+        return swept.values
+    return swept.written(swept.low), swept.written(swept.high)
+
+
+def _options(sweep: Sweep) -> dict[str, Any]:
+    """All of a sweep's, whatever the order on its command line."""
+    return dataclasses.asdict(sweep) | {"arguments": None} | grouped(sweep.arguments)
+
+
+def sweep_in(folder: pathlib.Path) -> Sweep | None:
+    """That of a folder, if it holds one. **Raises:** `ValueError` if it cannot be read."""
+    file = folder / FILE
+    if not file.exists():
+        return None
+    try:
+        held: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))["sweep"]
+        return Sweep(**held | {"arguments": tuple(held["arguments"])})
+    except (ValueError, KeyError, TypeError) as error:
+        raise ValueError(f"{str(file)!r} describes no sweep that this version can read: {error}.") from error
+
+
+def check_same(held: Sweep, asked: Sweep, folder: pathlib.Path) -> None:
+    """Raise `ValueError` if the sweep that goes on in `folder` is another than the one that is asked for."""
+    difference = first_difference(_options(held), _options(asked), MAY_DIFFER)
+    if difference is not None:
+        name, there, now = difference
+        problem = f"`out` is {str(folder)!r}, which holds a sweep with other options"
+        raise ValueError(f"{problem}: `{name}` is {there!r} there and {now!r} now; name a new folder.")
+    if (asked.trials or 0) < (held.trials or 0):
+        raise ValueError(f"`trials` is {asked.trials}, but {str(folder)!r} holds a sweep of {held.trials}.")

@@ -1,0 +1,76 @@
+"""The report of a sweep: on the screen its best runs, in its folder all of them as tables and pictures."""
+
+import pathlib
+from collections.abc import Sequence
+
+from compare import machine, read_json
+from report.curves import drawn, plot_comparison
+from rich.console import Console
+from rich.table import Column, Table
+from sweeping.description import FILE, Sweep
+from sweeping.pictures import plot_parallel, plot_settings
+from sweeping.results import cells, columns, ranked, Result, result_of, searched, sensitivity, write_csv
+from sweeping.search import begun, number_of_runs
+
+
+BEST = 5  # whose curves are drawn
+ON_SCREEN = 10
+SENSITIVITY = [
+    "method",
+    "runs",
+    "best run",
+    "its validation",
+    "its test",
+    "median run",
+    "lower quartile",
+    "near",
+]
+NEAR = {
+    "accuracy": "within a percentage point of the best validation accuracy",
+    "loss": "with a validation loss of at most 1.1 times the best",
+}
+
+
+def report(sweep: Sweep, out: pathlib.Path) -> Result | None:
+    """Write what is known so far, and print the best; returns the best run, if there is one."""
+    found = [result_of(folder, setting, sweep.chosen_by) for folder, setting in begun(sweep, out)]
+    results = ranked([result for result in found if result is not None])
+    if not results:
+        return None
+    title = f"{number_of_runs(sweep)} runs, {len(results)} of them finished"
+    write_csv(out / "table.csv", results)
+    _write_markdown(out / "table.md", f"{sweep.fixed.get('dataset', 'digits')}, {title}", results, out)
+    scored = [result for result in results if result.validation is not None]
+    drawn("settings.png", plot_settings, scored, out / "settings.png")
+    drawn("parallel.png", plot_parallel, scored, out / "parallel.png")
+    drawn("best.png", plot_comparison, [result.folder for result in scored[:BEST]], out / "best.png")
+    console = Console(markup=False, highlight=False)
+    shown = f"The best of {len(results)} runs" if len(results) > ON_SCREEN else "The runs, the best first"
+    table = Table(*(Column(name, overflow="fold") for name in columns(results)), title=shown)
+    for result in results[:ON_SCREEN]:
+        table.add_row(*cells(result, searched(results)))
+    console.print(table)
+    console.print(f"Results: {out}", soft_wrap=True)
+    return results[0] if scored else None
+
+
+def _write_markdown(path: pathlib.Path, title: str, results: Sequence[Result], out: pathlib.Path) -> None:
+    metric, environment = results[0].metric, read_json(out / FILE)["environment"]
+    lines = [
+        f"# Sweep: {title}",
+        "",
+        "Scores are those of the epoch with the best validation score, mean ± sample standard deviation over",
+        f"seeds. Near: runs {NEAR[metric]}.",
+        "",
+        *_markdown(SENSITIVITY, sensitivity(results)),
+        "",
+        *_markdown(columns(results), [cells(result, searched(results)) for result in results]),
+        "",
+        f"- `{environment['command']}`",
+        f"- {machine(environment)}",
+    ]
+    path.write_text("\n".join(lines) + "\n", encoding="utf-8")
+
+
+def _markdown(heading: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
+    return ["| " + " | ".join(row) + " |" for row in (heading, ["---"] * len(heading), *rows)]

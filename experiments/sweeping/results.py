@@ -1,0 +1,134 @@
+"""What the runs of a sweep came to, read from their folders; as a table and as CSV."""
+
+import csv
+import dataclasses
+import math
+import pathlib
+from collections.abc import Sequence
+
+from compare import read_json
+from report.curves import read_curves
+from report.spread import mean_and_spread, shown
+from sweeping.space import Setting
+
+
+_NONE = {"mean": None, "std": None}
+
+
+@dataclasses.dataclass(frozen=True)
+class Result:
+    """A finished run; its scores are those of the epoch with the best validation score, means over seeds."""
+
+    folder: pathlib.Path
+    setting: Setting
+    metric: str
+    """accuracy, or loss."""
+    validation: float | None
+    """None where no seed has finished an epoch."""
+    validation_std: float | None
+    test: float | None
+    test_std: float | None
+    epochs: int
+    """Of the seed that ran longest."""
+    pruned: bool
+    doubts: tuple[str, ...]
+
+    def order(self) -> float:
+        """Sorts runs, the best first, those without a score last."""
+        if self.validation is None:
+            return math.inf
+        return -self.validation if self.metric == "accuracy" else self.validation
+
+    def remark(self) -> str:
+        """What is to be known of its scores."""
+        said = ["pruned"] if self.pruned else []
+        return ", ".join(said + (["in doubt"] if self.doubts else []))
+
+
+def finished(folder: pathlib.Path) -> bool:
+    """Whether the folder holds a run that has come to its end."""
+    return (folder / "summary.json").exists()
+
+
+def result_of(folder: pathlib.Path, setting: Setting, chosen_by: str) -> Result | None:
+    """What the run in a folder came to, by its validation accuracy or loss; None if it has not finished."""
+    if not finished(folder):
+        return None
+    seeds = read_json(folder / "summary.json")["seeds"]
+    curves, metric = read_curves(folder), chosen_by.removeprefix("validation_")
+    rows = {int(values[0]): row for row, values in enumerate(curves.get("seed", ()))}
+    best = [(rows[int(s)], found["best_epoch"] - 1) for s, found in seeds.items() if "best_epoch" in found]
+    scores = [
+        mean_and_spread([curves[f"{split}_{metric}"][place] for place in best]) if best else _NONE
+        for split in ("validation", "test")
+    ]
+    doubts = [text for found in seeds.values() for text in found["doubts"]]
+    doubts += [found["stopped"] for found in seeds.values() if found["stopped_by"] == "divergence"]
+    return Result(
+        folder,
+        setting,
+        metric,
+        *(score[name] for score in scores for name in ("mean", "std")),
+        epochs=max((found.get("epochs", 0) for found in seeds.values()), default=0),
+        pruned=any(found["stopped_by"] == "on_epoch" for found in seeds.values()),
+        doubts=tuple(doubts),
+    )
+
+
+def ranked(results: Sequence[Result]) -> list[Result]:
+    """The best first."""
+    return sorted(results, key=Result.order)
+
+
+def searched(results: Sequence[Result]) -> list[str]:
+    """The names of the options that any of the runs was given a value for."""
+    return list(dict.fromkeys(name for result in results for name in result.setting))
+
+
+def cells(result: Result, names: Sequence[str]) -> list[str]:
+    """A row of the table."""
+    percent = result.metric == "accuracy"
+    factor, digits = (100, 2) if percent else (1, 5)
+    pairs = (result.validation, result.validation_std), (result.test, result.test_std)
+    scores = ["none" if m is None else shown({"mean": m, "std": s}, factor, digits) for m, s in pairs]
+    told = [result.setting.get(name, "") for name in names]
+    return [result.folder.name, *told, *scores, str(result.epochs), result.remark()]
+
+
+def columns(results: Sequence[Result]) -> list[str]:
+    """The table's heading."""
+    metric = "%" if results[0].metric == "accuracy" else "loss"
+    return ["run", *searched(results), f"validation {metric}", f"test {metric}", "epochs", "remark"]
+
+
+def sensitivity(results: Sequence[Result]) -> list[list[str]]:
+    """Of every method its best run's scores, the median's and the worst quarter's validation score, and how
+    many runs come near the best."""
+    rows = []
+    methods = dict.fromkeys(result.setting.get("method", "") for result in results)
+    for method in methods:
+        alike = ranked([r for r in results if r.setting.get("method", "") == method and not r.pruned])
+        if not alike or alike[0].validation is None:
+            continue
+        accuracy = alike[0].metric == "accuracy"
+        factor, style = (100, ".2f") if accuracy else (1, ".5f")
+        scores = [r.validation for r in alike if r.validation is not None]
+        near = [s for s in scores if abs(s - scores[0]) <= (0.01 if accuracy else 0.1 * scores[0])]
+        of_all = [scores[0], scores[(len(scores) - 1) // 2], scores[(3 * (len(scores) - 1) + 3) // 4]]
+        best = cells(alike[0], [])
+        told = [f"{factor * value:{style}}" for value in of_all[1:]]
+        rows.append([method, str(len(alike)), best[0], *best[1:3], *told, f"{len(near)} of {len(alike)}"])
+    return rows
+
+
+def write_csv(path: pathlib.Path, results: Sequence[Result]) -> None:
+    """All runs, the best first, numbers unrounded."""
+    names = searched(results)
+    scores = ["validation", "validation_std", "test", "test_std", "epochs", "pruned"]
+    with open(path, "w", newline="", encoding="utf-8") as file:
+        writer = csv.writer(file)
+        writer.writerow(["run", *names, *scores, "doubts"])
+        for result in ranked(results):
+            told = [result.setting.get(name, "") for name in names]
+            values = [getattr(result, name) for name in scores]
+            writer.writerow([result.folder.name, *told, *values, " ".join(result.doubts)])

@@ -1,0 +1,143 @@
+"""Where a sweep's workers are, if not in this process: in others of this machine, or in jobs of a cluster."""
+
+import multiprocessing
+import multiprocessing.connection
+import os
+import pathlib
+import sys
+import threading
+import time
+from collections.abc import Callable, Sequence
+
+import jax
+import submitit
+from options.script import outermost, STOPS
+from submitit.core.utils import DelayedSubmission, FailedJobError, UncompletedJobError
+from sweeping.worker import work
+
+
+EXPERIMENTS = pathlib.Path(__file__).parents[1]
+POLL, SECONDS = 0.5, 5.0  # between looks at processes and at jobs
+LOGS = "slurm"  # the folder of jobs
+TIMEOUTS = 10_000  # how often a job may run out of its time, and be queued again
+
+
+def processes(out: pathlib.Path, workers: int, watch: Callable[[], None]) -> None:
+    """Work in so many processes, which end with this one; `watch` is called now and then.
+
+    **Raises:** `RuntimeError` if one of them ended before its work.
+    """
+    context, number = multiprocessing.get_context("spawn"), jax.device_count()
+    on_gpus = jax.default_backend() == "gpu" and "CUDA_VISIBLE_DEVICES" not in os.environ
+    started = []
+    try:
+        for worker in range(workers):
+            if on_gpus:
+                os.environ["CUDA_VISIBLE_DEVICES"] = str(worker % number)
+            arguments = out, worker, workers, sys.argv
+            process = context.Process(target=_process, args=arguments, daemon=True)
+            process.start()
+            started.append(process)
+        if on_gpus:
+            del os.environ["CUDA_VISIBLE_DEVICES"]
+        while any(process.is_alive() for process in started):
+            multiprocessing.connection.wait([p.sentinel for p in started if p.is_alive()], POLL)
+            watch()
+    finally:
+        for process in started:
+            process.terminate()
+        for process in started:
+            process.join()
+    failed = [process.exitcode for process in started if process.exitcode]
+    if failed:
+        codes = ", ".join(map(str, failed))
+        raise RuntimeError(f"{len(failed)} of {workers} workers ended early (exit status {codes})")
+
+
+def _process(out: pathlib.Path, worker: int, workers: int, command: list[str]) -> None:
+    """What a process does."""
+    sys.argv = command  # which its runs note
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+    if hasattr(
+        os, "sched_setaffinity"
+    ):  # its share of the cores: on all of them they are in one another's way
+        cores = sorted(os.sched_getaffinity(0))
+        os.sched_setaffinity(0, cores[worker % len(cores) :: workers])
+    sys.exit(outermost(work)(out))
+
+
+def _end_with_parent() -> None:
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        multiprocessing.connection.wait([parent.sentinel])
+        os._exit(1)  # as if killed, which loses nothing
+
+
+class Job:
+    """What a job of the cluster does; queued again where its time is over or others have precedence."""
+
+    def __init__(self, out: pathlib.Path, command: Sequence[str]) -> None:
+        self.out, self.command = out, list(command)
+
+    def __call__(self) -> int:
+        """Work until nothing is left; returns the exit status."""
+        sys.argv = self.command
+        return outermost(work)(self.out)
+
+    def checkpoint(self) -> DelayedSubmission:
+        """What submitit queues in place of a job that is stopped: the same, since runs go on."""
+        return DelayedSubmission(self)
+
+
+def slurm(out: pathlib.Path, workers: int, parameters: dict[str, str], watch: Callable[[], None]) -> None:
+    """Work in so many jobs of a SLURM cluster, by submitit, and wait for them.
+
+    **Raises:** `ValueError` for parameters that submitit does not know, or without SLURM; `RuntimeError` if a
+    job failed.
+    """
+    try:
+        executor = submitit.SlurmExecutor(out / LOGS, max_num_timeout=TIMEOUTS)
+    except RuntimeError as error:
+        raise ValueError(f"`where` is slurm, which is not here: {error}") from error
+    executor.update_parameters(**{"job_name": "dfc-sweep"} | parameters)
+    jobs = submit(executor, out, workers)
+    try:
+        wait_for(jobs, watch, SECONDS)
+    except STOPS as stopped:
+        stopped.add_note(f"jobs {', '.join(job.job_id for job in jobs)} go on, unless scancel ends them")
+        raise
+
+
+def submit(executor: submitit.Executor, out: pathlib.Path, workers: int) -> list[submitit.Job[int]]:
+    """Jobs that work on the sweep in `out`, by any of submitit's executors."""
+    before = os.environ.get("PYTHONPATH")
+    os.environ["PYTHONPATH"] = os.pathsep.join(
+        filter(None, (str(EXPERIMENTS), before))
+    )  # where jobs find this
+    try:
+        return [executor.submit(Job(out.resolve(), sys.argv)) for _ in range(workers)]
+    finally:
+        if before is None:
+            del os.environ["PYTHONPATH"]
+        else:
+            os.environ["PYTHONPATH"] = before
+
+
+def wait_for(jobs: Sequence[submitit.Job[int]], watch: Callable[[], None], seconds: float) -> None:
+    """Until all have ended; `watch` is called now and then.
+
+    **Raises:** `RuntimeError` if one of them failed.
+    """
+    while not all(job.done() for job in jobs):
+        time.sleep(seconds)
+        watch()
+    if failed := [job for job in jobs if _failed(job)]:
+        logs = ", ".join(str(job.paths.stderr) for job in failed)
+        raise RuntimeError(f"{len(failed)} of {len(jobs)} jobs failed; see {logs}")
+
+
+def _failed(job: submitit.Job[int]) -> bool:
+    try:
+        return job.result() != 0
+    except (FailedJobError, UncompletedJobError):
+        return True
