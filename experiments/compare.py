@@ -1,27 +1,32 @@
 """Runs side by side, from nothing but their folders: `python experiments/compare.py RUN RUN ...`.
 
 Prints a table and writes it, with a picture of the curves, as `table.md` and `comparison.png`; where the
-runs measured it, `alignment.png` shows each layer's angle to the gradient. Every run is compared with the
-first, seed by seed.
+runs measured it, `alignment.png` shows each layer's angle to the gradient. Runs that differ in their seeds
+alone are one row. Every row is compared with the first, seed by seed. Of hundreds the screen and the pictures
+show the best.
 """
 
 import argparse
-import json
 import pathlib
 import sys
+import tempfile
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
 import options.needed  # noqa: F401
 from options.script import outermost, tidied
 from report.curves import COLOURS, drawn, plot_alignment, plot_comparison
+from report.finished import read_json
 from report.naming import Named, named
 from report.paired import as_text, paired_difference
+from report.pooling import by_seeds, pool
 from report.written import COMMANDS, comparison_in, TABLE
 from rich.console import Console
 from rich.table import Column, Table
 
 
+CURVES, ON_SCREEN = 12, 20  # the most runs that a picture and the screen show
 SUMMARY = ("metric", "mean", "std", "seeds")
 DIFFERENCE = "minus the first"
 DIFFERENCES = (
@@ -31,10 +36,22 @@ DIFFERENCES = (
 
 
 def compare(folders: Sequence[pathlib.Path], out: pathlib.Path) -> None:
-    """Print the table of these runs; write it and the picture to the folder `out`.
+    """Print the table of these runs, those that differ in their seeds alone as one; write it and the pictures
+    to the folder `out`.
 
     **Raises:** `ValueError` if a folder holds no finished run, or the runs are of different data sets.
     """
+    for folder in folders:
+        _load(folder)
+    with tempfile.TemporaryDirectory() as away:
+        pooled = [
+            group[0] if len(group) == 1 else pool(group, pathlib.Path(away) / str(number))
+            for number, group in enumerate(by_seeds(folders))
+        ]
+        _compare(pooled, out)
+
+
+def _compare(folders: Sequence[pathlib.Path], out: pathlib.Path) -> None:
     runs = [_load(folder) for folder in folders]
     names, unnamed = named(folders)
     datasets = sorted({run["config"]["dataset"] for run in runs})
@@ -43,8 +60,11 @@ def compare(folders: Sequence[pathlib.Path], out: pathlib.Path) -> None:
     title, columns, rows = _table(runs, names)
     out.mkdir(parents=True, exist_ok=True)
     _write_markdown(out / TABLE, title, columns, rows, runs, unnamed)
-    picture = drawn("comparison.png", plot_comparison, folders, out / "comparison.png")
-    drawn("alignment.png", plot_alignment, folders, out / "alignment.png")
+    drawn_ones = [folders[i] for i in _best(runs, CURVES)]
+    picture = drawn("comparison.png", plot_comparison, drawn_ones, out / "comparison.png")
+    drawn("alignment.png", plot_alignment, drawn_ones, out / "alignment.png")
+    shown = _best(runs, ON_SCREEN)
+    names, rows = [names[i] for i in shown], [rows[i] for i in shown]
     width = columns.index(DIFFERENCE) if DIFFERENCE in columns else len(columns)
     # Differences have a line each: a screen is narrow.
     console = Console(markup=False, highlight=False)
@@ -52,7 +72,24 @@ def compare(folders: Sequence[pathlib.Path], out: pathlib.Path) -> None:
     for name, row in zip(names, rows, strict=True):
         if row[width:] and row[width]:
             console.print(f"{_called(name)} minus {_called(names[0])}: {row[width]}", soft_wrap=True)
+    if len(rows) < len(runs):
+        console.print(
+            f"These are the first and the best of {len(runs)}; all are in {out / TABLE}", soft_wrap=True
+        )
     console.print(f"Results: {out}" + (f"   Picture: {picture}" if picture else ""), soft_wrap=True)
+
+
+def _best(runs: Sequence[dict[str, Any]], most: int) -> list[int]:
+    """Positions of all runs, or, of more than so many, of the first and the best of the others, as they
+    stand."""
+    if len(runs) <= most:
+        return list(range(len(runs)))
+    metric = runs[0]["summary"]["metric"]
+    sign = -1 if metric == "test_accuracy" else 1
+    order = sorted(
+        range(1, len(runs)), key=lambda i: sign * runs[i]["summary"]["mean"].get(metric, sign * np.inf)
+    )
+    return sorted([0, *order[: most - 1]])
 
 
 def _fitting(
@@ -94,20 +131,6 @@ def _load(folder: pathlib.Path) -> dict[str, Any]:
     if summary["mean"] and not (folder / "metrics.jsonl").exists():
         raise ValueError(f"{problem}: there is no metrics.jsonl.")
     return {**held, "summary": summary}
-
-
-def read_json(path: pathlib.Path) -> Any:
-    """What a file of a finished run holds.
-
-    **Raises:** `ValueError`, which names the file, if there is none or it is damaged.
-    """
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        reason = (
-            f"there is no {path.name}" if isinstance(error, FileNotFoundError) else f"{path.name}: {error}"
-        )
-        raise ValueError(f"{str(path.parent)!r} does not hold a finished run: {reason}.") from error
 
 
 def _called(run: Named) -> str:

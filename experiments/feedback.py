@@ -23,11 +23,11 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import options.needed  # noqa: F401
-from compare import read_json
 from options.checks import check_seeds
 from options.defaults import Activation, ACTIVATIONS
 from options.script import outermost, parse, resumable
 from report.curves import drawn, read_curves
+from report.finished import read_json
 from report.spread import mean_and_spread, shown
 from weight_transport.picture import plot_feedback
 from weight_transport.rows import ROWS

@@ -116,14 +116,15 @@ def prepare(options: Options, arguments: Sequence[str]) -> tuple[Sweep, pathlib.
     return sweep, out, lock
 
 
-def parameters(options: Options) -> dict[str, str]:
+def parameters(options: Options) -> dict[str, int | str]:
     """Those of a cluster's jobs. **Raises:** `ValueError` unless each is NAME=VALUE, or where none run."""
     if options.slurm and options.where != "slurm":
         raise ValueError(f"`slurm` is given, but `where` is {options.where}.")
     for word in options.slurm:
         if not all(word.partition("=")):
             raise ValueError(f"`slurm` is {' '.join(options.slurm)}; {word!r} must be NAME=VALUE.")
-    return {name: value for name, _, value in (word.partition("=") for word in options.slurm)}
+    pairs = (word.partition("=") for word in options.slurm)
+    return {name: int(value) if value.isdecimal() else value for name, _, value in pairs}
 
 
 def train(options: Options, sweep: Sweep, out: pathlib.Path) -> None:

@@ -20,7 +20,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import options.needed  # noqa: F401
-from compare import read_json
 from jaxtyping import Array, Float
 from options.checks import check_seeds
 from options.config import Config
@@ -29,6 +28,7 @@ from options.script import outermost, parse, resumable
 from prospective.measures import angles_between, interference
 from prospective.picture import LABELS, plot_theories
 from report.curves import drawn, read_curves
+from report.finished import read_json
 from report.spread import mean_and_spread, shown
 
 import dfc_jax as dfc

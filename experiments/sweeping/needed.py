@@ -1,10 +1,6 @@
-"""What a sweep needs beside what all scripts do."""
+"""What a sweep needs beside what all scripts do; imported before all that imports it."""
 
-import importlib.util
-import sys
+from options.needed import need
 
 
-for name in ("optuna", "submitit"):
-    if importlib.util.find_spec(name) is None:
-        print(f"error: {name} is not installed: pip install 'dfc_jax[sweep]'", file=sys.stderr)
-        sys.exit(2)
+need("sweep", "optuna", "submitit")

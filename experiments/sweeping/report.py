@@ -3,8 +3,9 @@
 import pathlib
 from collections.abc import Sequence
 
-from compare import machine, read_json
+from compare import machine
 from report.curves import drawn, plot_comparison
+from report.finished import read_json
 from rich.console import Console
 from rich.table import Column, Table
 from sweeping.description import FILE, Sweep

@@ -6,8 +6,8 @@ import math
 import pathlib
 from collections.abc import Sequence
 
-from compare import read_json
 from report.curves import read_curves
+from report.finished import read_json
 from report.spread import mean_and_spread, shown
 from sweeping.space import Setting
 

@@ -119,7 +119,7 @@ def _again(study: optuna.Study, number: int) -> optuna.Trial:
 def _next(sweep: Sweep, study: optuna.Study, out: pathlib.Path) -> optuna.Trial | None:
     """A new trial; None where there are as many as there are to be."""
     with _waited_for(out / STUDY):
-        number = len(study.get_trials(deepcopy=False))
+        number = sum(trial.state != TrialState.WAITING for trial in study.get_trials(deepcopy=False))
         if number >= (sweep.trials or 0):
             return None
         # Of its own for every trial, so that a sweep that goes on does not begin its random numbers anew.

@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 
 import jax
 import submitit
-from options.script import outermost, STOPS
+from options.script import outermost, Stopped
 from submitit.core.utils import DelayedSubmission, FailedJobError, UncompletedJobError
 from sweeping.worker import work
 
@@ -89,7 +89,9 @@ class Job:
         return DelayedSubmission(self)
 
 
-def slurm(out: pathlib.Path, workers: int, parameters: dict[str, str], watch: Callable[[], None]) -> None:
+def slurm(
+    out: pathlib.Path, workers: int, parameters: dict[str, int | str], watch: Callable[[], None]
+) -> None:
     """Work in so many jobs of a SLURM cluster, by submitit, and wait for them.
 
     **Raises:** `ValueError` for parameters that submitit does not know, or without SLURM; `RuntimeError` if a
@@ -103,7 +105,7 @@ def slurm(out: pathlib.Path, workers: int, parameters: dict[str, str], watch: Ca
     jobs = submit(executor, out, workers)
     try:
         wait_for(jobs, watch, SECONDS)
-    except STOPS as stopped:
+    except (KeyboardInterrupt, Stopped) as stopped:
         stopped.add_note(f"jobs {', '.join(job.job_id for job in jobs)} go on, unless scancel ends them")
         raise
 

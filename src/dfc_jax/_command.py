@@ -13,6 +13,7 @@ from dfc_jax._runs.environment import COMMAND
 
 SCRIPTS = {
     "run": "train networks by one or several methods and compare them",
+    "sweep": "which values of run's options are best",
     "compare": "a table and a picture of finished runs",
     "pool": "runs that differ in their seeds alone, as one run",
     "table1": "Table 1 of the NeurIPS 2021 paper, all of it or any cells",
