@@ -45,8 +45,8 @@ def compare(folders: Sequence[pathlib.Path], out: pathlib.Path) -> None:
         _load(folder)
     with tempfile.TemporaryDirectory() as away:
         pooled = [
-            group[0] if len(group) == 1 else pool(group, pathlib.Path(away) / str(number))
-            for number, group in enumerate(by_seeds(folders))
+            group[0] if len(group) == 1 else pool(group, pathlib.Path(away) / _together(group))
+            for group in by_seeds(folders)
         ]
         _compare(pooled, out)
 
@@ -73,10 +73,14 @@ def _compare(folders: Sequence[pathlib.Path], out: pathlib.Path) -> None:
         if row[width:] and row[width]:
             console.print(f"{_called(name)} minus {_called(names[0])}: {row[width]}", soft_wrap=True)
     if len(rows) < len(runs):
-        console.print(
-            f"These are the first and the best of {len(runs)}; all are in {out / TABLE}", soft_wrap=True
-        )
+        sentence = f"These are the first and the best of {len(runs)}; all are in {out / TABLE}"
+        console.print(sentence, soft_wrap=True)
     console.print(f"Results: {out}" + (f"   Picture: {picture}" if picture else ""), soft_wrap=True)
+
+
+def _together(group: Sequence[pathlib.Path]) -> str:
+    """A name for runs in one row."""
+    return "+".join(folder.name for folder in group)
 
 
 def _best(runs: Sequence[dict[str, Any]], most: int) -> list[int]:
@@ -86,10 +90,8 @@ def _best(runs: Sequence[dict[str, Any]], most: int) -> list[int]:
         return list(range(len(runs)))
     metric = runs[0]["summary"]["metric"]
     sign = -1 if metric == "test_accuracy" else 1
-    order = sorted(
-        range(1, len(runs)), key=lambda i: sign * runs[i]["summary"]["mean"].get(metric, sign * np.inf)
-    )
-    return sorted([0, *order[: most - 1]])
+    scores = [sign * run["summary"]["mean"].get(metric, sign * np.inf) for run in runs]
+    return sorted([0, *sorted(range(1, len(runs)), key=scores.__getitem__)[: most - 1]])
 
 
 def _fitting(

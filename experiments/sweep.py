@@ -42,8 +42,9 @@ class Options:
     """How to search, and where. All other options are `run.py`'s: see `run.py --help`."""
 
     search: Search = "grid"
-    """grid: all combinations of the values. random: --trials of them, drawn. optuna: --trials, chosen by
-    Optuna's TPE sampler from the validation scores so far."""
+    """grid: all combinations of the values. random: --trials of them, drawn, the same for each method and
+    kind of feedback. optuna: --trials, methods and all, chosen by Optuna's TPE sampler from the validation
+    scores so far."""
     trials: int | None = None
     """How many settings random and optuna try; a sweep that goes on may be given more."""
     sampling_seed: int = 0

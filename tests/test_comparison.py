@@ -185,6 +185,39 @@ def test_what_follows_from_another_option_or_is_not_read_is_not_named(finished):
     assert told(runs) == [{"model": "mlp"}, {"model": "conv"}]  # with its own channels and hidden layers
 
 
+def rows_of(folder: pathlib.Path) -> list[list[str]]:
+    lines = (folder / "table.md").read_text(encoding="utf-8").splitlines()
+    return [line.strip("| ").split(" | ") for line in lines if line.startswith("| ")][2:]
+
+
+def test_runs_that_differ_in_their_seeds_alone_are_one_row(finished, tmp_path):
+    folders = [finished("a", nudge=0.1), finished("b", nudge=0.2), finished("c", nudge=0.1, seeds=(1,))]
+    folders.append(finished("d", nudge=0.2))  # whose seed is b's
+    compare(folders, tmp_path / "table")
+    rows = rows_of(tmp_path / "table")
+    assert [row[2] for row in rows] == ["0.1", "0.2", "0.2"]
+    assert any("50.00 ± 0.00" in cell for cell in rows[0]) and not any("±" in cell for cell in rows[1])
+    assert "`python run.py a; python run.py c`" in (tmp_path / "table" / "table.md").read_text()
+
+
+def test_of_hundreds_the_screen_and_the_picture_show_the_first_and_the_best(
+    finished, tmp_path, capsys, monkeypatch
+):
+    folders = [finished(f"{i:03d}", nudge=round(0.01 * (i + 1), 2)) for i in range(300)]
+    for i, folder in enumerate(folders):
+        summary = json.loads((folder / "summary.json").read_text())
+        summary["mean"]["test_accuracy"] = 0.5 + 0.001 * (i % 150)
+        (folder / "summary.json").write_text(json.dumps(summary))
+    drawn = []
+    monkeypatch.setattr("compare.plot_comparison", lambda folders, _: drawn.extend(folders))
+    compare(folders, tmp_path / "table")
+    assert len(rows_of(tmp_path / "table")) == 300
+    assert drawn == [folders[i] for i in (0, *range(144, 150), *range(295, 300))]
+    said = capsys.readouterr().out
+    assert "the first and the best of 300" in said
+    assert [said.count(f"│ {score:.2f} ") for score in (64.9, 64.0, 63.0)] == [2, 1, 0]
+
+
 def test_seeds_and_at_last_folders_tell_runs_of_the_same_setting_apart(finished):
     runs = [finished("a/x", seeds=(0, 1)), finished("b/x", seeds=(2,)), finished("c/x", "bp")]
     assert told(runs) == [{"seeds": "0 1"}, {"seeds": "2"}, {"seeds": ""}]

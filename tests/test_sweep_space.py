@@ -82,6 +82,18 @@ def test_a_random_search_that_is_longer_begins_the_same() -> None:
     assert sweep(text, search="random", trials=5, sampling_seed=4).listed() != short
 
 
+def test_a_random_search_gives_every_method_and_feedback_the_same_settings() -> None:
+    text = "--method dfc-ssa bp --feedback fixed exact --nudge linear 0.05 0.2 --optimiser.lr log 1e-4 1e-1"
+    found = sweep(text, search="random", trials=4).listed()
+    of = lambda *kind: [s for s in found if (s["method"], *filter(None, [s.get("feedback")])) == kind]
+    fixed, exact, backprop = of("dfc-ssa", "fixed"), of("dfc-ssa", "exact"), of("bp")
+    assert len(fixed) == len(exact) == len(backprop) == 4 and len(found) == 12
+    for one, other, third in zip(fixed, exact, backprop, strict=True):
+        assert one == other | {"feedback": "fixed"}
+        assert third == {"method": "bp", "optimiser.lr": one["optimiser.lr"]}
+    assert len({one["nudge"] for one in fixed}) == 4
+
+
 def test_options_of_a_run_are_those_of_the_command_line() -> None:
     found = sweep("--method bp --optimiser.lr 1e-3 1e-2 --seeds 5 6").config({"optimiser.lr": "1e-2"})
     words = ["--method", "bp", "--optimiser.lr", "1e-2", "--seeds", "5", "6"]

@@ -34,7 +34,7 @@ class Sweep:
     """Of `run.py`, some with several values."""
     search: Search = "grid"
     trials: int | None = None
-    """How many settings; a grid has as many as there are."""
+    """How many settings, in a random search of each method and kind of feedback; a grid has all there are."""
     sampling_seed: int = 0
     prune: bool = False
 
@@ -90,7 +90,7 @@ class Sweep:
         if self.search == "grid":
             drawn = self._grid()
         else:
-            drawn = [self._drawn(number) for number in range(self.trials or 0)]
+            drawn = [setting for number in range(self.trials or 0) for setting in self._drawn(number)]
         deciding = lambda setting: tuple(setting.get(name) for name in DECISIVE)
         read = {deciding(setting): setting for setting in drawn}
         read = {key: self.read(setting) for key, setting in read.items()}
@@ -106,10 +106,14 @@ class Sweep:
         values = (swept.values for swept in self.space.values() if isinstance(swept, Choices))
         return [dict(zip(self.space, chosen, strict=True)) for chosen in itertools.product(*values)]
 
-    def _drawn(self, number: int) -> Setting:
-        """Of every option a value at random, whatever the settings before."""
+    def _drawn(self, number: int) -> list[Setting]:
+        """Of every option a value at random, whatever the settings before; the same for all methods and kinds
+        of feedback."""
         generator = np.random.default_rng((self.sampling_seed, number))
-        return {name: swept.draw(generator) for name, swept in self.space.items()}
+        drawn = {name: swept.draw(generator) for name, swept in self.space.items()}
+        names = [name for name in DECISIVE if name in self.space]
+        kinds = itertools.product(*(_ends(self.space[name]) for name in names))
+        return [drawn | dict(zip(names, kind, strict=True)) for kind in kinds]
 
     def check(self) -> list[Config]:
         """The options of some runs, with every value that is searched.

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from report.curves import read_curves
 from report.finished import read_json
 from report.spread import mean_and_spread, shown
+from sweeping.description import DECISIVE
 from sweeping.space import Setting
 
 
@@ -102,12 +103,11 @@ def columns(results: Sequence[Result]) -> list[str]:
 
 
 def sensitivity(results: Sequence[Result]) -> list[list[str]]:
-    """Of every method its best run's scores, the median's and the worst quarter's validation score, and how
-    many runs come near the best."""
+    """Of every method and kind of feedback the best run's scores, the median's and the worst quarter's
+    validation score, and how many runs come near the best."""
     rows = []
-    methods = dict.fromkeys(result.setting.get("method", "") for result in results)
-    for method in methods:
-        alike = ranked([r for r in results if r.setting.get("method", "") == method and not r.pruned])
+    for kind in dict.fromkeys(map(_kind, results)):
+        alike = ranked([result for result in results if _kind(result) == kind and not result.pruned])
         if not alike or alike[0].validation is None:
             continue
         accuracy = alike[0].metric == "accuracy"
@@ -117,8 +117,14 @@ def sensitivity(results: Sequence[Result]) -> list[list[str]]:
         of_all = [scores[0], scores[(len(scores) - 1) // 2], scores[(3 * (len(scores) - 1) + 3) // 4]]
         best = cells(alike[0], [])
         told = [f"{factor * value:{style}}" for value in of_all[1:]]
-        rows.append([method, str(len(alike)), best[0], *best[1:3], *told, f"{len(near)} of {len(alike)}"])
+        rows.append(
+            [", ".join(kind), str(len(alike)), best[0], *best[1:3], *told, f"{len(near)} of {len(alike)}"]
+        )
     return rows
+
+
+def _kind(result: Result) -> tuple[str, ...]:
+    return tuple(result.setting[name] for name in DECISIVE if name in result.setting)
 
 
 def write_csv(path: pathlib.Path, results: Sequence[Result]) -> None:
