@@ -16,7 +16,7 @@ from helpers import records
 from run import command as run
 from sweeping import search, worker
 from sweeping.description import Sweep, sweep_in
-from sweeping.results import result_of
+from sweeping.results import Result, result_of, sensitivity
 
 from dfc_jax._lock import Lock
 
@@ -69,6 +69,18 @@ def test_a_grid_leaves_ordinary_runs_a_table_and_pictures(grid: pathlib.Path) ->
     assert "| dfc-ssa | 4 |" in text and "| bp | 2 |" in text
     for name in ("settings.png", "parallel.png", "best.png"):
         assert (grid / name).stat().st_size > 10_000
+
+
+def test_how_much_depends_on_the_choice_counts_runs_without_a_score() -> None:
+    def result(number: int, score: float | None, metric: str = "accuracy", pruned: bool = False) -> Result:
+        folder, setting = pathlib.Path(f"{number:03d}"), {"method": "bp", "nudge": str(number)}
+        return Result(folder, setting, metric, score, None, score, None, 3, pruned, ())
+
+    runs = [result(i, score) for i, score in enumerate((0.9, None, 0.895, 0.5, None))]
+    runs.append(result(5, 0.99, pruned=True))  # which was not trained as long
+    assert sensitivity(runs) == [["bp", "5", "000", "90.00", "90.00", "50.00", "0.00", "2 of 5"]]
+    runs = [result(i, score, "loss") for i, score in enumerate((2.0, 1.0, 1.05))]
+    assert sensitivity(runs) == [["bp", "3", "001", "1.00000", "1.00000", "1.05000", "2.00000", "2 of 3"]]
 
 
 @pytest.mark.slow

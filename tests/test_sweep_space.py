@@ -130,6 +130,21 @@ def test_what_is_no_space_is_said(text: str, sentence: str) -> None:
 
 
 @pytest.mark.parametrize(
+    "text",
+    [
+        "--method bp dfa dfc-ss --feedback fixed learned --feedback-learning.lr log 1e-4 1e-1 3",
+        "--method bp dfc-ss --feedback fixed learned --feedback-learning.lr 1e-3 --nudge 0.1 0.2",
+        "--method bp dfc-ss --feedback learned --nudge 0.3 --optimiser.lr 1e-3 1e-2",
+        "--method dfc-ss --feedback fixed exact signs",
+    ],
+)
+def test_what_one_method_or_feedback_reads_is_right(text: str) -> None:
+    configs = sweep(text).check()
+    assert {config.feedback for config in configs} <= {"fixed", "learned", "exact", "signs"}
+    assert len(configs) >= len(sweep(text).listed()) / 4
+
+
+@pytest.mark.parametrize(
     ("text", "options", "sentence"),
     [
         ("--nudge log 0.1 1", {}, "a grid needs a number of values"),
@@ -137,6 +152,8 @@ def test_what_is_no_space_is_said(text: str, sentence: str) -> None:
         ("--nudge 0.1 -1", {}, "`nudge` is -1"),
         ("--method dfa bp --strong.class-value 0.9 0.99", {}, "does not read"),
         ("--batch-size 0 16", {}, "`batch_size` is 0"),
+        ("--method dfc-ss --feedback fixed exact --feedback-learning.lr 1e-3", {}, "which does not learn"),
+        ("--method dfc-ss --feedback learned signs --layered False", {}, "`feedback` is signs"),
     ],
 )
 def test_every_value_is_checked_before_any_work(text: str, options: dict, sentence: str) -> None:

@@ -5,6 +5,7 @@ import functools
 import itertools
 import json
 import pathlib
+from collections.abc import Sequence
 from typing import Any, Literal
 
 import numpy as np
@@ -120,25 +121,39 @@ class Sweep:
 
         **Raises:** `ValueError` for one that cannot be, or that no method of the sweep would read.
         """
-        methods = self.space.get("method", Choices((self.fixed.get("method", ""),)))
-        assert isinstance(methods, Choices)
         first = {name: _ends(swept)[0] for name, swept in self.space.items()}
-        _parsed(words_of(self.fixed | first | {"method": " ".join(methods.values)})).checked()
-        settings = [first | {"method": method} for method in methods.values]
-        if "feedback" in self.space:
-            settings = [s | {"feedback": value} for s in settings for value in _ends(self.space["feedback"])]
-        read = [self.read(setting) for setting in settings]
+        kinds = [first | dict(zip(DECISIVE, kind, strict=True)) for kind in itertools.product(*self._kinds())]
+        read = [self.read(kind) for kind in kinds]
+        methods = list(dict.fromkeys(kind["method"] for kind in kinds))
         for name in self.space.keys() - {"method", *itertools.chain(*read)}:
-            raise ValueError(f"`{name}` is searched, which {' and '.join(methods.values)} does not read.")
+            raise ValueError(f"`{name}` is searched, which {' and '.join(methods)} does not read.")
+        self._check_fixed(methods)
         found = []
-        for setting, names in zip(settings, read, strict=True):
-            own = {name: setting[name] for name in ("method", *names)}
+        for kind, names in zip(kinds, read, strict=True):
+            own = {name: kind[name] for name in ("method", *names)}
             found.append(self.config(own))
-            for name in names:  # every value of one option, the others at their first
-                found += [
-                    self.config(own | {name: v}) for v in _ends(self.space[name]) if name not in DECISIVE
-                ]
+            for name in set(names) - {*DECISIVE}:  # every value of one option, the others at their first
+                found += [self.config(own | {name: value}) for value in _ends(self.space[name])]
         return found
+
+    def _kinds(self) -> list[tuple[str, ...]]:
+        """All methods, and all kinds of feedback."""
+        usual = {"method": "", "feedback": Config().feedback}
+        fixed = usual | self.fixed
+        return [_ends(self.space.get(name, Choices((fixed[name],)))) for name in DECISIVE]
+
+    def _check_fixed(self, methods: Sequence[str]) -> None:
+        """Raise `ValueError` for an option with one value that is read with none of the feedbacks."""
+        problem = None
+        for feedback in self._kinds()[1]:
+            kind = {"method": " ".join(methods), "feedback": feedback}
+            try:
+                _parsed(words_of(self.fixed | kind)).checked()
+                return
+            except ValueError as error:
+                problem = problem or error
+        assert problem is not None
+        raise problem
 
     def write(self, folder: pathlib.Path) -> None:
         """Leave it in the folder, for those who work on it and for another day."""

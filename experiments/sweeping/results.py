@@ -6,6 +6,7 @@ import math
 import pathlib
 from collections.abc import Sequence
 
+import numpy as np
 from report.curves import read_curves
 from report.finished import read_json
 from report.spread import mean_and_spread, shown
@@ -111,15 +112,13 @@ def sensitivity(results: Sequence[Result]) -> list[list[str]]:
         if not alike or alike[0].validation is None:
             continue
         accuracy = alike[0].metric == "accuracy"
-        factor, style = (100, ".2f") if accuracy else (1, ".5f")
-        scores = [r.validation for r in alike if r.validation is not None]
-        near = [s for s in scores if abs(s - scores[0]) <= (0.01 if accuracy else 0.1 * scores[0])]
-        of_all = [scores[0], scores[(len(scores) - 1) // 2], scores[(3 * (len(scores) - 1) + 3) // 4]]
-        best = cells(alike[0], [])
-        told = [f"{factor * value:{style}}" for value in of_all[1:]]
-        rows.append(
-            [", ".join(kind), str(len(alike)), best[0], *best[1:3], *told, f"{len(near)} of {len(alike)}"]
-        )
+        factor, style, worst = (100, ".2f", 0.0) if accuracy else (1, ".5f", np.inf)
+        scores = np.array([worst if r.validation is None else r.validation for r in alike])
+        near = np.abs(scores - scores[0]) <= (0.01 if accuracy else 0.1 * scores[0])
+        quartiles = np.quantile(scores, (0.5, 0.25 if accuracy else 0.75), method="nearest")
+        told = [f"{factor * value:{style}}" for value in quartiles]
+        counted = f"{near.sum()} of {len(alike)}"
+        rows.append([", ".join(kind), str(len(alike)), *cells(alike[0], [])[:3], *told, counted])
     return rows
 
 
