@@ -11,9 +11,9 @@ import sys
 import jax
 import optuna
 import pytest
-import sweep
 from helpers import records
 from run import command as run
+from small_sweeps import GRID, RANGE, runs_of, SHORT, swept
 from sweeping import search, worker
 from sweeping.description import Sweep, sweep_in
 from sweeping.results import Result, result_of, sensitivity
@@ -24,15 +24,6 @@ from dfc_jax._lock import Lock
 ROOT = pathlib.Path(__file__).parent.parent
 
 
-SHORT = ["--hidden", "8", "--epochs", "3", "--batch-size", "419", "--feedback", "fixed"]
-GRID = ["--method", "dfc-ssa", "bp", "--nudge", "0.05", "0.2", "--optimiser.lr", "1e-3", "1e-2", *SHORT]
-RANGE = ["--method", "bp", "--optimiser.lr", "log", "1e-4", "1e-1", *SHORT]
-
-
-def swept(out: pathlib.Path, *arguments: str) -> int:
-    return sweep.command(["--no-progress", *arguments, "--out", str(out)])
-
-
 @pytest.fixture(scope="module")
 def grid(tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
     """The folder of a whole grid of two seeds."""
@@ -40,10 +31,6 @@ def grid(tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
     with jax.enable_x64(False), jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):
         assert swept(out, *GRID, "--seeds", "0", "1") == 0
     return out
-
-
-def runs_of(out: pathlib.Path) -> list[pathlib.Path]:
-    return sorted(file.parent for file in out.glob("*/config.json"))
 
 
 @pytest.mark.slow

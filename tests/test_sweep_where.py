@@ -14,9 +14,9 @@ import pytest
 import submitit
 import sweep
 from helpers import records
+from small_sweeps import GRID, runs_of, SHORT, swept
 from sweeping import where
 from sweeping.description import Sweep
-from test_sweep import GRID, runs_of, SHORT, swept
 
 
 ROOT = pathlib.Path(__file__).parent.parent

@@ -147,11 +147,12 @@ class Config:
         update = self.feedback_learning.update or ("kolen-pollack" if layered else defaults.update)
         awake = single_phase or update == "kolen-pollack"
         unlearned = update == "kolen-pollack" and not layered  # before the first wake epoch
+        pretraining = max(1, defaults.pretraining_epochs) if layered else defaults.pretraining_epochs
         learning = _fill(
             self.feedback_learning,
             lr=defaults.feedback_lr * (0.01 if single_phase else 1),
             pretraining_lr=defaults.feedback_lr if given_rate is None else given_rate,
-            pretraining_epochs=0 if unlearned else defaults.pretraining_epochs,
+            pretraining_epochs=0 if unlearned else pretraining,
             sleep_epochs=0 if awake else defaults.sleep_epochs,
             weight_decay=1.0 if layered else 1e-2,
             update=update,

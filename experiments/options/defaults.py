@@ -50,7 +50,6 @@ COLOUR_CONV = dataclasses.replace(
     activations=("leaky-relu",) * 3,
     epochs=20,
     lr=3e-3,
-    pretraining_epochs=1,
     model="conv",
     channels=(32, 64, 128),
     weight_decay=0.1,
