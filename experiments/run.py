@@ -22,14 +22,13 @@ import jax
 import options.needed  # noqa: F401
 from compare import compare
 from options import objects, together
-from options.checks import check_measured
 from options.config import Config, MAY_DIFFER, Method, WITH_CONTROLLER
 from options.held import check_same, options_to_go_on, runs_below, runs_in
 from options.ready import check_objects, check_suits, load_data, of_method
 from options.script import outermost, parse, STOPS, undivided
 from options.together import writes
 from report.curves import drawn, plot_curves
-from report.event_files import check_installed, event_files
+from report.event_files import event_files
 from report.written import comparison_in, of_others, TABLE
 
 import dfc_jax as dfc
@@ -187,11 +186,7 @@ def _load(config: Config, configs: dict[Method, Config]) -> dfc.Dataset:
     """The data, once all else has been checked, and whether they suit the options."""
     for method, chosen in configs.items():
         check_objects(chosen, method)
-    if config.tensorboard:
-        check_installed()
-    first = next(iter(configs.values()))
-    check_measured(first)
-    data = load_data(first)
+    data = load_data(next(iter(configs.values())))
     for method, chosen in configs.items():
         check_suits(chosen, method, data)
     return data

@@ -22,13 +22,12 @@ from typing import Literal
 
 import options.needed  # noqa: F401
 from options.held import runs_below
-from options.ready import check_suits, load_data
+from options.ready import check_objects, check_suits, load_data
 from options.script import outermost, parse, resumable, tidied
 from sweeping import needed  # noqa: F401
 from sweeping.description import check_same, Search, Sweep, sweep_in
 from sweeping.report import report
-from sweeping.results import finished
-from sweeping.search import begun, number_of_runs
+from sweeping.search import finished, number_of_runs
 from sweeping.where import processes, slurm
 from sweeping.worker import work
 from tqdm import tqdm
@@ -108,6 +107,8 @@ def prepare(options: Options, arguments: Sequence[str]) -> tuple[Sweep, pathlib.
             f"`out` is {str(out)!r}, which holds runs that no sweep has made; name a new folder."
         )
     configs = sweep.check()
+    for config in configs:
+        check_objects(config, config.method[0])
     data = load_data(configs[0])
     for config in configs:
         check_suits(config, config.method[0], data)
@@ -130,18 +131,14 @@ def parameters(options: Options) -> dict[str, int | str]:
 
 def train(options: Options, sweep: Sweep, out: pathlib.Path) -> None:
     """All runs that are not finished, wherever they are to be trained."""
-    total, folders = number_of_runs(sweep), lambda: [folder for folder, _ in begun(sweep, out)]
-    there = sum(map(finished, folders()))
+    total, there = number_of_runs(sweep), finished(out)
     with tqdm(total=total, initial=there, desc="runs", unit="run", disable=not options.progress) as bar:
-
-        def look() -> None:
-            bar.update(sum(map(finished, folders())) - bar.n)
-
+        look = lambda: bar.update(finished(out) - bar.n)
         if there == total:
             return
         match options.where:
             case "here":
-                work(out, lambda _: bar.update())
+                work(out, look)
             case "processes":
                 processes(out, min(options.workers, total - there), look)
             case "slurm":

@@ -55,9 +55,7 @@ def test_ranges_hold_what_they_say() -> None:
 
 
 def test_a_grid_has_every_combination_once_and_nothing_that_a_method_does_not_read() -> None:
-    settings = sweep(
-        "--method dfc-ssa bp --nudge 0.05 0.1 --optimiser.lr 1e-3 1e-2 --feedback fixed"
-    ).listed()
+    settings = sweep("--method dfc-ssa bp --nudge 0.05 0.1 --optimiser.lr 1e-3 1e-2 --feedback fixed").listed
     with_nudge = [
         {"method": "dfc-ssa", "nudge": nudge, "optimiser.lr": lr}
         for nudge, lr in itertools.product(("0.05", "0.1"), ("1e-3", "1e-2"))
@@ -67,7 +65,7 @@ def test_a_grid_has_every_combination_once_and_nothing_that_a_method_does_not_re
 
 def test_feedback_learning_is_searched_where_feedback_learns() -> None:
     text = "--method dfc-ssa bp --feedback fixed learned --feedback-learning.lr 1e-3 1e-2"
-    assert sweep(text).listed() == [
+    assert sweep(text).listed == [
         {"method": "dfc-ssa", "feedback": "fixed"},
         {"method": "dfc-ssa", "feedback": "learned", "feedback_learning.lr": "1e-3"},
         {"method": "dfc-ssa", "feedback": "learned", "feedback_learning.lr": "1e-2"},
@@ -77,14 +75,14 @@ def test_feedback_learning_is_searched_where_feedback_learns() -> None:
 
 def test_a_random_search_that_is_longer_begins_the_same() -> None:
     text = "--method dfc-ssa --nudge linear 0.05 0.2 --optimiser.lr log 1e-4 1e-1"
-    short, long = (sweep(text, search="random", trials=number, sampling_seed=3).listed() for number in (5, 9))
+    short, long = (sweep(text, search="random", trials=number, sampling_seed=3).listed for number in (5, 9))
     assert long[:5] == short and len(long) == len({json.dumps(setting) for setting in long}) == 9
-    assert sweep(text, search="random", trials=5, sampling_seed=4).listed() != short
+    assert sweep(text, search="random", trials=5, sampling_seed=4).listed != short
 
 
 def test_a_random_search_gives_every_method_and_feedback_the_same_settings() -> None:
     text = "--method dfc-ssa bp --feedback fixed exact --nudge linear 0.05 0.2 --optimiser.lr log 1e-4 1e-1"
-    found = sweep(text, search="random", trials=4).listed()
+    found = sweep(text, search="random", trials=4).listed
     of = lambda *kind: [s for s in found if (s["method"], *filter(None, [s.get("feedback")])) == kind]
     fixed, exact, backprop = of("dfc-ssa", "fixed"), of("dfc-ssa", "exact"), of("bp")
     assert len(fixed) == len(exact) == len(backprop) == 4 and len(found) == 12
@@ -101,7 +99,7 @@ def test_options_of_a_run_are_those_of_the_command_line() -> None:
 
 
 def test_a_preset_is_filled_in_for_every_method() -> None:
-    found = sweep("--dataset mnist --preset paper --method dfc-ssa bp --epochs 1 --feedback fixed").listed()
+    found = sweep("--dataset mnist --preset paper --method dfc-ssa bp --epochs 1 --feedback fixed").listed
     assert found == [{"method": "dfc-ssa"}, {"method": "bp"}]
 
 
@@ -141,7 +139,7 @@ def test_what_is_no_space_is_said(text: str, sentence: str) -> None:
 def test_what_one_method_or_feedback_reads_is_right(text: str) -> None:
     configs = sweep(text).check()
     assert {config.feedback for config in configs} <= {"fixed", "learned", "exact", "signs"}
-    assert len(configs) >= len(sweep(text).listed()) / 4
+    assert len(configs) >= len(sweep(text).listed) / 4
 
 
 @pytest.mark.parametrize(
@@ -158,9 +156,7 @@ def test_what_one_method_or_feedback_reads_is_right(text: str) -> None:
 )
 def test_every_value_is_checked_before_any_work(text: str, options: dict, sentence: str) -> None:
     with pytest.raises(ValueError, match=sentence):
-        found = sweep(text, **options)
-        found.check()
-        found.listed()
+        sweep(text, **options).check()
 
 
 @pytest.mark.parametrize(

@@ -6,8 +6,10 @@ import jax
 from icml2022.presets import strong_paper
 from neurips2021.presets import paper
 from options import objects, together
+from options.checks import check_measured
 from options.config import Config, Method
 from options.together import writes
+from report.event_files import check_installed
 
 import dfc_jax as dfc
 
@@ -19,7 +21,11 @@ def of_method(config: Config, method: Method) -> Config:
 
 
 def check_objects(config: Config, method: Method) -> None:
-    """Raise `ValueError` in a sentence if the library has no such method, optimiser or feedback learning."""
+    """Raise in a sentence if the library has no such method, optimiser or feedback learning, no epoch would
+    be measured, or something is not installed."""
+    if config.tensorboard:
+        check_installed()
+    check_measured(config)
     objects.make_method(config, method, dfc.CrossEntropy())
     objects.make_optimiser(config.optimiser, config.epochs)
     objects.make_feedback_learning(config, method, dfc.CrossEntropy(), config.epochs)

@@ -86,6 +86,7 @@ class Sweep:
         own = FEEDBACK.keys() & {*config.method}
         return [name for name in self.space if reads(config, name) and not (name == "feedback" and own)]
 
+    @functools.cached_property
     def listed(self) -> list[Setting]:
         """The settings of a grid or a random search, none of them twice."""
         if self.search == "grid":
@@ -121,6 +122,8 @@ class Sweep:
 
         **Raises:** `ValueError` for one that cannot be, or that no method of the sweep would read.
         """
+        if self.search == "grid":
+            self._grid()
         first = {name: _ends(swept)[0] for name, swept in self.space.items()}
         kinds = [first | dict(zip(DECISIVE, kind, strict=True)) for kind in itertools.product(*self._kinds())]
         read = [self.read(kind) for kind in kinds]

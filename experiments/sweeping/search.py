@@ -39,14 +39,19 @@ def place(out: pathlib.Path, number: int) -> pathlib.Path:
 def begun(sweep: Sweep, out: pathlib.Path) -> list[tuple[pathlib.Path, Setting]]:
     """The folders of all settings that are known so far."""
     if sweep.search != "optuna":
-        return [(place(out, number), setting) for number, setting in enumerate(sweep.listed())]
+        return [(place(out, number), setting) for number, setting in enumerate(sweep.listed)]
     trials = study_of(sweep, out).get_trials(deepcopy=False)
     return [(place(out, t.number), t.user_attrs[SETTING]) for t in trials if SETTING in t.user_attrs]
 
 
+def finished(out: pathlib.Path) -> int:
+    """How many runs have come to their end."""
+    return len(list(out.glob("*/summary.json")))
+
+
 def number_of_runs(sweep: Sweep) -> int:
     """How many runs the sweep has at its end."""
-    return (sweep.trials or 0) if sweep.search == "optuna" else len(sweep.listed())
+    return (sweep.trials or 0) if sweep.search == "optuna" else len(sweep.listed)
 
 
 def turns(sweep: Sweep, out: pathlib.Path) -> Iterator[Turn]:
@@ -55,7 +60,7 @@ def turns(sweep: Sweep, out: pathlib.Path) -> Iterator[Turn]:
 
 
 def _listed(sweep: Sweep, out: pathlib.Path) -> Iterator[Turn]:
-    for number, setting in enumerate(sweep.listed()):
+    for number, setting in enumerate(sweep.listed):
         folder = place(out, number)
         with _claimed(folder) as mine:
             if mine:
@@ -84,7 +89,7 @@ def _asked(sweep: Sweep, out: pathlib.Path) -> Iterator[Turn]:
     study = study_of(sweep, out)
     orphans = [found.number for found in study.get_trials(deepcopy=False, states=[TrialState.RUNNING])]
     while True:
-        trial = _again(study, orphans.pop(0)) if orphans else _next(sweep, study, out)
+        trial = _again(sweep, study, orphans.pop(0)) if orphans else _next(sweep, study, out)
         if trial is None:
             return
         setting, folder = _suggested(sweep, trial), place(out, trial.number)
@@ -111,8 +116,9 @@ def study_of(sweep: Sweep, out: pathlib.Path) -> optuna.Study:
     )
 
 
-def _again(study: optuna.Study, number: int) -> optuna.Trial:
+def _again(sweep: Sweep, study: optuna.Study, number: int) -> optuna.Trial:
     """A trial that has begun, with the values that it has been given."""
+    study.sampler = _sampler(sweep, number)
     return optuna.Trial(study, study.get_trials(deepcopy=False)[number]._trial_id)
 
 
@@ -122,9 +128,13 @@ def _next(sweep: Sweep, study: optuna.Study, out: pathlib.Path) -> optuna.Trial 
         number = sum(trial.state != TrialState.WAITING for trial in study.get_trials(deepcopy=False))
         if number >= (sweep.trials or 0):
             return None
-        # Of its own for every trial, so that a sweep that goes on does not begin its random numbers anew.
-        study.sampler = optuna.samplers.TPESampler(seed=sweep.sampling_seed + number)
+        study.sampler = _sampler(sweep, number)
         return study.ask()
+
+
+def _sampler(sweep: Sweep, number: int) -> optuna.samplers.BaseSampler:
+    """Of its own for every trial, so that a sweep that goes on does not begin its random numbers anew."""
+    return optuna.samplers.TPESampler(seed=sweep.sampling_seed + number)
 
 
 @contextlib.contextmanager

@@ -10,7 +10,7 @@ from collections.abc import Callable
 
 from options.config import Config
 from options.held import check_same
-from options.ready import check_objects, check_suits, load_data
+from options.ready import check_suits, load_data
 from run import Heard, train
 from sweeping.description import Sweep, sweep_in
 from sweeping.search import Turn, turns
@@ -18,8 +18,8 @@ from sweeping.search import Turn, turns
 import dfc_jax as dfc
 
 
-def work(out: pathlib.Path, done: Callable[[pathlib.Path], None] = lambda _: None) -> None:
-    """Train what nobody else does of the sweep in `out`; `done` hears of every run's end.
+def work(out: pathlib.Path, watch: Callable[[], object] = lambda: None) -> None:
+    """Train what nobody else does of the sweep in `out`; `watch` is called at every run's end.
 
     **Raises:** `ValueError` if `out` holds no sweep, or a run of other options; `OSError` if it cannot be
     written.
@@ -32,7 +32,7 @@ def work(out: pathlib.Path, done: Callable[[pathlib.Path], None] = lambda _: Non
         config = config_of(sweep, turn)
         data = load_data(config) if data is None else data
         _train(sweep, turn, config, data)
-        done(turn.folder)
+        watch()
 
 
 def config_of(sweep: Sweep, turn: Turn) -> Config:
@@ -43,7 +43,6 @@ def config_of(sweep: Sweep, turn: Turn) -> Config:
 
 def _train(sweep: Sweep, turn: Turn, config: Config, data: dfc.Dataset) -> None:
     (method,) = config.method
-    check_objects(config, method)
     check_suits(config, method, data)
     if (turn.folder / "config.json").exists():
         check_same(turn.folder, config)
