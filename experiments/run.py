@@ -188,7 +188,7 @@ def _load(config: Config, configs: dict[Method, Config]) -> dfc.Dataset:
         check_objects(chosen, method)
     data = load_data(next(iter(configs.values())))
     for method, chosen in configs.items():
-        check_suits(chosen, method, data)
+        check_suits(chosen, method, data, jax.device_count())
     return data
 
 

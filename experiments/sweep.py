@@ -9,7 +9,8 @@ between their values. What a method does not read is not searched for it. Data s
 runs.
 
 Each setting is a run of `run.py` in a folder of its own, with all seeds; runs are ranked by their validation
-score. After an interruption, whatever it was, the same command goes on, and so does --out alone.
+score. After an interruption, whatever it was, the same command goes on, and so does --out alone, here unless
+--where says otherwise.
 """
 
 import dataclasses
@@ -17,10 +18,13 @@ import datetime
 import os
 import pathlib
 import sys
+import warnings
 from collections.abc import Sequence
-from typing import Literal
+from typing import Any, Literal
 
+import jax
 import options.needed  # noqa: F401
+from options.config import Config
 from options.held import runs_below
 from options.ready import check_objects, check_suits, load_data
 from options.script import outermost, parse, resumable, tidied
@@ -28,7 +32,7 @@ from sweeping import needed  # noqa: F401
 from sweeping.description import check_same, Search, Sweep, sweep_in
 from sweeping.report import report
 from sweeping.search import finished, number_of_runs
-from sweeping.where import processes, slurm
+from sweeping.where import processes, slurm, slurm_executor
 from sweeping.worker import work
 from tqdm import tqdm
 
@@ -94,7 +98,7 @@ def prepare(options: Options, arguments: Sequence[str]) -> tuple[Sweep, pathlib.
     **Raises:** `ValueError` in a sentence for what cannot be, or a folder that holds something else.
     """
     check_count("workers", options.workers, 1)
-    parameters(options)
+    named = parameters(options)
     now = datetime.datetime.now().strftime("%Y%m%d-%H%M%S")
     out = options.out or pathlib.Path(f"runs/sweep-{now}")
     held = sweep_in(out)
@@ -102,6 +106,7 @@ def prepare(options: Options, arguments: Sequence[str]) -> tuple[Sweep, pathlib.
     sweep = Sweep(words, options.search, options.trials, options.sampling_seed, options.prune)
     if held is not None:
         check_same(held, sweep, out)
+        sweep = dataclasses.replace(held, trials=sweep.trials)  # in whose order its runs are numbered
     elif runs_below(out):
         raise ValueError(
             f"`out` is {str(out)!r}, which holds runs that no sweep has made; name a new folder."
@@ -110,12 +115,32 @@ def prepare(options: Options, arguments: Sequence[str]) -> tuple[Sweep, pathlib.
     for config in configs:
         check_objects(config, config.method[0])
     data = load_data(configs[0])
-    for config in configs:
-        check_suits(config, config.method[0], data)
-    lock = lock_of_process(out, "out")
+    devices = jax.device_count() if options.where == "here" else 1
+    for config in {_network(config): config for config in configs}.values():
+        check_suits(config, config.method[0], data, devices)
+    if options.where == "slurm":
+        slurm_executor(out, named)
+    lock = _locked(out, options)
     if sweep != held:
         sweep.write(out)
     return sweep, out, lock
+
+
+def _network(config: Config) -> tuple[Any, ...]:
+    """What it depends on whether a run's network and batches suit the data."""
+    shape = config.model, config.channels, config.hidden, config.activation, config.batch_size
+    return (*shape, config.method, config.feedback, config.layered)
+
+
+def _locked(out: pathlib.Path, options: Options) -> Lock:
+    """The folder's lock, without which several workers would train the same runs."""
+    with warnings.catch_warnings():
+        if options.where != "here":
+            warnings.simplefilter("error", UserWarning)
+        try:
+            return lock_of_process(out, "out")
+        except UserWarning as problem:
+            raise ValueError(f"`where` is {options.where}, but {problem}") from problem
 
 
 def parameters(options: Options) -> dict[str, int | str]:

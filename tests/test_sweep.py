@@ -9,14 +9,13 @@ import subprocess
 import sys
 
 import jax
-import optuna
 import pytest
 from helpers import records
 from run import command as run
-from small_sweeps import GRID, RANGE, runs_of, SHORT, swept
+from small_sweeps import GRID, runs_of, SHORT, swept
 from sweeping import search, worker
-from sweeping.description import Sweep, sweep_in
-from sweeping.results import Result, result_of, sensitivity
+from sweeping.description import Sweep
+from sweeping.results import ranked, Result, sensitivity
 
 from dfc_jax._lock import Lock
 
@@ -58,11 +57,21 @@ def test_a_grid_leaves_ordinary_runs_a_table_and_pictures(grid: pathlib.Path) ->
         assert (grid / name).stat().st_size > 10_000
 
 
-def test_how_much_depends_on_the_choice_counts_runs_without_a_score() -> None:
-    def result(number: int, score: float | None, metric: str = "accuracy", pruned: bool = False) -> Result:
-        folder, setting = pathlib.Path(f"{number:03d}"), {"method": "bp", "nudge": str(number)}
-        return Result(folder, setting, metric, score, None, score, None, 3, pruned, ())
+def result(
+    number: int, score: float | None, metric: str = "accuracy", pruned: bool = False, diverged: bool = False
+) -> Result:
+    folder, setting = pathlib.Path(f"{number:03d}"), {"method": "bp", "nudge": str(number)}
+    return Result(folder, setting, metric, score, None, score, None, 3, pruned, diverged, ())
 
+
+def test_runs_that_diverged_come_last_whatever_their_score() -> None:
+    runs = [result(0, 0.5), result(1, None), result(2, 0.9, diverged=True), result(3, 0.6)]
+    assert [found.folder.name for found in ranked(runs)] == ["003", "000", "002", "001"]
+    losses = [result(0, 0.5, "loss"), result(1, 0.1, "loss", diverged=True), result(2, 0.4, "loss")]
+    assert [found.folder.name for found in ranked(losses)] == ["002", "000", "001"]
+
+
+def test_how_much_depends_on_the_choice_counts_runs_without_a_score() -> None:
     runs = [result(i, score) for i, score in enumerate((0.9, None, 0.895, 0.5, None))]
     runs.append(result(5, 0.99, pruned=True))  # which was not trained as long
     assert sensitivity(runs) == [["bp", "5", "000", "90.00", "90.00", "50.00", "0.00", "2 of 5"]]
@@ -179,50 +188,15 @@ def test_a_run_that_another_worker_has_is_left_to_it(tmp_path: pathlib.Path) -> 
 
 @pytest.mark.slow
 @pytest.mark.usefixtures("as_users_run")
-def test_optuna_goes_on_from_its_journal(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    whole, out = tmp_path / "whole", tmp_path / "sweep"
-    given = [*RANGE, "--search", "optuna", "--sampling-seed", "3"]
-    assert swept(whole, *given, "--trials", "5") == 0
-    assert swept(out, *given, "--trials", "2") == 0
-    train = worker.train
-
-    def killed(*_: object) -> None:
-        raise KeyError("as a fault of the program would be")
-
-    monkeypatch.setattr(worker, "train", killed)
-    assert swept(out, "--trials", "5") == 4
-    monkeypatch.setattr(worker, "train", train)
-    assert swept(out) == 0
-    for folder in runs_of(whole):
-        ours = out / folder.name
-        assert (ours / "metrics.jsonl").read_bytes() == (folder / "metrics.jsonl").read_bytes()
-    held = sweep_in(out)
-    assert held is not None
-    trials = search.study_of(held, out).get_trials()
-    assert [trial.state for trial in trials] == [optuna.trial.TrialState.COMPLETE] * 5
-    for trial in trials:
-        found = result_of(search.place(out, trial.number), trial.user_attrs["setting"], held.chosen_by)
-        assert found is not None and trial.value == found.validation
-
-
-@pytest.mark.slow
-@pytest.mark.usefixtures("as_users_run")
-def test_bad_runs_are_pruned_by_the_validation_score(tmp_path: pathlib.Path) -> None:
-    rates = ["1e-2", "9e-3", "8e-3", "7e-3", "6e-3", "1e-6"]
-    words = ("--method", "bp", "--optimiser.lr", *rates, *SHORT[:2], "--epochs", "6", "--seeds", "0", "1")
-    held = Sweep(words, "optuna", len(rates), prune=True)
-    held.write(tmp_path)
-    study = search.study_of(held, tmp_path)
-    for rate in rates:
-        study.enqueue_trial({"optimiser.lr": rate})
-    worker.work(tmp_path)
-    results = [result_of(*place, held.chosen_by) for place in search.begun(held, tmp_path)]
-    assert [result.setting["optimiser.lr"] for result in results] == rates
-    assert [result.pruned for result in results] == [False] * 5 + [True]
-    assert results[-1].epochs == 2  # all seeds in the same epoch, one after the one that was too bad
-    assert {record["epoch"] for record in records(results[-1].folder)} == {1, 2}
-    states = [trial.state.name for trial in study.get_trials()]
-    assert states == ["COMPLETE"] * 5 + ["PRUNED"]
+def test_a_sweep_that_goes_on_keeps_the_order_of_its_options(
+    grid: pathlib.Path, tmp_path: pathlib.Path
+) -> None:
+    """By which its runs are numbered."""
+    shutil.copytree(grid, tmp_path / "sweep")
+    table = (grid / "table.csv").read_bytes()
+    names = ("--optimiser.lr", "1e-3", "1e-2", "--nudge", "0.05", "0.2")
+    assert swept(tmp_path / "sweep", *names, *GRID[:3], *SHORT, "--seeds", "0", "1") == 0
+    assert (tmp_path / "sweep" / "table.csv").read_bytes() == table
 
 
 @pytest.mark.slow

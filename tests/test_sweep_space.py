@@ -98,6 +98,18 @@ def test_options_of_a_run_are_those_of_the_command_line() -> None:
     assert found == parse(Config, words, "").resolved()
 
 
+def test_the_score_is_what_the_best_epoch_goes_by() -> None:
+    assert sweep("--nudge 0.1 0.2 --best None").chosen_by == "validation_accuracy"
+    assert sweep("--nudge 0.1 0.2 --best validation_loss").chosen_by == "validation_loss"
+    assert sweep("--nudge 0.1 0.2 --dataset mnist_autoencoder").chosen_by == "validation_loss"
+
+
+def test_settings_that_come_to_the_same_are_one() -> None:
+    found = sweep("--method bp --epochs 20 --hidden 128 128 or 64 --activation tanh None").listed
+    assert len(found) == 4  # for tanh is said, or left open
+    assert len(sweep("--method dfc-ss --layered False None --nudge 0.1 0.2").listed) == 2
+
+
 def test_a_preset_is_filled_in_for_every_method() -> None:
     found = sweep("--dataset mnist --preset paper --method dfc-ssa bp --epochs 1 --feedback fixed").listed
     assert found == [{"method": "dfc-ssa"}, {"method": "bp"}]
@@ -120,6 +132,10 @@ def test_a_preset_is_filled_in_for_every_method() -> None:
         ("--dataset digits mnist", "the same for all runs"),
         ("--seeds 0 or 1", "the same for all runs"),
         ("--feedback-learning.freeze-output maybe", "True, False, or both"),
+        ("--layered", "has no value; give True, False"),
+        ("--optimiser.lr 1e-2 0.01", "none of its values may stand there twice"),
+        ("--hidden log 8 64 3", "give `or` between values"),
+        ("--seeds log 1 3", "only an option of one number has a range"),
     ],
 )
 def test_what_is_no_space_is_said(text: str, sentence: str) -> None:
@@ -152,6 +168,12 @@ def test_what_one_method_or_feedback_reads_is_right(text: str) -> None:
         ("--batch-size 0 16", {}, "`batch_size` is 0"),
         ("--method dfc-ss --feedback fixed exact --feedback-learning.lr 1e-3", {}, "which does not learn"),
         ("--method dfc-ss --feedback learned signs --layered False", {}, "`feedback` is signs"),
+        (
+            "--method dfc-ss --solver.steady-state broyden published --solver.duration 5 0.01",
+            {},
+            "the published scheme needs 2 to",
+        ),
+        ("--dataset student_teacher --method bp --best validation_accuracy", {}, "has no classes"),
     ],
 )
 def test_every_value_is_checked_before_any_work(text: str, options: dict, sentence: str) -> None:

@@ -183,6 +183,8 @@ class Config:
             raise ValueError(f"`channels` is {config.channels}; only --model conv has feature maps.")
         if config.augment and self.dataset in REGRESSION:
             raise ValueError(f"`augment` is given; {self.dataset} has no images to classify.")
+        if config.best == "validation_accuracy" and self.dataset in REGRESSION:
+            raise ValueError(f"`best` is validation_accuracy; {self.dataset} has no classes.")
         if config.centred and self.dataset in REGRESSION:
             raise ValueError(f"`centred` is given; {self.dataset} has no classes, whose outputs have a mean.")
         if not self.distributed and (self.coordinator, self.processes, self.process) != (None, None, None):

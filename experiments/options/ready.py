@@ -2,7 +2,6 @@
 
 import dataclasses
 
-import jax
 from icml2022.presets import strong_paper
 from neurips2021.presets import paper
 from options import objects, together
@@ -42,12 +41,11 @@ def load_data(config: Config) -> dfc.Dataset:
         raise FileNotFoundError(f"{error} Or give --download.") from error
 
 
-def check_suits(config: Config, method: Method, data: dfc.Dataset) -> None:
-    """Raise `ValueError` in a sentence if batches or network do not suit the data, or the devices."""
-    number = jax.device_count()
+def check_suits(config: Config, method: Method, data: dfc.Dataset, devices: int) -> None:
+    """Raise `ValueError` in a sentence if batches or network do not suit the data, or so many devices."""
     if config.batch_size > len(data.train):
         raise ValueError(f"`batch_size` is {config.batch_size}; {data.name} has {len(data.train)} samples.")
-    if config.batch_size % number > 0:
-        problem = f"`batch_size` is {config.batch_size}, which {number} devices cannot share evenly"
-        raise ValueError(f"{problem}; make it a multiple of {number}.")
+    if config.batch_size % devices > 0:
+        problem = f"`batch_size` is {config.batch_size}, which {devices} devices cannot share evenly"
+        raise ValueError(f"{problem}; make it a multiple of {devices}.")
     objects.make_model(config, method, data, 0)

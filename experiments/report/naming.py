@@ -63,7 +63,7 @@ def named(folders: Sequence[pathlib.Path]) -> tuple[list[Named], list[str]]:
     for config, kind, texts in zip(configs, kinds, told, strict=True):
         alike = [other for other, k in zip(told, kinds, strict=True) if k == kind]
         differs = tuple(name for name in texts if len({other[name] for other in alike}) > 1)
-        values = [_value(config, name) if name in names else texts[name] for name in differs]
+        values = [value_of(config, name) if name in names else texts[name] for name in differs]
         order = (kind, *map(_sortable, values))
         runs.append(Named(config, *kind, texts, differs, order))
     return runs, ordered[MOST:]
@@ -99,10 +99,11 @@ def _names(options: Any, prefix: str = "") -> list[str]:
 
 
 def _values(group: Sequence[Config], name: str) -> set[Any]:
-    return {_value(config, name) for config in group if reads(config, name)}
+    return {value_of(config, name) for config in group if reads(config, name)}
 
 
-def _value(options: Any, name: str) -> Any:
+def value_of(options: Any, name: str) -> Any:
+    """That of an option, `group.option`."""
     for part in name.split("."):
         options = getattr(options, part)
     return options
@@ -120,17 +121,18 @@ def reads(config: Config, name: str) -> bool:
 
 def _follows(config: Config, name: str) -> bool:
     """Whether an option that may be left open has the value that the others give it then."""
-    if _value(Config(), name) is not None:
+    if value_of(Config(), name) is not None:
         return False
     try:
-        return _value(_replaced(config, name, None).resolved(), name) == _value(config, name)
+        return value_of(replaced(config, name, None).resolved(), name) == value_of(config, name)
     except ValueError:  # the others ask for it
         return False
 
 
-def _replaced(options: Any, name: str, value: Any) -> Any:
+def replaced(options: Any, name: str, value: Any) -> Any:
+    """The same options with another value of one, `group.option`."""
     first, _, rest = name.partition(".")
-    inner = _replaced(getattr(options, first), rest, value) if rest else value
+    inner = replaced(getattr(options, first), rest, value) if rest else value
     return dataclasses.replace(options, **{first: inner})
 
 
@@ -143,7 +145,7 @@ def _sortable(value: Any) -> tuple[str, Any]:
 def _text(config: Config, name: str) -> str:
     if not reads(config, name):
         return ""
-    match _value(config, name):
+    match value_of(config, name):
         case None:
             return "default"
         case float(value):

@@ -1,5 +1,6 @@
 """What a sweep is: how it searches, and what options its runs have. It stands in the sweep's folder."""
 
+import contextlib
 import dataclasses
 import functools
 import itertools
@@ -13,8 +14,8 @@ from options.config import Config
 from options.defaults import REGRESSION
 from options.ready import of_method
 from options.script import parse
-from report.naming import FEEDBACK, reads
-from sweeping.space import Choices, grouped, read_space, Setting, Swept, words_of
+from report.naming import FEEDBACK, reads, replaced, value_of
+from sweeping.space import Choices, grouped, kind_of, read_space, Setting, Swept, words_of
 
 from dfc_jax._runs.environment import environment
 from dfc_jax._runs.files import write_whole
@@ -64,25 +65,34 @@ class Sweep:
         """Those that are searched, and where."""
         return self._read[1]
 
+    @functools.cached_property
+    def _start(self) -> Config:
+        """The options that all runs share, the others open."""
+        return parse(Config, words_of(self.fixed), "")
+
     @property
     def chosen_by(self) -> str:
         """The score of a run, and of the epoch that counts: `validation_accuracy` or `validation_loss`."""
-        dataset = self.fixed.get("dataset", Config().dataset)
-        usual = "validation_loss" if dataset in REGRESSION else "validation_accuracy"
-        return self.fixed.get("best", usual)
+        usual = "validation_loss" if self._start.dataset in REGRESSION else "validation_accuracy"
+        return self._start.best or usual
 
     def config(self, setting: Setting) -> Config:
         """The options of one run, none of them left open but its folder.
 
         **Raises:** `ValueError` if they cannot be; `SystemExit`, said, for words that are no values.
         """
-        config = _parsed(words_of(self.fixed | setting))
+        config = self._with(setting)
         return of_method(config, config.method[0])
+
+    def _with(self, setting: Setting) -> Config:
+        config = self._start
+        for name, text in setting.items():
+            config = replaced(config, name, _value(name, text))
+        return config
 
     def read(self, setting: Setting) -> list[str]:
         """The names of the searched options that a run of such a method and feedback reads."""
-        decisive = {name: setting[name] for name in DECISIVE if name in setting}
-        config = _parsed(words_of(self.fixed | decisive))
+        config = self._with({name: setting[name] for name in DECISIVE if name in setting})
         own = FEEDBACK.keys() & {*config.method}
         return [name for name in self.space if reads(config, name) and not (name == "feedback" and own)]
 
@@ -93,11 +103,11 @@ class Sweep:
             drawn = self._grid()
         else:
             drawn = [setting for number in range(self.trials or 0) for setting in self._drawn(number)]
-        deciding = lambda setting: tuple(setting.get(name) for name in DECISIVE)
-        read = {deciding(setting): setting for setting in drawn}
-        read = {key: self.read(setting) for key, setting in read.items()}
-        settings = [{name: setting[name] for name in read[deciding(setting)]} for setting in drawn]
-        return list({json.dumps(setting): setting for setting in settings}.values())
+        found: dict[Config, Setting] = {}
+        for setting in drawn:
+            setting = {name: setting[name] for name in self.read(setting)}
+            found.setdefault(self.config(setting), setting)
+        return list(found.values())
 
     def _grid(self) -> list[Setting]:
         for name, swept in self.space.items():
@@ -118,12 +128,10 @@ class Sweep:
         return [drawn | dict(zip(names, kind, strict=True)) for kind in kinds]
 
     def check(self) -> list[Config]:
-        """The options of some runs, with every value that is searched.
+        """The options of all runs or, where Optuna is to choose, of some with every value that it may.
 
-        **Raises:** `ValueError` for one that cannot be, or that no method of the sweep would read.
+        **Raises:** `ValueError` for what cannot be, or what no method of the sweep would read.
         """
-        if self.search == "grid":
-            self._grid()
         first = {name: _ends(swept)[0] for name, swept in self.space.items()}
         kinds = [first | dict(zip(DECISIVE, kind, strict=True)) for kind in itertools.product(*self._kinds())]
         read = [self.read(kind) for kind in kinds]
@@ -131,6 +139,8 @@ class Sweep:
         for name in self.space.keys() - {"method", *itertools.chain(*read)}:
             raise ValueError(f"`{name}` is searched, which {' and '.join(methods)} does not read.")
         self._check_fixed(methods)
+        if self.search != "optuna":
+            return [self.config(setting) for setting in self.listed]
         found = []
         for kind, names in zip(kinds, read, strict=True):
             own = {name: kind[name] for name in ("method", *names)}
@@ -141,17 +151,15 @@ class Sweep:
 
     def _kinds(self) -> list[tuple[str, ...]]:
         """All methods, and all kinds of feedback."""
-        usual = {"method": "", "feedback": Config().feedback}
-        fixed = usual | self.fixed
+        fixed = {"method": self._start.method[0], "feedback": self._start.feedback}
         return [_ends(self.space.get(name, Choices((fixed[name],)))) for name in DECISIVE]
 
     def _check_fixed(self, methods: Sequence[str]) -> None:
         """Raise `ValueError` for an option with one value that is read with none of the feedbacks."""
         problem = None
         for feedback in self._kinds()[1]:
-            kind = {"method": " ".join(methods), "feedback": feedback}
             try:
-                _parsed(words_of(self.fixed | kind)).checked()
+                dataclasses.replace(self._start, method=tuple(methods), feedback=feedback).checked()
                 return
             except ValueError as error:
                 problem = problem or error
@@ -164,8 +172,14 @@ class Sweep:
         write_whole(folder / FILE, (json.dumps(held, indent=2) + "\n").encode())
 
 
-def _parsed(words: list[str]) -> Config:
-    return parse(Config, words, "")
+@functools.cache
+def _value(name: str, text: str) -> Any:
+    """What an option's words stand for."""
+    kind = kind_of(name)
+    if kind.number and not kind.several:
+        with contextlib.suppress(ValueError):
+            return int(text) if kind.whole else float(text)
+    return value_of(parse(Config, words_of({name: text}), ""), name)
 
 
 def _ends(swept: Swept) -> tuple[str, ...]:

@@ -33,18 +33,20 @@ class Result:
     epochs: int
     """Of the seed that ran longest."""
     pruned: bool
+    diverged: bool
+    """Whether a seed's numbers were no longer finite."""
     doubts: tuple[str, ...]
 
-    def order(self) -> float:
-        """Sorts runs, the best first, those without a score last."""
+    def order(self) -> tuple[bool, float]:
+        """Sorts runs, the best first, those that diverged last."""
         if self.validation is None:
-            return math.inf
-        return -self.validation if self.metric == "accuracy" else self.validation
+            return True, math.inf
+        return self.diverged, -self.validation if self.metric == "accuracy" else self.validation
 
     def remark(self) -> str:
         """What is to be known of its scores."""
-        said = ["pruned"] if self.pruned else []
-        return ", ".join(said + (["in doubt"] if self.doubts else []))
+        remarks = {"pruned": self.pruned, "diverged": self.diverged, "in doubt": bool(self.doubts)}
+        return ", ".join(remark for remark, holds in remarks.items() if holds)
 
 
 def finished(folder: pathlib.Path) -> bool:
@@ -73,6 +75,7 @@ def result_of(folder: pathlib.Path, setting: Setting, chosen_by: str) -> Result 
         *(score[name] for score in scores for name in ("mean", "std")),
         epochs=max((found.get("epochs", 0) for found in seeds.values()), default=0),
         pruned=any(found["stopped_by"] == "on_epoch" for found in seeds.values()),
+        diverged=any(found["stopped_by"] == "divergence" for found in seeds.values()),
         doubts=tuple(doubts),
     )
 
@@ -113,7 +116,7 @@ def sensitivity(results: Sequence[Result]) -> list[list[str]]:
             continue
         accuracy = alike[0].metric == "accuracy"
         factor, style, worst = (100, ".2f", 0.0) if accuracy else (1, ".5f", np.inf)
-        scores = np.array([worst if r.validation is None else r.validation for r in alike])
+        scores = np.array([worst if r.validation is None or r.diverged else r.validation for r in alike])
         near = np.abs(scores - scores[0]) <= (0.01 if accuracy else 0.1 * scores[0])
         quartiles = np.quantile(scores, (0.5, 0.25 if accuracy else 0.75), method="nearest")
         told = [f"{factor * value:{style}}" for value in quartiles]
@@ -129,7 +132,7 @@ def _kind(result: Result) -> tuple[str, ...]:
 def write_csv(path: pathlib.Path, results: Sequence[Result]) -> None:
     """All runs, the best first, numbers unrounded."""
     names = searched(results)
-    scores = ["validation", "validation_std", "test", "test_std", "epochs", "pruned"]
+    scores = ["validation", "validation_std", "test", "test_std", "epochs", "pruned", "diverged"]
     with open(path, "w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file)
         writer.writerow(["run", *names, *scores, "doubts"])

@@ -68,7 +68,7 @@ def read_space(arguments: Sequence[str]) -> tuple[Setting, dict[str, Swept]]:
     space: dict[str, Swept] = {}
     for name, words in grouped(arguments).items():
         name, words = _asked_not(name, words)
-        kind = _kind(name)
+        kind = kind_of(name)
         values = _values(name, kind, words)
         if isinstance(values, Range) or len(values.values) > 1:
             if name in OF_ALL_RUNS:
@@ -101,7 +101,7 @@ def words_of(setting: Setting) -> list[str]:
     """The setting as a command line has it."""
     words = []
     for name, value in setting.items():
-        if _kind(name).flag:
+        if kind_of(name).flag:
             group, _, last = name.rpartition(".")
             name = ".".join(filter(None, (group, last if value == "True" else f"no_{last}")))
             value = ""
@@ -118,24 +118,25 @@ def _asked_not(name: str, words: list[str]) -> tuple[str, list[str]]:
 
 
 @dataclasses.dataclass(frozen=True)
-class _Kind:
+class Kind:
     """What values an option takes."""
 
     flag: bool
     several: bool
     whole: bool
     number: bool
+    truth: bool
 
 
-def _kind(name: str) -> _Kind:
+def kind_of(name: str) -> Kind:
+    """What values an option takes. **Raises:** `ValueError` if there is none of that name."""
     annotation = _annotations(Config()).get(name)
     if annotation is None or name in OF_RUN_ALONE:
         raise ValueError(_unknown(name))
     parts = typing.get_args(annotation) if _is_union(annotation) else (annotation,)
     several = any(typing.get_origin(part) is tuple for part in parts)
-    return _Kind(
-        annotation is bool, several and name != "method", int in parts, bool({int, float} & {*parts})
-    )
+    number = bool({int, float} & {*parts})
+    return Kind(annotation is bool, several and name != "method", int in parts, number, bool in parts)
 
 
 def _annotations(options: Any, prefix: str = "") -> dict[str, Any]:
@@ -162,7 +163,7 @@ def _unknown(name: str) -> str:
     return f"`{name}` is no option of a sweep, nor of run.py{hint}"
 
 
-def _values(name: str, kind: _Kind, words: list[str]) -> Swept:
+def _values(name: str, kind: Kind, words: list[str]) -> Swept:
     if kind.number and words and words[0] in SCALES:
         return _range(name, kind, words)
     if kind.flag:
@@ -170,7 +171,10 @@ def _values(name: str, kind: _Kind, words: list[str]) -> Swept:
         if not {*words} <= {"True", "False"}:
             raise ValueError(f"`{name}` is {' '.join(words)}; it can be True, False, or both.")
     elif not words and not kind.several:
-        raise ValueError(f"`{name}` has no value.")
+        raise ValueError(f"`{name}` has no value{'; give True, False, or both' if kind.truth else ''}.")
+    elif kind.several and words and words[0] in SCALES:
+        problem = f"`{name}` is {' '.join(words)}; only an option of one number has a range"
+        raise ValueError(f"{problem}: give `{ALTERNATIVE}` between values.")
     values = [words]
     if kind.several:  # alternatives, for each is several words
         ends = [i for i, word in enumerate(words) if word == ALTERNATIVE]
@@ -179,12 +183,19 @@ def _values(name: str, kind: _Kind, words: list[str]) -> Swept:
     else:
         values = [[word] for word in words]
     texts = tuple(" ".join(value) for value in values)
-    if len(set(texts)) < len(texts):
+    if len({_number(text) if kind.number else text for text in texts}) < len(texts):
         raise ValueError(f"`{name}` is {' '.join(words)}; none of its values may stand there twice.")
     return Choices(texts)
 
 
-def _range(name: str, kind: _Kind, words: list[str]) -> Swept:
+def _number(text: str) -> float | str:
+    try:
+        return float(text)
+    except ValueError:
+        return text
+
+
+def _range(name: str, kind: Kind, words: list[str]) -> Swept:
     scale, *numbers = words
     given = f"`{name}` is {' '.join(words)}"
     wanted = f"it must be {scale} LOW HIGH, and for a grid the number of values behind them"

@@ -27,19 +27,17 @@ def processes(out: pathlib.Path, workers: int, watch: Callable[[], None]) -> Non
 
     **Raises:** `RuntimeError` if one of them ended before its work.
     """
-    context, number = multiprocessing.get_context("spawn"), jax.device_count()
-    on_gpus = jax.default_backend() == "gpu" and "CUDA_VISIBLE_DEVICES" not in os.environ
+    context = multiprocessing.get_context("spawn")
+    gpus = _gpus()
     started = []
     try:
         for worker in range(workers):
-            if on_gpus:
-                os.environ["CUDA_VISIBLE_DEVICES"] = str(worker % number)
+            if gpus:
+                os.environ["CUDA_VISIBLE_DEVICES"] = gpus[worker % len(gpus)]
             arguments = out, worker, workers, sys.argv
             process = context.Process(target=_process, args=arguments, daemon=True)
             process.start()
             started.append(process)
-        if on_gpus:
-            del os.environ["CUDA_VISIBLE_DEVICES"]
         while any(process.is_alive() for process in started):
             multiprocessing.connection.wait([p.sentinel for p in started if p.is_alive()], POLL)
             watch()
@@ -52,6 +50,14 @@ def processes(out: pathlib.Path, workers: int, watch: Callable[[], None]) -> Non
     if failed:
         codes = ", ".join(map(str, failed))
         raise RuntimeError(f"{len(failed)} of {workers} workers ended early (exit status {codes})")
+
+
+def _gpus() -> list[str]:
+    """Names of this machine's GPUs, as far as they may be seen."""
+    if jax.default_backend() != "gpu":
+        return []
+    seen = os.environ.get("CUDA_VISIBLE_DEVICES")
+    return seen.split(",") if seen else [str(number) for number in range(jax.local_device_count())]
 
 
 def _process(out: pathlib.Path, worker: int, workers: int, command: list[str]) -> None:
@@ -94,20 +100,27 @@ def slurm(
 ) -> None:
     """Work in so many jobs of a SLURM cluster, by submitit, and wait for them.
 
-    **Raises:** `ValueError` for parameters that submitit does not know, or without SLURM; `RuntimeError` if a
-    job failed.
+    **Raises:** as `slurm_executor`; `RuntimeError` if a job failed.
     """
-    try:
-        executor = submitit.SlurmExecutor(out / LOGS, max_num_timeout=TIMEOUTS)
-    except RuntimeError as error:
-        raise ValueError(f"`where` is slurm, which is not here: {error}") from error
-    executor.update_parameters(**{"job_name": "dfc-sweep"} | parameters)
-    jobs = submit(executor, out, workers)
+    jobs = submit(slurm_executor(out, parameters), out, workers)
     try:
         wait_for(jobs, watch, SECONDS)
     except (KeyboardInterrupt, Stopped) as stopped:
         stopped.add_note(f"jobs {', '.join(job.job_id for job in jobs)} go on, unless scancel ends them")
         raise
+
+
+def slurm_executor(out: pathlib.Path, parameters: dict[str, int | str]) -> submitit.SlurmExecutor:
+    """What queues the jobs. **Raises:** `ValueError` without SLURM, or for parameters that are not known."""
+    try:
+        executor = submitit.SlurmExecutor(out / LOGS, max_num_timeout=TIMEOUTS)
+    except RuntimeError as error:
+        raise ValueError(f"`where` is slurm, which is not here: {error}") from error
+    try:
+        executor.update_parameters(**{"job_name": "dfc-sweep"} | parameters)
+    except ValueError as error:
+        raise ValueError(f"`slurm` is not right: {' '.join(str(error).split())}") from error
+    return executor
 
 
 def submit(executor: submitit.Executor, out: pathlib.Path, workers: int) -> list[submitit.Job[int]]:

@@ -8,12 +8,14 @@ import statistics
 import warnings
 from collections.abc import Callable
 
+import jax
 from options.config import Config
 from options.held import check_same
 from options.ready import check_suits, load_data
 from run import Heard, train
 from sweeping.description import Sweep, sweep_in
-from sweeping.search import Turn, turns
+from sweeping.search import turns
+from sweeping.turn import Turn
 
 import dfc_jax as dfc
 
@@ -43,7 +45,7 @@ def config_of(sweep: Sweep, turn: Turn) -> Config:
 
 def _train(sweep: Sweep, turn: Turn, config: Config, data: dfc.Dataset) -> None:
     (method,) = config.method
-    check_suits(config, method, data)
+    check_suits(config, method, data, jax.device_count())
     if (turn.folder / "config.json").exists():
         check_same(turn.folder, config)
     names = [field.name for field in dataclasses.fields(Config)]
