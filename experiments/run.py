@@ -146,7 +146,7 @@ def _chosen(config: Config, arguments: Sequence[str] | None) -> dict[Method, tup
     if config.resume:
         _check_resumed(out, held, config, given=arguments is not None)
     elif below := runs_below(out):
-        names = "a run already" if below == [out] else f"runs already ({', '.join(f.name for f in below)})"
+        names = "a run already" if below == [out] else f"runs already ({_some(below)})"
         raise ValueError(f"`out` is {str(out)!r}, which holds {names}; name a new folder, or resume it.")
     again = functools.partial(parse, Config, arguments, __doc__)
     configs = options_to_go_on(held, again) if held and arguments is not None else {}
@@ -169,14 +169,18 @@ def _chosen(config: Config, arguments: Sequence[str] | None) -> dict[Method, tup
     return {m: (dataclasses.replace(c, out=str(out)), paths[m]) for m, c in configs.items()}
 
 
+def _some(folders: Sequence[pathlib.Path]) -> str:
+    """The names of a few, for a sweep has hundreds."""
+    more = f" and {len(folders) - 3} more" if len(folders) > 4 else ""
+    return ", ".join(folder.name for folder in folders[: 3 if more else 4]) + more
+
+
 def _check_resumed(out: pathlib.Path, held: dict[Method, pathlib.Path], config: Config, given: bool) -> None:
     if held:
         return
     if below := runs_below(out):
-        names = ", ".join(folder.name for folder in below)
-        raise ValueError(
-            f"`out` is {str(out)!r}, which holds no run of its own but {names}; name one of them."
-        )
+        problem = f"`out` is {str(out)!r}, which holds no run of its own but {_some(below)}"
+        raise ValueError(f"{problem}; name one of them.")
     untouched = {name: getattr(Config(), name) for name in MAY_DIFFER}
     if given and dataclasses.replace(config, **untouched) == Config():
         raise ValueError(f"`out` is {str(out)!r}, which holds no run to go on with.")
