@@ -46,13 +46,22 @@ def report(sweep: Sweep, out: pathlib.Path) -> Result | None:
     drawn("parallel.png", plot_parallel, scored, out / "parallel.png")
     drawn("best.png", plot_comparison, [result.folder for result in scored[:BEST]], out / "best.png")
     console = Console(markup=False, highlight=False)
-    shown = f"The best of {len(results)} runs" if len(results) > ON_SCREEN else "The runs, the best first"
-    table = Table(*(Column(name, overflow="fold") for name in columns(results)), title=shown)
-    for result in results[:ON_SCREEN]:
-        table.add_row(*cells(result, searched(results)))
-    console.print(table)
+    console.print(_on_screen(results))
     console.print(f"Results: {out}", soft_wrap=True)
     return results[0] if scored else None
+
+
+def _on_screen(results: Sequence[Result]) -> Table:
+    """The best runs, what was searched in one column, for a screen is narrow."""
+    shown = f"The best of {len(results)} runs" if len(results) > ON_SCREEN else "The runs, the best first"
+    heading = columns(results)
+    first, *_, validation, test, epochs, remark = heading
+    wide = [Column(name, no_wrap=True) for name in (validation, test, epochs)]
+    table = Table(first, Column("setting", overflow="fold"), *wide, remark, title=shown)
+    for result in results[:ON_SCREEN]:
+        told = ", ".join(f"{name} {value or 'none'}" for name, value in result.setting.items())
+        table.add_row(result.folder.name, told, *cells(result, [])[1:])
+    return table
 
 
 def _write_markdown(path: pathlib.Path, title: str, results: Sequence[Result], out: pathlib.Path) -> None:
