@@ -30,9 +30,9 @@ from options.ready import check_objects, check_suits, load_data
 from options.script import outermost, parse, resumable, tidied
 from sweeping import needed  # noqa: F401
 from sweeping.description import check_same, Search, Sweep, sweep_in
+from sweeping.processes import processes
 from sweeping.report import report
 from sweeping.search import finished, number_of_runs
-from sweeping.where import processes, slurm, slurm_executor
 from sweeping.worker import work
 from tqdm import tqdm
 
@@ -119,6 +119,8 @@ def prepare(options: Options, arguments: Sequence[str]) -> tuple[Sweep, pathlib.
     for config in {_network(config): config for config in configs}.values():
         check_suits(config, config.method[0], data, devices)
     if options.where == "slurm":
+        from sweeping.cluster import slurm_executor  # which sets up logging where it is imported
+
         slurm_executor(out, named)
     lock = _locked(out, options)
     if sweep != held:
@@ -167,6 +169,8 @@ def train(options: Options, sweep: Sweep, out: pathlib.Path) -> None:
             case "processes":
                 processes(out, min(options.workers, total - there), look)
             case "slurm":
+                from sweeping.cluster import slurm
+
                 slurm(out, min(options.workers, total - there), parameters(options), look)
 
 

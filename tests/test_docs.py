@@ -31,6 +31,16 @@ def test_every_page_of_the_reference_is_in_its_table_of_contents():
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.relative_to(ROOT).as_posix())
+def test_lines_of_code_fit_the_column(page):
+    """Of a window 1366 pixels wide: as many characters as the code itself has."""
+    text = page.read_text()
+    blocks = "\n".join(re.findall(r"```\w+\n(.*?)```", text, flags=re.DOTALL)).splitlines()
+    prose = re.sub(r"```.*?```", "", text, flags=re.DOTALL)
+    indented = [line.removeprefix("    ") for line in prose.splitlines() if line.startswith("    ")]
+    assert [line for line in (*blocks, *indented) if len(line) > 110] == []
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.relative_to(ROOT).as_posix())
 def test_links_lead_to_files_of_the_repository(page):
     """In the built documentation `sphinx-build -W` checks them."""
     copies = ROOT / "docs" / "repository"  # which only a build makes

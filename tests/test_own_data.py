@@ -156,6 +156,21 @@ def test_splits_send_tables_lists_and_labels_to_from_arrays(wrong, unchecked):
             dfc.Split(*arrays)
 
 
+@pytest.mark.parametrize("wrong", [X.tolist(), pd.DataFrame(X), (X, X)])
+@pytest.mark.parametrize("name", ["train", "validation", "test"])
+def test_data_sets_of_anything_but_splits_are_one_sentence(wrong, name, unchecked):
+    splits = dict.fromkeys(("train", "validation", "test"), dfc.Split(X, X)) | {name: wrong}
+    message = rf"^`{name}` is a .*; it must be a Split\. Dataset\.from_arrays takes"
+    with pytest.raises(ValueError, match=message):
+        dfc.Dataset("wrong", **splits, classification=False)
+
+
+def test_targets_of_a_regression_are_not_evaluated_as_classes():
+    model, split = dfc.mlp((3, 3), key=jr.key(0)), dfc.Split(X, X)
+    with pytest.raises(ValueError, match=r"`split\.y` has \d+ rows that are no distribution"):
+        dfc.evaluate(model, dfc.CrossEntropy(), split, classification=True)
+
+
 def test_iris_is_learned_and_its_new_flowers_named(as_users_run):
     x, y = load_iris(return_X_y=True)
     names = np.array(["setosa", "versicolor", "virginica"])[y]

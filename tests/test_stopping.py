@@ -1,5 +1,6 @@
 """Which epoch is the best, what ends a run early, and metrics of one's own: by brute force."""
 
+import contextlib
 import math
 import signal
 
@@ -11,6 +12,7 @@ from hypothesis import given, strategies as st
 from small_runs import fit, fit_many, regression, small_network, without_times
 
 import dfc_jax as dfc
+from dfc_jax._training import programs
 from dfc_jax._training.state import Run
 
 
@@ -147,6 +149,33 @@ def test_ctrl_c_returns_what_there_is_and_resuming_goes_on(tmp_path):
     gone_on, history = train(epochs=4, resume=tmp_path)
     assert np.array_equal(flat(gone_on), flat(whole))
     assert without_times(history) == without_times(wanted) and history.stopped is None
+
+
+@pytest.mark.usefixtures("ctrl_c")
+def test_a_ctrl_c_that_a_callback_has_swallowed_is_heard_after_the_epoch():
+    """As JAX's callback of garbage collection does, whose exceptions Python prints and ignores."""
+
+    def swallow(record, _):
+        with contextlib.suppress(KeyboardInterrupt):
+            signal.raise_signal(signal.SIGINT)
+
+    _, history = train(on_epoch=swallow, epochs=5)
+    assert len(history.records) == 1 and history.stopped_by == "interrupt"
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+
+
+@pytest.mark.usefixtures("ctrl_c")
+def test_ctrl_c_amid_preparations_returns_what_was_given(monkeypatch):
+    def interrupted(_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(programs, "recipes_of", interrupted)
+    found, history = train()
+    assert (
+        np.array_equal(flat(found), flat(small_network(1, MODEL)))
+        and not history.records
+        and history.stopped_by == "interrupt"
+    )
 
 
 @pytest.mark.usefixtures("ctrl_c")

@@ -12,10 +12,9 @@ import time
 
 import pytest
 import submitit
-import sweep
 from helpers import records
 from small_sweeps import GRID, runs_of, SHORT, swept
-from sweeping import where
+from sweeping import cluster
 from sweeping.description import Sweep
 
 
@@ -43,7 +42,7 @@ def fake_slurm(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> pathl
     jobs.mkdir()
     monkeypatch.setenv("FAKE_SLURM", str(jobs))
     monkeypatch.setenv("PATH", f"{ROOT / 'tests' / 'fake_slurm'}{os.pathsep}{os.environ['PATH']}")
-    monkeypatch.setattr(where, "SECONDS", 0.2)
+    monkeypatch.setattr(cluster, "SECONDS", 0.2)
     return jobs
 
 
@@ -62,7 +61,8 @@ def test_jobs_of_a_cluster_work_and_are_queued_again(
                 sent.append(int(file.read_text().split()[0]))
                 os.kill(sent[0], signal.SIGUSR2)
 
-    monkeypatch.setattr(sweep, "slurm", lambda *a: where.slurm(*a[:3], lambda: (preempt(), a[3]())))
+    slurm = cluster.slurm
+    monkeypatch.setattr(cluster, "slurm", lambda *a: slurm(*a[:3], lambda: (preempt(), a[3]())))
     assert (
         swept(out, *words, "--where", "slurm", "--workers", "1", "--slurm", "time=60", "partition=gpu") == 0
     )
@@ -93,9 +93,9 @@ def test_submitits_local_executor_does_the_same(
     out = tmp_path / "sweep"
     out.mkdir()
     Sweep(("--method", "bp", "--optimiser.lr", "1e-3", "1e-2", *SHORT)).write(out)
-    executor = submitit.LocalExecutor(out / where.LOGS)
+    executor = submitit.LocalExecutor(out / cluster.LOGS)
     executor.update_parameters(timeout_min=10)
-    where.wait_for(where.submit(executor, out, 2), lambda: None, 0.2)
+    cluster.wait_for(cluster.submit(executor, out, 2), lambda: None, 0.2)
     assert len(runs_of(out)) == 2 and all((folder / "summary.json").exists() for folder in runs_of(out))
     held = json.loads((out / "000" / "config.json").read_text())
     assert held["environment"]["command"].endswith("sweep.py --some words")
@@ -104,10 +104,10 @@ def test_submitits_local_executor_does_the_same(
 @pytest.mark.slow
 @pytest.mark.usefixtures("as_users_run")
 def test_a_job_that_fails_is_said(tmp_path: pathlib.Path) -> None:
-    executor = submitit.LocalExecutor(tmp_path / where.LOGS)  # where there is no sweep
+    executor = submitit.LocalExecutor(tmp_path / cluster.LOGS)  # where there is no sweep
     executor.update_parameters(timeout_min=10)
     with pytest.raises(RuntimeError, match="1 of 1 jobs failed; see"):
-        where.wait_for(where.submit(executor, tmp_path, 1), lambda: None, 0.2)
+        cluster.wait_for(cluster.submit(executor, tmp_path, 1), lambda: None, 0.2)
 
 
 @pytest.mark.script

@@ -47,6 +47,21 @@ def said(folder: pathlib.Path) -> list[list[str]]:
 
 
 @pytest.mark.slow
+def test_a_logger_is_one_line(folder: pathlib.Path) -> None:
+    (lines,) = re.findall(r"    writer = .*\n    dfc\.fit.*\n", PAGE.read_text())
+    program = """
+import dfc_jax as dfc, jax, optax, tensorboardX
+data = dfc.load("digits")
+given = dfc.mlp((64, 4, 10), key=jax.random.key(0)), dfc.Backprop(), data, optax.adam(1e-2)
+options = {"epochs": 2, "key": jax.random.key(1), "batch_size": 419, "progress": False}
+"""
+    program += lines.replace("    ", "").replace("dfc.fit(...", "dfc.fit(*given, **options")
+    run(folder, program)
+    (events,) = (folder / "logs").iterdir()
+    assert b"validation_accuracy" in events.read_bytes()
+
+
+@pytest.mark.slow
 def test_a_regression_stops_early_and_predicts(said: list[list[str]]) -> None:
     *_, stopped, best, predicted = said[0]
     assert re.fullmatch(r"epoch \d+: no better validation_loss in 10 epochs\.", stopped)

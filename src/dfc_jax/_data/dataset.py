@@ -13,6 +13,9 @@ from dfc_jax._checks import check_count, check_image, check_number, check_pixels
 from dfc_jax._fields import Part
 
 
+_ELSEWHERE = "Dataset.from_arrays takes labels, tables and lists"
+
+
 class Split(Part):
     """The inputs `x` of some samples and their targets `y` (for classification one-hot rows), as arrays of
     floats; `Dataset.from_arrays` takes labels, tables and lists."""
@@ -22,12 +25,11 @@ class Split(Part):
 
     def __check_init__(self):
         for name, array in (("x", self.x), ("y", self.y)):
-            elsewhere = "Dataset.from_arrays takes labels, tables and lists"
             problem = f"`{name}` is a {type(array).__name__}; it must be an array of floats"
-            require(isinstance(array, np.ndarray | np.generic | jax.Array), f"{problem}. {elsewhere}.")
+            require(isinstance(array, np.ndarray | np.generic | jax.Array), f"{problem}. {_ELSEWHERE}.")
             shape, dtype = array.shape, array.dtype
             problem = f"`{name}` holds {dtype} values; make them floats, labels one-hot rows"
-            require(jnp.issubdtype(dtype, jnp.floating), f"{problem}. {elsewhere}.")
+            require(jnp.issubdtype(dtype, jnp.floating), f"{problem}. {_ELSEWHERE}.")
             require(shape[:1] > (0,), f"`{name}` has shape {shape}; it needs at least one sample.")
             bad = int(np.sum(~np.isfinite(array)))
             require(bad == 0, f"`{name}` has {bad} NaN or infinite entries; all must be finite.")
@@ -38,6 +40,14 @@ class Split(Part):
 
     def __len__(self) -> int:
         return len(self.x)
+
+
+def check_classes(name: str, y: Float[np.ndarray | Array, "samples outputs"]) -> None:
+    """Raise `ValueError` unless each row is a distribution over the classes."""
+    y = np.asarray(y)
+    bad = int(np.sum((np.abs(y.sum(axis=1) - 1) > 1e-3) | (y < 0).any(axis=1)))
+    problem = f"`{name}` has {bad} rows that are no distribution over the classes"
+    require(bad == 0, f"{problem}, as of a label out of range; each must add up to 1.")
 
 
 class Dataset(Part):
@@ -59,6 +69,10 @@ class Dataset(Part):
     std: Float[np.ndarray, "..."] | None = None
 
     def __check_init__(self):
+        for name in ("train", "validation", "test"):
+            split = getattr(self, name)
+            problem = f"`{name}` is a {type(split).__name__}; it must be a Split"
+            require(isinstance(split, Split), f"{problem}. {_ELSEWHERE}.")
         for name, split in (("validation", self.validation), ("test", self.test)):
             for array in ("x", "y"):
                 shape, wanted = getattr(split, array).shape[1:], getattr(self.train, array).shape[1:]
@@ -69,10 +83,7 @@ class Dataset(Part):
             check_pixels("train.x", self.train.x.shape[1:], self.image)
         if self.classification:
             for name in ("train", "validation", "test"):
-                y = np.asarray(getattr(self, name).y)
-                bad = int(np.sum((np.abs(y.sum(axis=1) - 1) > 1e-3) | (y < 0).any(axis=1)))
-                problem = f"`{name}.y` has {bad} rows that are no distribution over the classes"
-                require(bad == 0, f"{problem}, as of a label out of range; each must add up to 1.")
+                check_classes(f"{name}.y", getattr(self, name).y)
 
     @staticmethod
     def from_arrays(

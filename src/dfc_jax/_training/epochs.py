@@ -26,6 +26,7 @@ from dfc_jax._training.batches import Augmentation, Batches, traced_augmentation
 from dfc_jax._training.devices import placed
 from dfc_jax._training.evaluation import evaluate_all, Metric, own_scores
 from dfc_jax._training.identity import identity_of
+from dfc_jax._training.interrupts import heard_again
 from dfc_jax._training.optimisers import initial_state, network_to_use
 from dfc_jax._training.recipes import Given, own_and_shared, Recipe, stacked
 from dfc_jax._training.resuming import check_agreement, resumed, save
@@ -63,7 +64,8 @@ def train(
     """Train one model, or several that differ in numbers alone as one program; and whether Ctrl-C came."""
     runs, interrupted = [Run(run.model, run.model) for run in given], False
     try:
-        _train(given, recipes, runs, options)
+        with heard_again() as check_signals:
+            _train(given, recipes, runs, options, check_signals)
     except KeyboardInterrupt:
         if jax.process_count() > 1:  # the others would wait for this one
             raise
@@ -75,7 +77,13 @@ def train(
     return [run.result() for run in runs], interrupted
 
 
-def _train(given: list[Given], recipes: list[Recipe], runs: list[Run], options: Options) -> None:
+def _train(
+    given: list[Given],
+    recipes: list[Recipe],
+    runs: list[Run],
+    options: Options,
+    check_signals: Callable[[], None],
+) -> None:
     """Train, and note in `runs` what is known of them."""
     many = len(runs) > 1
     own, shared = own_and_shared(recipes)
@@ -136,6 +144,7 @@ def _train(given: list[Given], recipes: list[Recipe], runs: list[Run], options: 
             _doubt(run, handful, method, options.min_converged)
             _stop_if_asked(i, run, options)
         save(options.resume, epoch, state, runs, key, identity)
+        check_signals()
         bar.set_postfix_str(_line([run for run in runs if run.records and not run.stopped]))
 
 

@@ -11,7 +11,7 @@ from jax.sharding import Mesh
 from jaxtyping import Array, ArrayLike, Float, PyTree, Shaped
 
 from dfc_jax._checks import check_type, require, shown
-from dfc_jax._data.dataset import Dataset, Split
+from dfc_jax._data.dataset import check_classes, Dataset, Split
 from dfc_jax._dynamics.losses import AbstractLoss, CrossEntropy
 from dfc_jax._network.network import as_batch, as_inputs, Network
 from dfc_jax._numerics.arrays import Scalar
@@ -35,6 +35,8 @@ def evaluate(model: Network, loss: AbstractLoss, split: Split, *, classification
     x, y = jnp.asarray(split.x), jnp.asarray(split.y)
     mean_loss, accuracy = _evaluate(False, (model, None), loss, x, y, None)  # which checks the shapes first
     check_loss("loss", loss, y.shape[1], classification)
+    if classification:
+        check_classes("split.y", y)
     return {"loss": float(mean_loss)} | ({"accuracy": float(accuracy)} if classification else {})
 
 

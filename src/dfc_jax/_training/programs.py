@@ -24,7 +24,12 @@ def train_all(given: list[Given], at_once: int | None, options: Options) -> list
 
     **Raises:** `ValueError` if `options.resume` holds runs that were divided into other programs.
     """
-    recipes = recipes_of(given)
+    try:
+        recipes = recipes_of(given)
+    except KeyboardInterrupt:
+        if jax.process_count() > 1:  # the others would wait for this one
+            raise
+        return [_not_reached(run) for run in given]
     programs = [
         group[start : start + (at_once or len(group))]
         for group in alike(given, recipes)
