@@ -19,12 +19,13 @@ _PACKAGES = ("dfc_jax", "jax", "jaxlib", "equinox", "diffrax", "optimistix", "li
 
 def environment() -> dict[str, Any]:
     """Where and with what a result came about: versions, device, precision, command, time, and the git
-    revisions of this package's source and of the script's, each None where git does not follow the file."""
+    revisions of this package's source and of the script's, each None where git does not follow the file, nor,
+    for the package, the checkout that it was installed from."""
     device = jax.devices()[0]
     return {
         "python": platform.python_version(),
         "versions": {name: version(name) for name in _PACKAGES},
-        "git_revision": _git_revision(pathlib.Path(__file__)),
+        "git_revision": _git_revision(pathlib.Path(__file__)) or _built_from(),
         "script_revision": _git_revision(pathlib.Path(sys.argv[0]).resolve()),
         "device": device.device_kind,
         "processor": _processor(),
@@ -49,6 +50,12 @@ def _git_revision(source: pathlib.Path) -> str | None:
     except (OSError, subprocess.CalledProcessError):
         return None
     return done.stdout.decode(errors="replace").strip()
+
+
+def _built_from() -> str | None:
+    """The revision of the checkout that an installed copy was built from, if it was from one."""
+    file = pathlib.Path(__file__).parents[1] / "_revision.txt"  # which hatch_build.py writes
+    return file.read_text(encoding="utf-8").strip() if file.exists() else None
 
 
 def _program() -> str:
