@@ -1,4 +1,4 @@
-"""Puts the scripts of `experiments/` into the wheel, where `dfc_jax/_command.py` finds them, and the git revision
+"""Puts the scripts of `experiments/` into the wheel, where `dfc_jax/_command.py` finds them, and the revision
 that it is built from.
 
 An editable installation runs those of the repository, and gets no copy that would grow stale.
@@ -22,10 +22,10 @@ class Scripts(BuildHookInterface):
                 target = f"dfc_jax/_experiments/{path.relative_to(experiments).as_posix()}"
                 build_data["force_include"][str(path)] = target
         if revision := self._revision():
-            self._file = tempfile.NamedTemporaryFile("w", suffix=".txt")  # there until the wheel is written
-            self._file.write(f"{revision}\n")
-            self._file.flush()
-            build_data["force_include"][self._file.name] = "dfc_jax/_revision.txt"
+            self._folder = tempfile.TemporaryDirectory()  # there until the wheel is written
+            file = pathlib.Path(self._folder.name, "revision.txt")
+            file.write_text(f"{revision}\n", encoding="utf-8")
+            build_data["force_include"][str(file)] = "dfc_jax/_revision.txt"
 
     def _revision(self) -> str | None:
         """None where git does not follow this very folder, as in a source distribution."""
