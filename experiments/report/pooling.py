@@ -36,7 +36,9 @@ def pool(folders: Sequence[pathlib.Path], out: pathlib.Path) -> pathlib.Path:
     lines = [line for text in texts for line in text.splitlines()]
     lines.sort(key=lambda line: json.loads(line)["epoch"])
     commands = "; ".join(held["environment"]["command"] for held in helds)
-    config = helds[0]["config"] | {"seeds": [int(seed) for seed in seeds], "out": str(out)}
+    config = helds[0]["config"] | {"seeds": [int(seed) for seed in seeds]}
+    if "out" in config:  # which other scripts' runs do not note
+        config["out"] = str(out)
     environment = helds[0]["environment"] | {"command": commands}
     summary = summary_of(seeds, summaries[0]["metric"])
     out.mkdir(parents=True)
