@@ -58,9 +58,8 @@ def _process(out: pathlib.Path, worker: int, workers: int, command: list[str]) -
     """What a process does."""
     sys.argv = command  # which its runs note
     threading.Thread(target=_end_with_parent, daemon=True).start()
-    if hasattr(
-        os, "sched_setaffinity"
-    ):  # its share of the cores: on all of them they are in one another's way
+    if hasattr(os, "sched_setaffinity"):
+        # Its share of the cores: on all of them the workers would be in one another's way.
         cores = sorted(os.sched_getaffinity(0))
         os.sched_setaffinity(0, cores[worker % len(cores) :: workers])
     sys.exit(outermost(work)(out))

@@ -34,7 +34,7 @@ class Split(Part):
             bad = int(np.sum(~np.isfinite(array)))
             require(bad == 0, f"`{name}` has {bad} NaN or infinite entries; all must be finite.")
         wanted = "(samples, outputs), with one-hot rows for classes"
-        require(self.y.ndim == 2, f"`y` has shape {self.y.shape}; it must be {wanted}.")
+        require(self.y.ndim == 2, f"`y` has shape {self.y.shape}; it must be {wanted}. {_ELSEWHERE}.")
         x, y = len(self.x), len(self.y)
         require(x == y, f"`x` has {x} samples and `y` has {y}; they must be equally many.")
 
