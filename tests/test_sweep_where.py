@@ -21,7 +21,7 @@ from sweeping.description import Sweep
 ROOT = pathlib.Path(__file__).parent.parent
 
 
-@pytest.mark.script
+@pytest.mark.slow
 @pytest.mark.usefixtures("as_users_run")
 def test_processes_share_the_work(tmp_path: pathlib.Path) -> None:
     command = [sys.executable, str(ROOT / "experiments" / "sweep.py"), *GRID, "--seeds", "0", "1"]
