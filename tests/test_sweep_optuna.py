@@ -158,7 +158,9 @@ def test_optuna_in_processes_that_are_killed_loses_and_repeats_nothing(tmp_path:
     environment = os.environ | cache | {"JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0"}
     out, rng = tmp_path / "sweep", random.Random(0)
     for _ in range(10):
-        process = subprocess.Popen([*command, "--out", "sweep"], cwd=tmp_path, env=environment, stderr=-3)
+        process = subprocess.Popen(
+            [*command, "--out", "sweep"], cwd=tmp_path, env=environment, stderr=subprocess.DEVNULL
+        )
         time.sleep(rng.uniform(5, 12))
         process.send_signal(signal.SIGKILL)
         process.wait()

@@ -123,7 +123,7 @@ def test_a_sweep_killed_again_and_again_loses_and_repeats_nothing(
         "dfc-ssa",
         "--optimiser.lr",
     ]
-    command += [*rates, "--hidden", "8", "--feedback", "fixed", "--epochs", "200", "--seeds", "0", "1"]
+    command += [*rates, "--hidden", "8", "--feedback", "fixed", "--epochs", "600", "--seeds", "0", "1"]
     command += ["--no-progress", "--where", "processes", "--workers", "2", "--out"]
     cache = {"JAX_COMPILATION_CACHE_DIR": str(tmp_path / "cache"), "MPLBACKEND": "Agg"}
     environment = os.environ | cache | {"JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0"}
@@ -131,12 +131,11 @@ def test_a_sweep_killed_again_and_again_loses_and_repeats_nothing(
     subprocess.run([*command, str(whole)], check=True, capture_output=True, env=environment)
     done: list[set[str]] = []
     for _ in range(kills):
-        process = subprocess.Popen([*command, str(out)], stderr=subprocess.PIPE, env=environment)
-        time.sleep(rng.uniform(2, 14))
-        if process.poll() is not None:
-            break
+        process = subprocess.Popen([*command, str(out)], stderr=subprocess.DEVNULL, env=environment)
+        time.sleep(rng.uniform(2, 9))
+        assert process.poll() is None, "it has ended before it was killed"
         process.send_signal(signal.SIGKILL)
-        process.communicate()
+        process.wait()
         done.append({folder.name for folder in runs_of(out) if (folder / "summary.json").exists()})
     subprocess.run([*command, str(out)], check=True, capture_output=True, env=environment)
     assert all(before <= after for before, after in itertools.pairwise(done))
