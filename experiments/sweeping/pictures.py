@@ -40,9 +40,10 @@ def plot_settings(results: Sequence[Result], path: pathlib.Path) -> pathlib.Path
     methods = _methods(results)
     worst = _edge(results)
     for name, ax in zip(names, axes.flat, strict=False):
+        axis = _axis(results, name)
         for method in methods:
             alike = [r for r in results if _method(r) == method and name in r.setting]
-            _panel(ax, alike, name, _axis(results, name), COLOURS.get(method, COLOURS["dfc-ss"]), worst)
+            _panel(ax, alike, name, axis, COLOURS.get(method, COLOURS["dfc-ss"]), worst)
         ax.set(xlabel=name)
         ax.grid(alpha=0.25)
         ax.spines[["top", "right"]].set_visible(False)
@@ -68,18 +69,19 @@ def plot_parallel(results: Sequence[Result], path: pathlib.Path) -> pathlib.Path
     if len(names) < 2:
         return None
     figure, ax = plt.subplots(figsize=(1.7 * len(names) + 3, 4), layout="constrained")
+    axes = {name: _axis(results, name) for name in names}
     scores = np.array([_shown(result) for result in results])
     edge = _edge(results)
     low, high = sorted((edge, scores.max() if results[0].metric == "accuracy" else scores.min()))
     norm = Normalize(low, high if high > low else low + 1)
     colours = plt.get_cmap("viridis" if results[0].metric == "accuracy" else "viridis_r")
     for result in reversed(ranked(results)):  # the best on top
-        heights = [_axis(results, name).height(result.setting.get(name)) for name in names]
+        heights = [axis.height(result.setting.get(name)) for name, axis in axes.items()]
         heights.append(float(norm(np.clip(_shown(result), low, high))))
         ax.plot(heights, color=colours(norm(_shown(result))), alpha=0.8, linewidth=1.2)
-    for position, name in enumerate(names):
+    for position, axis in enumerate(axes.values()):
         ax.axvline(position, color="black", linewidth=0.8)
-        for height, text in _axis(results, name).marks():
+        for height, text in axis.marks():
             ax.text(position - 0.02, height, text, ha="right", va="center", fontsize=7, bbox=_BACKGROUND)
     ax.axvline(len(names), color="black", linewidth=0.8)
     ax.set_xticks(range(len(names) + 1), [*names, "score"], fontsize=8)
@@ -104,6 +106,8 @@ class _Axis:
             self.numbers = {text: float(text) for text in self.texts}
         found = sorted(self.numbers.values())
         self.log = bool(found) and found[0] > 0 and found[-1] / found[0] > WIDE
+        ends = [self._scaled(text) for text in self.texts]
+        self.low, self.high = min(ends, default=0.0), max(ends, default=0.0)
 
     def at(self, text: str) -> float:
         """Where a panel draws it."""
@@ -113,9 +117,7 @@ class _Axis:
         """Between 0 and 1; NaN without a value, where a line is broken."""
         if text is None:
             return np.nan
-        ends = [self._scaled(found) for found in self.texts]
-        low, high = min(ends), max(ends)
-        return (self._scaled(text) - low) / (high - low)
+        return (self._scaled(text) - self.low) / (self.high - self.low)
 
     def marks(self) -> list[tuple[float, str]]:
         """Heights and texts of some values: all if they are few, else the ends."""

@@ -12,6 +12,7 @@ from report.finished import read_json
 from report.spread import mean_and_spread, shown
 from sweeping.description import DECISIVE
 from sweeping.space import Setting
+from sweeping.turn import finished
 
 
 _NONE = {"mean": None, "std": None}
@@ -47,11 +48,6 @@ class Result:
         """What is to be known of its scores."""
         remarks = {"pruned": self.pruned, "diverged": self.diverged, "in doubt": bool(self.doubts)}
         return ", ".join(remark for remark, holds in remarks.items() if holds)
-
-
-def finished(folder: pathlib.Path) -> bool:
-    """Whether the folder holds a run that has come to its end."""
-    return (folder / "summary.json").exists()
 
 
 def result_of(folder: pathlib.Path, setting: Setting, chosen_by: str) -> Result | None:

@@ -2,6 +2,7 @@
 
 import dataclasses
 import difflib
+import functools
 import math
 import types
 import typing
@@ -113,7 +114,7 @@ def _asked_not(name: str, words: list[str]) -> tuple[str, list[str]]:
     """`--no-flag` as `--flag False`."""
     group, _, last = name.rpartition(".")
     flag = ".".join(filter(None, (group, last.removeprefix("no_"))))
-    negated = last.startswith("no_") and not words and _annotations(Config()).get(flag) is bool
+    negated = last.startswith("no_") and not words and _all_annotations().get(flag) is bool
     return (flag, ["False"]) if negated else (name, words)
 
 
@@ -130,13 +131,18 @@ class Kind:
 
 def kind_of(name: str) -> Kind:
     """What values an option takes. **Raises:** `ValueError` if there is none of that name."""
-    annotation = _annotations(Config()).get(name)
+    annotation = _all_annotations().get(name)
     if annotation is None or name in OF_RUN_ALONE:
         raise ValueError(_unknown(name))
     parts = typing.get_args(annotation) if _is_union(annotation) else (annotation,)
     several = any(typing.get_origin(part) is tuple for part in parts)
     number = bool({int, float} & {*parts})
     return Kind(annotation is bool, several and name != "method", int in parts, number, bool in parts)
+
+
+@functools.cache
+def _all_annotations() -> dict[str, Any]:
+    return _annotations(Config())
 
 
 def _annotations(options: Any, prefix: str = "") -> dict[str, Any]:
@@ -158,7 +164,7 @@ def _is_union(annotation: Any) -> bool:
 def _unknown(name: str) -> str:
     if name in OF_RUN_ALONE:
         return f"`{name}` is for run.py alone: a sweep gives it to its runs."
-    near = difflib.get_close_matches(name, _annotations(Config()), 1)
+    near = difflib.get_close_matches(name, _all_annotations(), 1)
     hint = f"; did you mean --{near[0].replace('_', '-')}?" if near else "."
     return f"`{name}` is no option of a sweep, nor of run.py{hint}"
 

@@ -26,17 +26,18 @@ def place(out: pathlib.Path, number: int) -> pathlib.Path:
 
 def claim(folder: pathlib.Path) -> Lock | None:
     """The lock of a run's folder; None if the run is finished, or another worker's."""
-    if _finished(folder):
+    if finished(folder):
         return None
     try:
         lock = lock_of_process(folder, "out")
     except ValueError:
         return None
-    if _finished(folder):  # in the meantime
+    if finished(folder):  # in the meantime
         lock.release()
         return None
     return lock
 
 
-def _finished(folder: pathlib.Path) -> bool:
+def finished(folder: pathlib.Path) -> bool:
+    """Whether the folder holds a run that has come to its end."""
     return (folder / "summary.json").exists()
