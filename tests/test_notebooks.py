@@ -1,10 +1,11 @@
 """The notebooks as they are stored, and as they run."""
 
+import importlib.util
 import json
 import pathlib
 
 import pytest
-from notebook_four import EXTENSIONS, FOLDER, tagged
+from notebook_four import cells_of, EXTENSIONS, FOLDER, tagged
 
 
 NOTEBOOKS = ["1_first_network", "2_dynamics", "3_which_solver", "4_write_your_own", "5_four_theories"]
@@ -18,6 +19,21 @@ def test_notebooks_are_stored_without_outputs(name: str) -> None:
     code = [cell for cell in notebook["cells"] if cell["cell_type"] == "code"]
     assert all(cell["outputs"] == [] and cell["execution_count"] is None for cell in code)
     assert len({cell["id"] for cell in notebook["cells"]}) == len(notebook["cells"])
+
+
+@pytest.mark.parametrize("name", NOTEBOOKS)
+def test_the_first_cell_installs_the_library_where_it_is_missing(
+    name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shell = pytest.importorskip("IPython").InteractiveShell()
+    installed = []
+    shell.register_magic_function(installed.append, magic_name="pip")
+    first = next("".join(cell["source"]) for cell in cells_of(name) if cell["cell_type"] == "code")
+    shell.run_cell(first).raise_error()
+    assert installed == []
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    shell.run_cell(first).raise_error()
+    assert installed == ["install --quiet dfc_jax"]
 
 
 @pytest.mark.script

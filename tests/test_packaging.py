@@ -46,6 +46,44 @@ def test_the_extra_of_every_hint_exists():
     assert found <= extras and {"experiments", "test", "tfds"} <= found
 
 
+def read_yaml(name: str) -> dict:
+    return pytest.importorskip("yaml").safe_load((ROOT / name).read_text())
+
+
+def test_the_release_is_published_by_trust_and_no_secret():
+    release = (ROOT / ".github/workflows/release.yml").read_text()
+    assert "secrets." not in release and "password" not in release
+    jobs = read_yaml(".github/workflows/release.yml")["jobs"]
+    assert jobs["publish"]["permissions"] == {"id-token": "write"} and jobs["publish"]["needs"] == "build"
+    assert jobs["publish"]["steps"][-1]["uses"].startswith("pypa/gh-action-pypi-publish@")
+    assert {"run": ".ci/wheel dist"} in jobs["build"]["steps"]
+
+
+def test_the_documentations_host_installs_what_builds_it():
+    hosted = read_yaml(".readthedocs.yaml")
+    (install,) = hosted["python"]["install"]
+    assert install == {"method": "pip", "path": ".", "extra_requirements": ["docs"]}
+    assert (ROOT / hosted["sphinx"]["configuration"]).is_file()
+
+
+def test_pre_commit_runs_what_ci_runs():
+    hooks = [hook for repo in read_yaml(".pre-commit-config.yaml")["repos"] for hook in repo["hooks"]]
+    assert [hook["id"] for hook in hooks] == ["ruff-check", "ruff-format", "ty"]
+
+
+def test_the_metadata_name_authors_and_every_python_from_the_oldest():
+    given = project()
+    assert given["authors"] and given["requires-python"] == ">=3.11"
+    named = re.findall(r"Python :: (3\.\d+)", "\n".join(given["classifiers"]))
+    assert named == ["3.11", "3.12", "3.13", "3.14"]
+
+
+def test_readme_lists_what_else_there_is():
+    _, listed = (ROOT / "README.md").read_text().split("## See also\n")
+    linked = re.findall(r"\]\((https://[^)]*)\)", listed.split("\n## ")[0])
+    assert len(linked) >= 5 and len(set(linked)) == len(linked)
+
+
 def test_all_addresses_are_of_one_repository():
     urls = project()["urls"]
     assert set(urls) == {"Homepage", "Documentation", "Changelog", "Issues"}

@@ -1,0 +1,85 @@
+"""Tables of the repository, and README's, are what the committed runs give."""
+
+import dataclasses
+import json
+import pathlib
+import re
+from typing import Any
+
+import feedback
+import numpy as np
+import pytest
+import table1
+import theories
+from neurips2021.printed_table import COLUMNS, ROWS
+from options.config import from_dict
+from report.curves import read_curves
+
+
+ROOT = pathlib.Path(__file__).parents[1]
+RESULTS = ROOT / "experiments" / "results"
+SUMMARIES = sorted(path.parent for path in RESULTS.glob("*/**/summary.json"))
+
+
+def read(path: pathlib.Path) -> Any:
+    return json.loads(path.read_text(encoding="utf-8"))
+
+
+@pytest.mark.parametrize("name", ["table1", "table1-full", "table1-longer"])
+def test_table_1_is_that_of_its_cells(name, tmp_path):
+    table1.write(table1.collect(RESULTS / name), tmp_path)
+    for path in tmp_path.iterdir():
+        assert path.read_bytes() == (RESULTS / name / path.name).read_bytes()
+
+
+def test_readmes_first_table_is_that_of_the_committed_runs():
+    cells = {cell["row"]: cell for cell in table1.collect(RESULTS / "table1") if cell["task"] == "mnist"}
+    lines = []
+    for row, (mean, std) in zip(ROWS, COLUMNS["mnist"].paper, strict=True):
+        assert (cells[row]["epochs"], len(cells[row]["values"])) == (40, 3)
+        lines.append(
+            f"| {row} | {cells[row]['mean']:.3g} ± {cells[row]['std']:.2g} | {mean:.3g} ± {std:.2g} |"
+        )
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    assert "\n".join(["| method | ours | paper |", "|---|---:|---:|", *lines]) in readme
+    away = sorted(abs(cells[row]["mean"] - cells[row]["paper_mean"]) for row in ROWS)
+    furthest, others = re.search(
+        r"within (\S+) points of the paper, all but one within (\S+)\n", readme
+    ).groups()
+    assert [f"{away[-1]:.2f}", f"{away[-2]:.1f}"] == [furthest, others]
+
+
+@pytest.mark.parametrize("name", sorted(path.parent.name for path in RESULTS.glob("feedback/*/feedback.md")))
+def test_the_feedback_tables_are_those_of_their_runs(name):
+    folder = RESULTS / "feedback" / name
+    held = read(folder / "feedback.json")
+    options = dataclasses.replace(from_dict(feedback.Options, held["options"]), out=folder)
+    rows = feedback.collect(options)
+    assert rows == held["rows"]
+    assert "\n".join(feedback._table(options, rows)) + "\n" == (folder / "feedback.md").read_text("utf-8")
+
+
+@pytest.mark.parametrize("name", sorted(path.parent.name for path in RESULTS.glob("theories/*/theories.md")))
+def test_the_theories_tables_are_those_of_their_runs(name):
+    folder = RESULTS / "theories" / name
+    held = read(folder / "theories.json")
+    options = dataclasses.replace(from_dict(theories.Options, held["options"]), out=folder)
+    methods = theories.collect(options)
+    assert methods == held["methods"]
+    assert (
+        (folder / "theories.md").read_text("utf-8").startswith("\n".join(theories._trained(options, methods)))
+    )
+
+
+def test_the_best_epochs_of_all_summaries_are_in_their_metrics():
+    assert len(SUMMARIES) > 50
+    for folder in SUMMARIES:
+        summary, curves = read(folder / "summary.json"), read_curves(folder)
+        for row, seed in enumerate(sorted(summary["seeds"], key=int)):
+            found, metric = summary["seeds"][seed], summary["metric"]
+            score = curves.get("validation_accuracy", -curves["validation_loss"])[row]
+            best = found["best_epoch"] - 1
+            assert score[best] == np.nanmax(score), folder
+            assert curves[metric][row, best] == found[metric], folder
+            last = curves["train_loss"][row][: found["epochs"]][-1]
+            assert last == found["last_train_loss"] or found["stopped"], folder
