@@ -1,4 +1,4 @@
-"""`dfc-jax` from the installed wheel, on a stand-in for MNIST of 6,000 random images: `.ci/preset.py run ...`.
+"""`dfc-jax` from the installed wheel, on a stand-in for MNIST of random images: `.ci/preset.py run ...`.
 
 The presets are for data sets that have to be fetched, which CI does not do.
 """
