@@ -4,6 +4,7 @@ import dataclasses
 import json
 import pathlib
 
+import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -161,3 +162,19 @@ def test_the_command_trains_measures_and_goes_on(
         theories.train(options, name, None)
     with pytest.raises(ValueError, match=r"`epochs` is 1, but .* holds 2 already|other options"):
         theories.train(dataclasses.replace(options, seeds=(3,)), "bp", None)
+
+
+def test_tiny_updates_are_measured_and_those_that_are_zero_left_out(linear) -> None:
+    model, x, y = linear  # whose squares are zero in float32
+    silent = eqx.tree_at(lambda model: model.layers[1].transform.weight, model, replace_fn=jnp.zeros_like)
+    method, tiny = METHODS["bp"], jnp.stack([1e-25 * y[0], 0 * y[1]])
+    alignment = dfc.target_alignment(method, silent, x, tiny)
+    unseen = dfc.null_space_fraction(method, silent, x, tiny)
+    # The output layer alone learns, and all of its update moves the output straight to the target.
+    np.testing.assert_allclose(alignment, [1, np.nan], rtol=1e-6)
+    np.testing.assert_allclose(unseen, [0, np.nan], atol=1e-3)
+    update, _ = method(silent, x, tiny)
+    angles = dfc.update_angles(update, jax.tree.map(lambda leaf: -1e10 * leaf, update))
+    assert float(angles.layers[1]) == float(angles.network) == 180
+    record = dfc.Diagnostics(samples=2)(silent, method, dfc.Split(np.asarray(x), np.asarray(tiny)))
+    assert record["target_alignment"] == pytest.approx(1, rel=1e-6)

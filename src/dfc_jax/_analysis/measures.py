@@ -128,7 +128,7 @@ def null_space_fraction(
     """|N dtheta| / |dtheta| of each sample's own update, N the projection on the null space of dr_L/dtheta.
 
     The part of an update that does not move the output, to first order. Zero for Gauss-Newton without
-    damping. `key` is for methods with noise, the same for every sample.
+    damping. NaN where a sample's update is zero. `key` is for methods with noise, the same for every sample.
     """
     x, y = as_batch(model, x, y)
     return unseen_part(model, x, own_changes(model, x, method.own_updates(model, x, y, key=key)))
@@ -157,7 +157,7 @@ class OwnChanges(Part):
     """What each sample's own update would do if it were taken, like a gradient, with a minus sign."""
 
     output: Float[Array, "*batch out"]  # the first-order change of the sample's output
-    squared_size: Float[Array, "*batch"]  # of the update
+    size: Float[Array, "*batch"]  # of the update; NaN where it is zero
 
 
 def own_changes(model: Network, x: BatchInputs, updates: Network) -> OwnChanges:
@@ -166,7 +166,9 @@ def own_changes(model: Network, x: BatchInputs, updates: Network) -> OwnChanges:
     def one(sample: Float[Array, "..."], update: Network) -> OwnChanges:
         outputs = lambda layers: Network(layers, model.feedback)(sample)
         _, moved = eqx.filter_jvp(outputs, (model.layers,), (update.layers,))
-        return OwnChanges(-moved, jnp.sum(_flat(update.layers) ** 2))
+        whole = _flat(update.layers)
+        largest = jnp.max(jnp.abs(whole))
+        return OwnChanges(-moved, largest * jnp.linalg.norm(whole / largest))
 
     return jax.vmap(one)(x, updates)
 
@@ -177,8 +179,8 @@ def unseen_part(model: Network, x: BatchInputs, changes: OwnChanges) -> Float[Ar
     def one(sample: Float[Array, "..."], changes: OwnChanges) -> Scalar:
         state = model.feedforward(sample)
         gram = parameter_gram(model, state, model.jacobian(state.voltages))
-        seen = changes.output @ solve_gram(gram, changes.output)
-        return jnp.sqrt(jnp.maximum(1 - seen / changes.squared_size, 0))
+        output = changes.output / changes.size
+        return jnp.sqrt(jnp.maximum(1 - output @ solve_gram(gram, output), 0))
 
     return jax.vmap(one)(x, changes)
 
@@ -188,8 +190,7 @@ def alignment(
 ) -> Float[Array, " batch"]:
     """`target_alignment` of these changes."""
     way = -jax.vmap(loss.gradient)(jax.vmap(model)(x), y)
-    lengths = jnp.linalg.norm(way, axis=1) * jnp.linalg.norm(changes.output, axis=1)
-    return jnp.sum(way * changes.output, axis=1) / lengths
+    return jax.vmap(lambda a, b: jnp.sum(_unit(a) * _unit(b)))(way, changes.output)
 
 
 def feedback_ratio(
@@ -214,7 +215,13 @@ def _flat(layers: PyTree) -> Float[Array, " n"]:
     return jnp.concatenate([leaf.ravel() for leaf in leaves])
 
 
+def _unit(array: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
+    """The same of length one, NaN for zero; below 1e-19 the squares alone would be zero in float32."""
+    array = array / jnp.max(jnp.abs(array))
+    return array / jnp.linalg.norm(array)
+
+
 def _degrees(a: Float[Array, "..."], b: Float[Array, "..."]) -> Scalar:
     """The angle between two arrays, accurate for small ones too (Kahan's formula)."""
-    a, b = a / jnp.linalg.norm(a), b / jnp.linalg.norm(b)
+    a, b = _unit(a), _unit(b)
     return jnp.degrees(2 * jnp.arctan2(jnp.linalg.norm(a - b), jnp.linalg.norm(a + b)))
