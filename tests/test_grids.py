@@ -25,7 +25,7 @@ from small_runs import (
 )
 
 import dfc_jax as dfc
-from dfc_jax._training import programs as all_programs
+from dfc_jax._training import epochs as all_epochs, programs as all_programs
 from dfc_jax._training.recipes import own_and_shared
 
 
@@ -215,3 +215,48 @@ def test_a_loss_of_ones_own_may_have_numbers() -> None:
     losses = [history.records[0]["test_loss"] for _, history in found]
     assert losses[1] > 5 * losses[0]
     assert json.dumps(losses)
+
+
+@pytest.fixture
+def rows(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """Of how many runs each epoch was computed."""
+    found, wake_epoch = [], all_epochs.wake_epoch
+
+    def noted(many: bool, run: tuple, *rest: object) -> tuple:
+        found.append(run[2].size)
+        return wake_epoch(many, run, *rest)
+
+    monkeypatch.setattr(all_epochs, "wake_epoch", noted)
+    return found
+
+
+def staggered(stops: list[int], out: pathlib.Path | None = None, epochs: int = 5) -> list:
+    """Four runs with a method each, which `on_epoch` stops at the end of these epochs."""
+    models = [small_network(k, (6, 8, 3)) for k in range(4)]
+    ends = lambda i, record, _: record["epoch"] == stops[i]
+    methods = [steady(nudge) for nudge in (0.1, 0.2, 0.3, 0.4)]
+    return fit_many(models, DATA, method=methods, on_epoch=ends, epochs=epochs, resume=out)
+
+
+def test_runs_that_have_stopped_cost_nothing_once_they_are_half(rows: list[int]) -> None:
+    found = staggered([1, 2, 4, 9])
+    assert rows == [4, 4, 2, 2, 1]
+    assert [len(history.records) for _, history in found] == [1, 2, 4, 5]
+    wanted = [
+        fit(small_network(k, (6, 8, 3)), DATA, method=steady(nudge), epochs=epochs, key=k)
+        for k, (nudge, epochs) in enumerate([(0.1, 1), (0.2, 2), (0.3, 4), (0.4, 5)])
+    ]
+    same(found, wanted)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("done", [2, 3, 4])
+def test_a_grid_goes_on_with_those_that_were_left(done: int, tmp_path: pathlib.Path, rows: list[int]) -> None:
+    whole = staggered([1, 2, 4, 9])
+    staggered([1, 2, 4, 9], tmp_path, done)
+    rows.clear()
+    found = staggered([1, 2, 4, 9], tmp_path)
+    assert rows == [4, 4, 2, 2, 1][done:]
+    for (model, history), (other, expected) in zip(found, whole, strict=True):
+        assert relative_error(model, other) == 0
+        assert without_times(history) == without_times(expected)

@@ -32,7 +32,7 @@ from dfc_jax._training.recipes import Given, own_and_shared, Recipe, stacked
 from dfc_jax._training.resuming import check_agreement, resumed, save
 from dfc_jax._training.several_runs import fold_in, split
 from dfc_jax._training.sleep_epochs import DIVERGED, parts_of, pretrain, sleep
-from dfc_jax._training.state import each, Run, State
+from dfc_jax._training.state import each, Run, some, State
 from dfc_jax._training.wake import wake_epoch
 
 
@@ -100,7 +100,8 @@ def _train(
     if options.resume is not None:
         identity = identity_of(given, recipes, options.data, batches)
         identity |= {"best": options.best, "patience": options.patience}
-    state, done = resumed(state, runs, key, identity, options.resume, options.epochs)
+    # Whose rows `state` has: all that learn, and some that have stopped.
+    state, rows, done = resumed(state, runs, key, identity, options.resume, options.epochs)
     check_agreement(done)
     state, key, pretraining_key, own = placed((state, key, pretraining_key, own), options.mesh)
     if done is None:
@@ -112,38 +113,47 @@ def _train(
             state = eqx.tree_at(lambda s: s.model, state, pretrained)
             _note_pretraining(runs, each(pretrained, len(runs)))
         done = 0
-        save(options.resume, done, state, runs, key, identity)
+        save(options.resume, done, state, runs, rows, key, identity)
     # Of the model that learns now: feedback that was to be pre-trained need not have been right before.
-    for doubt in dict.fromkeys(_doubts_before(given, each(state.model, len(runs)), handful)):
+    learning = [given[row] for row in rows]
+    for doubt in dict.fromkeys(_doubts_before(learning, each(state.model, len(rows)), handful)):
         warn(doubt)
 
+    many, everyone = len(rows) > 1, len(rows) == len(runs)
+    keys, own = (key, own) if everyone else some((key, own), rows, options.mesh)
     name, hidden = type(given[0].method).__name__, not options.progress
     bar = tqdm(range(done + 1, options.epochs + 1), desc=name, unit="epoch", disable=hidden)
     for epoch in bar:
-        if all(run.stopped for run in runs):
+        going = [row for row in rows if not runs[row].stopped]
+        if not going:
             break
-        if epoch == done + 1:
+        fewer = 2 * len(going) <= len(rows)  # worth compiling anew
+        if fewer:
+            left = [rows.index(row) for row in going]
+            state, keys, own = some((state, keys, own), left, options.mesh)
+            rows, many = going, len(going) > 1
+        if epoch == done + 1 or fewer:
             bar.set_postfix_str("compiling")
         start = time.perf_counter()
-        run_key = fold_in(many, key, epoch)
-        state, totals = _epoch(many, state, batches, run_key, own, shared)
+        state, totals = _epoch(many, state, batches, fold_in(many, keys, epoch), own, shared)
         model = network_to_use(many, state.model, state.weights_state)
         loss = own.method.loss, shared.method.loss
         metrics = totals | evaluate_all(many, model, loss, data, options.mesh)
-        found = list(zip(runs, each(model, len(runs)), each(metrics, len(runs)), strict=True))
-        seconds = (time.perf_counter() - start) / len(runs)
-        for i, (run, candidate, values) in enumerate(found):
+        found = list(zip(rows, each(model, len(rows)), each(metrics, len(rows)), strict=True))
+        seconds = (time.perf_counter() - start) / len(rows)
+        for row, candidate, values in found:
+            run = runs[row]
             if run.stopped:
                 continue
             if not all_finite((candidate, {name: values[name] for name in totals})):
                 why = f"epoch {epoch}: the loss or a weight is no longer finite; the model is that before it."
                 run.stop("divergence", why)
                 continue
-            method = given[i].method
+            method = given[row].method
             run.add(_record(epoch, values, seconds, candidate, method, options), candidate, options.best)
             _doubt(run, handful, method, options.min_converged)
-            _stop_if_asked(i, run, options)
-        save(options.resume, epoch, state, runs, key, identity)
+            _stop_if_asked(row, run, options)
+        save(options.resume, epoch, state, runs, rows, key, identity)
         check_signals()
         bar.set_postfix_str(_line([run for run in runs if run.records and not run.stopped]))
 

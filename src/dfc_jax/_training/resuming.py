@@ -17,7 +17,7 @@ from dfc_jax._checks import require
 from dfc_jax._lock import Lock
 from dfc_jax._runs import checkpoints, model_description
 from dfc_jax._runs.identity import difference
-from dfc_jax._training.state import Run, State
+from dfc_jax._training.state import Run, some, State
 
 
 def _snapshot(state: State, runs: list[Run]) -> PyTree:
@@ -54,9 +54,11 @@ def save(
     epoch: int,
     state: State,
     runs: list[Run],
+    rows: list[int],
     key: Key[Array, "*runs"],
     identity: dict[str, Any],
 ) -> None:
+    """Write a checkpoint: `state` is of the runs whose positions are `rows`, `key` of all."""
     if folder is None or jax.process_index() > 0:
         return
     facts = {
@@ -65,6 +67,7 @@ def save(
         "key_kind": str(jr.key_impl(key)),
         "identity": identity,
         "runs": [run.facts() for run in runs],
+        "rows": rows,
         "model": model_description.describe(runs[0].model),
     }
     checkpoints.save(pathlib.Path(folder), epoch, _snapshot(state, runs), facts)
@@ -77,14 +80,16 @@ def resumed(
     identity: dict[str, Any],
     folder: str | os.PathLike | None,
     epochs: int,
-) -> tuple[State, int | None]:
-    """The state of the newest checkpoint and its epoch, `runs` brought up to it; None if there is none.
+) -> tuple[State, list[int], int | None]:
+    """The state of the newest checkpoint, of which of the runs it is, and its epoch, `runs` brought up to it;
+    no epoch if there is none.
 
     **Raises:** `ValueError` if it is of another run, or has finished more than `epochs`.
     """
     found = None if folder is None else checkpoints.newest(pathlib.Path(folder))
+    everyone = list(range(len(runs)))
     if found is None:
-        return state, None
+        return state, everyone, None
     facts = found.facts
     if facts["key"] != np.asarray(jr.key_data(key)).tolist():
         kind, there = str(jr.key_impl(key)), facts.get("key_kind")
@@ -95,12 +100,14 @@ def resumed(
     require(differs is None, f"{held}: {differs}. Give the same arguments, or name another folder.")
     problem = f"`epochs` is {epochs}, but {str(folder)!r} holds {facts['epoch']} already"
     require(epochs >= facts["epoch"], f"{problem}; ask for as many at least.")
-    best, last, state = found.tree(_snapshot(state, runs))
+    rows = facts.get("rows", everyone)
+    like = state if rows == everyone else some(state, rows)
+    best, last, state = found.tree(_snapshot(like, runs))
     for run, best_model, model, known in zip(runs, best, last, facts["runs"], strict=True):
         run.best_model, run.model = best_model, model
         for name, value in known.items():
             setattr(run, name, value)
-    return state, facts["epoch"]
+    return state, rows, facts["epoch"]
 
 
 def check_agreement(done: int | None) -> None:

@@ -2,16 +2,19 @@
 
 import dataclasses
 import math
+from collections.abc import Sequence
 from typing import Any
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import PyTree
+from jax.sharding import Mesh
+from jaxtyping import Array, Int, PyTree
 
 from dfc_jax._network.network import Network
 from dfc_jax._runs.history import History, Record, StoppedBy
+from dfc_jax._training.devices import everywhere
 
 
 @dataclasses.dataclass
@@ -65,6 +68,17 @@ def each(tree: PyTree, number: int) -> list[PyTree]:
     if number == 1:
         return [eqx.combine(arrays, rest)]
     return [eqx.combine(jax.tree.map(lambda leaf, i=i: leaf[i], arrays), rest) for i in range(number)]
+
+
+def some(tree: PyTree, rows: Sequence[int], mesh: Mesh | None = None) -> PyTree:
+    """Some of several runs of a tree; of one the tree that it would have alone."""
+    arrays, rest = eqx.partition(tree, eqx.is_array)
+    return eqx.combine(_picked(arrays, jnp.asarray(rows[0] if len(rows) == 1 else rows), mesh), rest)
+
+
+@eqx.filter_jit  # which serves arrays of several processes too
+def _picked(arrays: PyTree, rows: Int[Array, "*rows"], mesh: Mesh | None) -> PyTree:
+    return everywhere(jax.tree.map(lambda leaf: leaf[rows], arrays), mesh)
 
 
 def _rank(record: Record, best: str) -> tuple[float, float] | None:
