@@ -1,7 +1,7 @@
 """One equilibrium, four theories: `python experiments/theories.py --help`.
 
     python experiments/theories.py                                      digits, some minutes
-    python experiments/theories.py --dataset mnist --epochs 10          a longer one
+    python experiments/theories.py --dataset mnist --epochs 10 --schedule cosine
 
 Trains the same networks by backprop, DFC-SS, Strong-DFC with idealised feedback, the least-control principle
 and predictive coding, and measures the angles between their updates and what Song et al. (2024) call target
@@ -23,6 +23,7 @@ import options.needed  # noqa: F401
 from jaxtyping import Array, Float
 from options.checks import check_seeds
 from options.config import Config
+from options.groups import Optimiser, Schedule
 from options.objects import make_model, make_optimiser, steps_of
 from options.script import outermost, parse, resumable
 from prospective.measures import angles_between, interference
@@ -77,6 +78,8 @@ class Options:
     """digits needs no download."""
     epochs: int = 20
     """Of every method."""
+    schedule: Schedule = "constant"
+    """Of the learning rate, which with cosine falls to zero over the epochs."""
     seeds: tuple[int, ...] = (0, 1, 2)
     """Each seeds initialisation and order of samples, the same for all methods."""
     out: pathlib.Path = pathlib.Path("runs/theories")
@@ -92,7 +95,8 @@ class Options:
         check_count("epochs", self.epochs)
         check_seeds("seeds", *self.seeds)
         config = Config(self.dataset, method=("dfc-ss",), feedback="exact", epochs=self.epochs)
-        return dataclasses.replace(config, seeds=self.seeds).resolved()
+        optimiser = Optimiser(schedule=self.schedule)
+        return dataclasses.replace(config, seeds=self.seeds, optimiser=optimiser).resolved()
 
 
 def train(options: Options, name: str, data: dfc.Dataset) -> None:
@@ -114,7 +118,8 @@ def train(options: Options, name: str, data: dfc.Dataset) -> None:
         held = read_json(path / "config.json")["config"]
         if first_difference(held, asked) is None:
             return
-    folder = dfc.RunFolder.reopen(path, asked)
+    # Where the learning rate falls over the epochs, their number is no option that may differ.
+    folder = dfc.RunFolder.reopen(path, asked, ("epochs",) if options.schedule == "constant" else ())
     found = _fit(config, rules()[name], data, options, options.epochs, folder)
     folder.finish(
         {seed: history for seed, (_, history) in zip(options.seeds, found, strict=True)}, "test_accuracy"
@@ -203,8 +208,9 @@ def write(
 
 
 def _trained(options: Options, methods: dict[str, dict[str, Any]]) -> list[str]:
+    falling = ", cosine schedule" if options.schedule == "cosine" else ""
     lines = [
-        f"# Four theories: {options.dataset}, {options.epochs} epochs, {len(options.seeds)} seeds",
+        f"# Four theories: {options.dataset}, {options.epochs} epochs{falling}, {len(options.seeds)} seeds",
         "",
         "| method | test accuracy %, last epoch | at the best validation epoch | converged % "
         "| to backprop, degrees | target alignment |",
