@@ -9,14 +9,17 @@ from matplotlib.axes import Axes
 from matplotlib.cm import ScalarMappable
 from matplotlib.colors import Normalize
 from matplotlib.lines import Line2D
+from matplotlib.ticker import NullLocator
 from report.curves import COLOURS, NAMES
 from report.pictures import plt
 from sweeping.results import ranked, Result, searched
 
 
+LABELLED = 4  # values of an option, which stand at its axis as they were given
 FEW = 12  # values of an option, through whose best scores there is a line
-WIDE = 20  # a ratio from which an axis is logarithmic
+WIDE = 9.9  # a ratio from which an axis is logarithmic
 COLUMNS = 4
+ENTRY = 1.7  # inches of the legend
 
 
 def plot_settings(results: Sequence[Result], path: pathlib.Path) -> pathlib.Path | None:
@@ -55,9 +58,8 @@ def plot_settings(results: Sequence[Result], path: pathlib.Path) -> pathlib.Path
         entries = [
             Line2D([], [], color=COLOURS[m], marker="o", linestyle="", label=NAMES[m]) for m in methods
         ]
-        figure.legend(
-            handles=entries, loc="outside upper center", ncols=len(entries), frameon=False, fontsize=9
-        )
+        beside = min(len(entries), int(figure.get_figwidth() / ENTRY))
+        figure.legend(handles=entries, loc="outside upper center", ncols=beside, frameon=False, fontsize=9)
     figure.savefig(path, dpi=150)
     plt.close(figure)
     return path
@@ -140,6 +142,9 @@ def _panel(ax: Axes, results: Sequence[Result], name: str, axis: _Axis, colour: 
         ax.set_xscale("log")
     if not axis.numbers:
         ax.set_xticks(range(len(axis.texts)), axis.texts, rotation=30, ha="right", fontsize=8)
+    elif len(axis.texts) <= LABELLED:
+        ax.set_xticks([axis.at(text) for text in axis.texts], axis.texts)
+        ax.xaxis.set_minor_locator(NullLocator())
     if 1 < len(set(places)) <= FEW and axis.numbers:
         best = np.max if results[0].metric == "accuracy" else np.min
         ordered = np.unique(places)
