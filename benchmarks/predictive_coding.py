@@ -69,7 +69,7 @@ LEGEND = (
     f"that of the exact one; converged: samples certified to be at the minimum, which only {EXACT} does. T: "
     "how long the neurons follow the gradient of the batch's mean energy. A time constant of theirs is then "
     "as long as the batch has samples, or 1 where each sample is alone, a batch of its own. The row "
-    f'"{CLOSEST}" shows that all mean the same minimum.'
+    f'"{CLOSEST}" shows that all mean the same minimum, where it is long enough to come to rest.'
 )
 STAND_IN = (
     "jpc was not there to be measured. In its place stands gradient flow on the same energy by Diffrax, with "

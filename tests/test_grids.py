@@ -227,6 +227,7 @@ def rows(monkeypatch: pytest.MonkeyPatch) -> list[int]:
         return wake_epoch(many, run, *rest)
 
     monkeypatch.setattr(all_epochs, "wake_epoch", noted)
+    monkeypatch.setattr(all_epochs, "_MUCH", 1)
     return found
 
 
@@ -247,6 +248,12 @@ def test_runs_that_have_stopped_cost_nothing_once_they_are_half(rows: list[int])
         for k, (nudge, epochs) in enumerate([(0.1, 1), (0.2, 2), (0.3, 4), (0.4, 5)])
     ]
     same(found, wanted)
+
+
+def test_what_compiles_longer_than_it_trains_goes_on_together(rows, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(all_epochs, "_MUCH", 3 * len(DATA.train) * (7 * 8 + 9 * 3) + 1)
+    staggered([1, 1, 1, 9])
+    assert rows == [4] * 5
 
 
 @pytest.mark.slow

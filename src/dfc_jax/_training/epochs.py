@@ -19,6 +19,7 @@ from dfc_jax._analysis.failures import reasons_for_failure
 from dfc_jax._checks import warn
 from dfc_jax._data.dataset import Dataset
 from dfc_jax._methods.base import AbstractMethod
+from dfc_jax._network.learned import learned_weights
 from dfc_jax._network.network import Network
 from dfc_jax._numerics.finite import all_finite
 from dfc_jax._runs.history import History, Record
@@ -121,13 +122,15 @@ def _train(
 
     many, everyone = len(rows) > 1, len(rows) == len(runs)
     keys, own = (key, own) if everyone else some((key, own), rows, options.mesh)
+    weights = sum(leaf.size for leaf in jax.tree.leaves(learned_weights(given[0].model.layers)))
+    work = weights * len(options.data.train)  # of an epoch of one run, in products
     name, hidden = type(given[0].method).__name__, not options.progress
     bar = tqdm(range(done + 1, options.epochs + 1), desc=name, unit="epoch", disable=hidden)
     for epoch in bar:
         going = [row for row in rows if not runs[row].stopped]
         if not going:
             break
-        fewer = 2 * len(going) <= len(rows)  # worth compiling anew
+        fewer = _worth_compiling(len(rows), len(going), work)
         if fewer:
             left = [rows.index(row) for row in going]
             state, keys, own = some((state, keys, own), left, options.mesh)
@@ -156,6 +159,16 @@ def _train(
         save(options.resume, epoch, state, runs, rows, key, identity)
         check_signals()
         bar.set_postfix_str(_line([run for run in runs if run.records and not run.stopped]))
+
+
+# Work of an epoch of the runs that have stopped, from which on it saves in a few epochs what compiling takes.
+# The clock must not decide it, nor how many epochs are left: from a checkpoint the same numbers have to come.
+_MUCH = 1e9
+
+
+def _worth_compiling(rows: int, going: int, work: int) -> bool:
+    """Whether those of the rows that still learn go on without the others, each of which is so much work."""
+    return 2 * going <= rows and (rows - going) * work >= _MUCH
 
 
 def _initial_state(run: Given) -> State:
