@@ -103,7 +103,7 @@ def main(options: Options) -> None:
         print(f"compiling {name}")
         updates[name] = compile_case(update_of, method, model, x, y, key)
         state = OPTIMISER.init(learned(method, model))
-        steps[name] = compile_case(_step, method, model, x, y, key, state)
+        steps[name] = compile_case(step, method, model, x, y, key, state)
         figures[name] = _figures(*updates[name].call())
     measure([*updates.values(), *steps.values()], options.rounds, options.seconds)
     reference = figures[REFERENCE]["vector"]
@@ -135,7 +135,7 @@ def _problem(options: Options) -> tuple[dfc.Network, Array, Array, Array]:
     return dfc.mlp(options.sizes, key=model_key), *jax.device_put((x, y)), key
 
 
-def _step(
+def step(
     method: eqx.Module, model: dfc.Network, x: Array, y: Array, key: Array, state: PyTree
 ) -> tuple[PyTree, PyTree, PyTree]:
     """The method and Adam."""
