@@ -47,9 +47,9 @@ COLUMNS = {
     "turns": ("iterations", ".1f"),
 }
 LEGEND = (
-    "update: time of the method alone, over backprop's; step: the same with Adam; converged: of the samples of "
-    "all batches, to a residual of 1e-5; by the fallback: those that the iteration left to it; residual: the "
-    "largest of all; turns: pairs of sweeps of the iteration, the mean."
+    "update: time of the method alone, over backprop's; step: the same with Adam; converged: of the samples "
+    "of all batches, to 1e-5; by the fallback: those that the iteration left to it; residual: the largest of "
+    "all; turns: pairs of sweeps of the iteration, the mean."
 )
 RATE = 1e-3
 

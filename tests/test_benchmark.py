@@ -211,6 +211,19 @@ def test_gradient_flow_ends_where_predictive_coding_is_found_at_once(tmp_path: p
     assert "jpc was not there" in (tmp_path / "predictive_coding.md").read_text()
 
 
+@pytest.mark.script
+def test_least_control_is_counted_and_timed_early_and_late(tmp_path: pathlib.Path) -> None:
+    networks = small_run("optimal_control", tmp_path)["networks"]
+    stages, alphas = ("initial", "after 1 epoch", "after 3 epochs"), ("1", "0.1", "0.01")
+    assert list(networks) == [f"{stage}, alpha {alpha}" for alpha in alphas for stage in stages]
+    for name, figures in networks.items():
+        assert 1 < figures["step_ratio"] < figures["update_ratio"]
+        assert figures["converged"] >= (0.9 if name.endswith("0.01") else 1)
+    # The less control leaks, the further the state is from where the iteration starts.
+    turns = [networks[f"initial, alpha {alpha}"]["iterations"] for alpha in alphas]
+    assert turns == sorted(turns)
+
+
 JPC = """
 import jax, jax.numpy as jnp
 __version__ = "of the test"
