@@ -89,6 +89,10 @@ def main(options: Options) -> None:
         options = dataclasses.replace(options, seconds=1.0, **SMALL)
     check(options, "optimal_control")
     data = dfc.load(options.dataset)
+    asked = options.batches * options.batch_size
+    if asked > len(data.train):
+        held = f"`batches` of `batch_size` are {asked} samples, of {len(data.train)} of {data.name}"
+        raise ValueError(f"{held}; give fewer.")
     kinds = {}
     for alpha in options.alphas:
         method = dfc.LeastControl(alpha)
@@ -111,8 +115,8 @@ def _stages(method: dfc.LeastControl, data: dfc.Dataset, options: Options) -> di
     given = {"epochs": options.epochs, "key": key, "batch_size": options.batch_size, "progress": False}
     keep = lambda record, model: kept.update({record["epoch"]: model})
     dfc.fit(kept[0], method, data, optax.adam(RATE), on_epoch=keep, **given)
-    names = {0: "initial", 1: "after 1 epoch", options.epochs: f"after {options.epochs} epochs"}
-    return {name: kept[epoch] for epoch, name in names.items()}
+    names = {0: "initial", options.epochs: f"after {options.epochs} epochs", 1: "after 1 epoch"}
+    return {names[epoch]: kept[epoch] for epoch in sorted(names)}
 
 
 def _measured(

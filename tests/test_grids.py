@@ -25,6 +25,7 @@ from small_runs import (
 )
 
 import dfc_jax as dfc
+from dfc_jax._runs import checkpoints
 from dfc_jax._training import epochs as all_epochs, programs as all_programs
 from dfc_jax._training.recipes import own_and_shared
 
@@ -227,7 +228,7 @@ def rows(monkeypatch: pytest.MonkeyPatch) -> list[int]:
         return wake_epoch(many, run, *rest)
 
     monkeypatch.setattr(all_epochs, "wake_epoch", noted)
-    monkeypatch.setattr(all_epochs, "_MUCH", 1)
+    monkeypatch.setattr(all_epochs, "_WORTH_COMPILING", 1)
     return found
 
 
@@ -251,7 +252,7 @@ def test_runs_that_have_stopped_cost_nothing_once_they_are_half(rows: list[int])
 
 
 def test_what_compiles_longer_than_it_trains_goes_on_together(rows, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(all_epochs, "_MUCH", 3 * len(DATA.train) * (7 * 8 + 9 * 3) + 1)
+    monkeypatch.setattr(all_epochs, "_WORTH_COMPILING", 3 * len(DATA.train) * (7 * 8 + 9 * 3) + 1)
     staggered([1, 1, 1, 9])
     assert rows == [4] * 5
 
@@ -267,3 +268,14 @@ def test_a_grid_goes_on_with_those_that_were_left(done: int, tmp_path: pathlib.P
     for (model, history), (other, expected) in zip(found, whole, strict=True):
         assert relative_error(model, other) == 0
         assert without_times(history) == without_times(expected)
+
+
+def test_a_checkpoint_that_does_not_say_whose_rows_it_has_is_of_all(
+    tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    save, stops = checkpoints.save, [9] * 4
+    earlier = lambda *tree, facts: save(*tree, {name: facts[name] for name in facts if name != "rows"})
+    monkeypatch.setattr(checkpoints, "save", lambda *given: earlier(*given[:-1], facts=given[-1]))
+    staggered(stops, tmp_path, 2)
+    monkeypatch.undo()
+    same(staggered(stops, tmp_path, 3), staggered(stops, epochs=3))

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import jax.random as jr
 import numpy as np
-from jaxtyping import Array
+from jaxtyping import Array, Float
 
 from dfc_jax._analysis.energies import control_energy, predictive_coding_energy
 from dfc_jax._analysis.measures import (
@@ -59,7 +59,7 @@ class Diagnostics(Part):
     loop's eigenvalues (per tau_u; the largest over the samples), `null_space_fraction` and, a list,
     `feedback_ratio`.
     Everything but `largest_real_part` is a mean over the samples; of `target_alignment` and
-    `null_space_fraction` over those that still teach anything. Under strong feedback (`Clamp`) also
+    `null_space_fraction` over those whose update is not zero. Under strong feedback (`Clamp`) also
     `surrogate_loss`, the H that learning lowers, at the steady states, and the angle to its exact gradient;
     of `LeastControl` and `PredictiveCoding` instead `control_energy` and `energy`, which they minimise.
     Methods with noise are measured under the same noise every time.
@@ -165,7 +165,7 @@ def _of_updates(
     damping: Scalar,
 ) -> dict[str, Array]:
     """The angles to the references, which see the feedback of `network`, and the target alignment."""
-    found = {"target_alignment": jnp.nanmean(alignment(model, method.loss, x, y, changes))}
+    found = {"target_alignment": _mean(alignment(model, method.loss, x, y, changes), changes)}
     for name, reference in _references(method, model, damping).items():
         angles = update_angles(update, reference(network, x, y)[0])
         found[f"angle_to_{name}"] = angles.network
@@ -189,8 +189,13 @@ def _of_feedback(
         "angle_of_feedback_to_transposed_jacobian": jnp.mean(feedback_angles(loop.network, x)),
         "angle_of_feedback_to_pseudo_inverse": jnp.mean(feedback_angles(loop.network, x, damping)),
         "feedback_ratio": jnp.stack([jnp.mean(ratio) for ratio in ratios]),
-        "null_space_fraction": jnp.nanmean(unseen_part(model, x, changes)),
+        "null_space_fraction": _mean(unseen_part(model, x, changes), changes),
     }
+
+
+def _mean(values: Float[Array, " batch"], changes: OwnChanges) -> Scalar:
+    """Over the samples that still teach something."""
+    return jnp.mean(values, where=changes.size != 0)
 
 
 def _of_strong_feedback(

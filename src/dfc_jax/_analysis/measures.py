@@ -128,7 +128,8 @@ def null_space_fraction(
     """|N dtheta| / |dtheta| of each sample's own update, N the projection on the null space of dr_L/dtheta.
 
     The part of an update that does not move the output, to first order. Zero for Gauss-Newton without
-    damping. NaN where a sample's update is zero. `key` is for methods with noise, the same for every sample.
+    damping, but for rounding: some 1e-4 in float32. NaN where a sample's update is zero. `key` is for methods
+    with noise, the same for every sample.
     """
     x, y = as_batch(model, x, y)
     return unseen_part(model, x, own_changes(model, x, method.own_updates(model, x, y, key=key)))
@@ -146,7 +147,8 @@ def target_alignment(
 
     That is the way to the target: y - r_L with the squared error, y - softmax(r_L) with cross-entropy. One
     for Gauss-Newton without damping (Song et al., Nature Neuroscience 27, 2024, whose target alignment it
-    is). NaN where the output does not move. `key` is for methods with noise, the same for every sample.
+    is). NaN where the output does not move, or has nowhere to go. `key` is for methods with noise, the same
+    for every sample.
     """
     x, y = as_batch(model, x, y)
     changes = own_changes(model, x, method.own_updates(model, x, y, key=key))
@@ -157,7 +159,7 @@ class OwnChanges(Part):
     """What each sample's own update would do if it were taken, like a gradient, with a minus sign."""
 
     output: Float[Array, "*batch out"]  # the first-order change of the sample's output
-    size: Float[Array, "*batch"]  # of the update; NaN where it is zero
+    size: Float[Array, "*batch"]  # of the update
 
 
 def own_changes(model: Network, x: BatchInputs, updates: Network) -> OwnChanges:
@@ -168,7 +170,8 @@ def own_changes(model: Network, x: BatchInputs, updates: Network) -> OwnChanges:
         _, moved = eqx.filter_jvp(outputs, (model.layers,), (update.layers,))
         whole = _flat(update.layers)
         largest = jnp.max(jnp.abs(whole))
-        return OwnChanges(-moved, largest * jnp.linalg.norm(whole / largest))
+        size = largest * jnp.linalg.norm(whole / jnp.where(largest == 0, 1, largest))
+        return OwnChanges(-moved, size)
 
     return jax.vmap(one)(x, updates)
 
@@ -216,7 +219,7 @@ def _flat(layers: PyTree) -> Float[Array, " n"]:
 
 
 def _unit(array: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
-    """The same of length one, NaN for zero; below 1e-19 the squares alone would be zero in float32."""
+    """The same of length one, NaN for zero; below 1e-19 the squares alone are zero in float32."""
     array = array / jnp.max(jnp.abs(array))
     return array / jnp.linalg.norm(array)
 

@@ -116,14 +116,15 @@ def _train(
         done = 0
         save(options.resume, done, state, runs, rows, key, identity)
     # Of the model that learns now: feedback that was to be pre-trained need not have been right before.
-    learning = [given[row] for row in rows]
-    for doubt in dict.fromkeys(_doubts_before(learning, each(state.model, len(rows)), handful)):
+    computed = [given[row] for row in rows]
+    for doubt in dict.fromkeys(_doubts_before(computed, each(state.model, len(rows)), handful)):
         warn(doubt)
 
-    many, everyone = len(rows) > 1, len(rows) == len(runs)
-    keys, own = (key, own) if everyone else some((key, own), rows, options.mesh)
+    many, keys = len(rows) > 1, key
+    if len(rows) < len(runs):
+        keys, own = some((key, own), rows, options.mesh)
     weights = sum(leaf.size for leaf in jax.tree.leaves(learned_weights(given[0].model.layers)))
-    work = weights * len(options.data.train)  # of an epoch of one run, in products
+    work = weights * len(options.data.train)
     name, hidden = type(given[0].method).__name__, not options.progress
     bar = tqdm(range(done + 1, options.epochs + 1), desc=name, unit="epoch", disable=hidden)
     for epoch in bar:
@@ -161,14 +162,14 @@ def _train(
         bar.set_postfix_str(_line([run for run in runs if run.records and not run.stopped]))
 
 
-# Work of an epoch of the runs that have stopped, from which on it saves in a few epochs what compiling takes.
-# The clock must not decide it, nor how many epochs are left: from a checkpoint the same numbers have to come.
-_MUCH = 1e9
+# Weights times samples of runs that have stopped, from which on leaving them out saves in a few epochs what
+# compiling takes. Not the clock decides, nor how many epochs are left: a resumed run has to do the same.
+_WORTH_COMPILING = 1e9
 
 
 def _worth_compiling(rows: int, going: int, work: int) -> bool:
-    """Whether those of the rows that still learn go on without the others, each of which is so much work."""
-    return 2 * going <= rows and (rows - going) * work >= _MUCH
+    """Whether the runs that are going leave the others of so many out, each of which is so much work."""
+    return 2 * going <= rows and (rows - going) * work >= _WORTH_COMPILING
 
 
 def _initial_state(run: Given) -> State:

@@ -152,8 +152,8 @@ def fit_many(
     Model k with key k goes through what `fit` would do with them, in the same order and with the same noise;
     only the rounding of matrix products differs, which training amplifies as it does any rounding. A model
     that is no longer finite stops alone; when half of those that are computed have stopped, the others go on
-    without them, by a program compiled anew, unless networks and data are so small that compiling would take
-    longer. A record's "seconds" are the model's share of the time.
+    without them, by a program compiled anew, unless weights times training samples of those that stopped are
+    fewer than 1e9. A record's "seconds" are the model's share of the time.
 
     `method`, `optimiser` and `feedback_learning` are those of all models, or one for each: then models whose
     methods, optimisers and architectures differ in nothing but numbers (nudge, gains, rates, decay, noise)
