@@ -62,6 +62,23 @@ def test_readmes_times_are_those_of_the_benchmark():
     assert said.groups() == tuple(f"{step:.1f}" for step in steps)
 
 
+@pytest.mark.parametrize(
+    ("pattern", "names"),
+    [
+        (r"a tau_u after the start: (\S+)x against (\S+)x\.", ["two phases, Broyden", "two phases, after T"]),
+        (
+            r"\(128 steps: (\S+)x; .* feedforward state: (\S+)x\)",
+            ["single phase, 128 steps", "single phase"],
+        ),
+    ],
+)
+def test_times_of_strong_feedback_are_those_of_the_benchmark(pattern, names):
+    methods = read(BENCHMARKS / "training_step.json")["methods"]
+    page = " ".join((ROOT / "benchmarks" / "WHICH_SOLVER.md").read_text(encoding="utf-8").split())
+    times = [methods[f"Strong-DFC, {name}"]["update_ratio"] for name in names]
+    assert re.search(pattern, page).groups() == tuple(f"{time:.3g}" for time in times)
+
+
 @pytest.mark.parametrize("name", sorted(path.parent.name for path in RESULTS.glob("feedback/*/feedback.md")))
 def test_the_feedback_tables_are_those_of_their_runs(name):
     folder = RESULTS / "feedback" / name
