@@ -267,6 +267,8 @@ def _draw(regimes: dict[str, Any], caption: str, path: pathlib.Path) -> None:
         axes.spines[["top", "right"]].set_visible(False)
     for axes in grid.flat[len(regimes) :]:
         axes.set_axis_off()
+    for axes in grid.flat[max(len(regimes) - columns, 0) : len(regimes)]:
+        axes.tick_params(labelbottom=True)  # also where the panel below is empty
     figure.supxlabel("time relative to backpropagation")
     figure.supylabel("angle to the exact update (degrees)")
     fills = ", ".join(f"{FILLED[name][1]}: {name}" for name in next(iter(regimes.values()))["solvers"])

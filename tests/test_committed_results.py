@@ -79,6 +79,28 @@ def test_times_of_strong_feedback_are_those_of_the_benchmark(pattern, names):
     assert re.search(pattern, page).groups() == tuple(f"{time:.3g}" for time in times)
 
 
+def test_times_of_the_default_solver_are_those_of_the_benchmark():
+    page = " ".join((ROOT / "benchmarks" / "WHICH_SOLVER.md").read_text(encoding="utf-8").split())
+    found = {"strong": [], "nudge": []}
+    for name, regime in read(BENCHMARKS / "solvers.json")["regimes"].items():
+        broyden = regime["solvers"]["float32"]["SS, Broyden"]
+        assert broyden["converged"] == broyden["converged_wrong_labels"] == 1
+        found["strong" if name.endswith("strong") else "nudge"].append(broyden["update_ratio"])
+    nudged, strong = (
+        (f"{min(times):.3g}x", f"{max(times):.3g}x") for times in (found["nudge"], found["strong"])
+    )
+    assert f"{nudged[0]} to {nudged[1]} nudged and {strong[0]} to {strong[1]} with strong feedback" in page
+
+
+def test_times_of_sleep_are_those_of_the_benchmark():
+    page = (ROOT / "benchmarks" / "WHICH_SOLVER.md").read_text(encoding="utf-8")
+    noises = read(BENCHMARKS / "sleep.json")["noises"].values()
+    of = lambda kind: np.median([noise[f"{kind}_update_ratio"] for noise in noises])
+    expected, drawn = of("expected"), of("simulated")
+    assert f"About {expected:.0f}x, a quarter of what one draw" in page and round(drawn / expected) == 4
+    assert f"**`SleepPhase()`**, about {drawn:.0f}x, is" in page
+
+
 @pytest.mark.parametrize("name", sorted(path.parent.name for path in RESULTS.glob("feedback/*/feedback.md")))
 def test_the_feedback_tables_are_those_of_their_runs(name):
     folder = RESULTS / "feedback" / name
