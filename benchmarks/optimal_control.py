@@ -20,12 +20,16 @@ import optax
 from jaxtyping import Array
 from reporting import (
     check,
+    COLOURS,
     environment,
+    finish,
     heading,
     machine,
+    MARKERS,
     OUT,
     outermost,
     parse,
+    plt,
     save,
     settings_of,
     shown,
@@ -149,7 +153,7 @@ def _step_case(method: dfc.AbstractMethod, model: dfc.Network, x: Array, y: Arra
 
 
 def _write(result: dict[str, Any], folder: pathlib.Path) -> None:
-    """The figures as JSON and Markdown."""
+    """The figures as JSON, Markdown and a chart."""
     settings, where = result["settings"], result["environment"]
     sizes = "-".join(map(str, settings["hidden"]))
     samples = settings["batches"] * settings["batch_size"]
@@ -161,6 +165,22 @@ def _write(result: dict[str, Any], folder: pathlib.Path) -> None:
     ]
     lines = [*heading(where, caption, LEGEND), "", *table(["network", *COLUMNS], rows)]
     save(result, lines, folder, "optimal_control")
+    _draw(result["networks"], caption, folder / "optimal_control.png")
+
+
+def _draw(networks: dict[str, Any], caption: str, path: pathlib.Path) -> None:
+    """A step's time over training, a line a leak."""
+    figure, axes = plt.subplots(figsize=(7, 4), layout="constrained")
+    stages, alphas = (
+        list(dict.fromkeys(part)) for part in zip(*(n.split(", ") for n in networks), strict=True)
+    )
+    for alpha, marker, colour in zip(alphas, MARKERS, COLOURS, strict=False):
+        ratios = [networks[f"{stage}, {alpha}"]["step_ratio"] for stage in stages]
+        axes.plot(stages, ratios, marker=marker, color=colour, label=alpha)
+    axes.set(ylim=(0, None), ylabel="time of a step relative to backpropagation")
+    axes.set_title(caption.split(", float32")[0], fontsize=10)
+    axes.legend(frameon=False)
+    finish(figure, path)
 
 
 @outermost
