@@ -16,7 +16,6 @@ from typing import Any, Literal
 import jax.numpy as jnp
 import jax.random as jr
 import numpy as np
-import optax
 from jaxtyping import Array
 from reporting import (
     check,
@@ -36,7 +35,7 @@ from reporting import (
     table,
 )
 from timing import Case, compile_case, cost, measure
-from training_step import step
+from training_step import OPTIMISER, step
 from updates import learned, update_of
 
 import dfc_jax as dfc
@@ -55,7 +54,6 @@ LEGEND = (
     "of all batches, to 1e-5; by the fallback: those that the iteration left to it; residual: the largest of "
     "all; turns: pairs of sweeps of the iteration, the mean."
 )
-RATE = 1e-3
 
 
 @dataclasses.dataclass(frozen=True)
@@ -118,7 +116,7 @@ def _stages(method: dfc.LeastControl, data: dfc.Dataset, options: Options) -> di
     kept = {0: dfc.mlp(sizes, key=model_key)}
     given = {"epochs": options.epochs, "key": key, "batch_size": options.batch_size, "progress": False}
     keep = lambda record, model: kept.update({record["epoch"]: model})
-    dfc.fit(kept[0], method, data, optax.adam(RATE), on_epoch=keep, **given)
+    dfc.fit(kept[0], method, data, OPTIMISER, on_epoch=keep, **given)
     names = {0: "initial", options.epochs: f"after {options.epochs} epochs", 1: "after 1 epoch"}
     return {names[epoch]: kept[epoch] for epoch in sorted(names)}
 
@@ -149,7 +147,7 @@ def _both(method: dfc.LeastControl) -> dict[str, dfc.AbstractMethod]:
 
 
 def _step_case(method: dfc.AbstractMethod, model: dfc.Network, x: Array, y: Array) -> Case:
-    return compile_case(step, method, model, x, y, None, optax.adam(RATE).init(learned(method, model)))
+    return compile_case(step, method, model, x, y, None, OPTIMISER.init(learned(method, model)))
 
 
 def _write(result: dict[str, Any], folder: pathlib.Path) -> None:

@@ -168,10 +168,7 @@ def own_changes(model: Network, x: BatchInputs, updates: Network) -> OwnChanges:
     def one(sample: Float[Array, "..."], update: Network) -> OwnChanges:
         outputs = lambda layers: Network(layers, model.feedback)(sample)
         _, moved = eqx.filter_jvp(outputs, (model.layers,), (update.layers,))
-        whole = _flat(update.layers)
-        largest = jnp.max(jnp.abs(whole))
-        size = largest * jnp.linalg.norm(whole / jnp.where(largest == 0, 1, largest))
-        return OwnChanges(-moved, size)
+        return OwnChanges(-moved, _length(_flat(update.layers)))
 
     return jax.vmap(one)(x, updates)
 
@@ -218,10 +215,15 @@ def _flat(layers: PyTree) -> Float[Array, " n"]:
     return jnp.concatenate([leaf.ravel() for leaf in leaves])
 
 
+def _length(array: Float[Array, "..."]) -> Scalar:
+    """The norm, of numbers below 1e-19 too, whose squares are zero in float32."""
+    largest = jnp.max(jnp.abs(array))
+    return largest * jnp.linalg.norm(array / jnp.where(largest == 0, 1, largest))
+
+
 def _unit(array: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
-    """The same of length one, NaN for zero; below 1e-19 the squares alone are zero in float32."""
-    array = array / jnp.max(jnp.abs(array))
-    return array / jnp.linalg.norm(array)
+    """The same of length one, NaN for zero."""
+    return array / _length(array)
 
 
 def _degrees(a: Float[Array, "..."], b: Float[Array, "..."]) -> Scalar:
