@@ -139,7 +139,11 @@ def test_edges_get_right_answers(sizes, activation, batch, strided, input_scale,
 
 
 @pytest.mark.parametrize("bad", [np.nan, np.inf, 1e300])
-@pytest.mark.parametrize("method", [dfc.DFC(), dfc.DFCSS(), dfc.DFCSSA(), dfc.StrongDFC()], ids=repr)
+@pytest.mark.parametrize(
+    "method",
+    [dfc.DFC(), dfc.DFCSS(), dfc.DFCSSA(), dfc.StrongDFC()],
+    ids=lambda method: type(method).__name__,
+)
 def test_a_bad_number_in_one_sample_reaches_no_other(bad: float, method: dfc.AbstractMethod) -> None:
     model = dfc.mlp((4, 5, 3), key=jr.key(0))
     x, y = jr.normal(jr.key(1), (3, 4)), jnp.eye(3)

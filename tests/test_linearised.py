@@ -13,6 +13,7 @@ from helpers import cast, make_batch, make_network, take_samples
 from jaxtyping import Array
 
 import dfc_jax as dfc
+from dfc_jax._dynamics import stability
 from dfc_jax._dynamics.stability import has_few_modes
 
 
@@ -131,6 +132,29 @@ def test_an_unstable_loop_has_no_stable_step() -> None:
     assert np.all(dfc.euler_step_bound(flipped, samples) == 0)
     assert np.all(dfc.distance_from_rest(flipped, samples, 10.0) == np.inf)
     assert np.all(dfc.loop_eigenvalues(loop, samples).real < 0)
+
+
+def test_a_loop_that_grows_slowly_is_unstable() -> None:
+    """With eigenvalues between 0 and 1."""
+    loop, samples = make_loop()
+    for factor in (-0.01, -0.1, -0.3, -1.0):
+        weights = tuple(factor * Q for Q in loop.network.feedback.weights)
+        flipped = eqx.tree_at(lambda l: l.network.feedback.weights, loop, weights)
+        largest = dfc.loop_eigenvalues(flipped, samples).real.max(axis=1)
+        slow = (largest > 0.02) & (largest < 1)
+        if np.any(slow):
+            break
+    assert np.any(slow)
+    assert np.all(dfc.distance_from_rest(flipped, samples, 10.0)[slow] == np.inf)
+
+
+def test_nothing_is_said_of_a_loop_with_too_many_modes(monkeypatch: pytest.MonkeyPatch) -> None:
+    loop, samples = make_loop()
+    negative = tuple(-Q for Q in loop.network.feedback.weights)
+    flipped = eqx.tree_at(lambda l: l.network.feedback.weights, loop, negative)
+    assert stability.instability_doubts(flipped, samples)
+    monkeypatch.setattr(stability, "has_few_modes", lambda *_: False)
+    assert not stability.instability_doubts(flipped, samples)
 
 
 @pytest.mark.parametrize("instant", [True, False])

@@ -1,15 +1,18 @@
 """Optimal control: its conditions, its solvers, and what it says of what it has not solved."""
 
+from collections.abc import Callable
+
 import jax
 import jax.numpy as jnp
 import jax.random as jr
 import numpy as np
 import pytest
-from helpers import find, flat, make_batch, make_network, relative_error, softmax
+from helpers import find, flat, make_batch, make_network, relative_error, softmax, take_samples
 from jaxtyping import Array
 from least_energy import Energy, eps_of, learn, PRECISE
 
 import dfc_jax as dfc
+from dfc_jax._steady_state import optimal_control
 
 
 def test_apical_input_is_the_transposed_jacobian_times_the_control() -> None:
@@ -182,3 +185,50 @@ def test_diagnostics_are_of_the_methods_own_state() -> None:
     assert np.isclose(numbers["control_energy"], np.mean(dfc.control_energy(found)))
     assert np.isclose(numbers["energy"], np.mean(dfc.predictive_coding_energy(loop, samples, found)))
     assert numbers["condition_two"] > 1 - 1e-9 and "surrogate_loss" not in numbers
+
+
+@pytest.mark.slow
+def test_what_the_turns_take_for_settled_is_checked_and_goes_on(change: Callable[..., None]) -> None:
+    """However early the turns stop, what is said to have converged meets all conditions."""
+    model = make_network(jr.key(0), (4, 6, 5, 3), feedback=dfc.ExactFeedback())
+    x, y = make_batch(jr.key(1), 40)
+    loop = dfc.ClosedLoop(model, dfc.PIController(0.0, 0.05), dfc.Clamp())
+    wanted = find(PRECISE, loop, x, y)
+    change(optimal_control, "_MUCH_BETTER", 1e4)
+    hasty = find(dfc.OptimalControl(rtol=1e-7), loop, x, y)
+    assert np.all(hasty.converged) and np.all(hasty.residual <= 1e-7)
+    assert relative_error(hasty.control, wanted.control) < 1e-5
+
+
+def test_gram_moves_the_output_along_the_error_as_all_layers_do() -> None:
+    """e^T S e = sum_i |J_i^T e|^2, exactly."""
+    model = make_network(jr.key(0), (4, 7, 6, 5, 3), feedback=dfc.ExactFeedback())
+    x, y = make_batch(jr.key(1), 1)
+    loop = dfc.ClosedLoop(model, dfc.PIController(0.0, 0.05), dfc.Clamp())
+    sample = loop.sample(x[0], y[0])
+    voltages, error = sample.feedforward.voltages, sample.error
+    pulled = model.pulled_back(voltages, voltages, error)
+    gram = optimal_control.approximate_gram(loop, sample, pulled)
+    jacobian = np.concatenate(model.jacobian(voltages), axis=1)
+    assert relative_error(error @ gram @ error, jnp.sum((error @ jacobian) ** 2)) < 1e-12
+
+    share = optimal_control.share_of_error(loop, sample, gram)
+    output = np.asarray(sample.feedforward.output)
+    left = y[0] - softmax(output + share * gram @ error) - 0.05 * share * error
+    assert abs(error @ left) < 1e-3 * error @ error
+
+
+@pytest.mark.parametrize("tolerance", [0.03, 1e-3, 0.0])
+def test_response_solves_the_readouts_equation(tolerance: float) -> None:
+    """To a tolerance relative to the target error, or as well as it can."""
+    model = make_network(jr.key(0), (4, 6, 5, 3), feedback=dfc.ExactFeedback())
+    x, y = make_batch(jr.key(1), 6)
+    loop = dfc.ClosedLoop(model, dfc.PIController(0.0, 0.01), dfc.Clamp(0.9))
+    gram, none = 40 * jnp.eye(3), jnp.zeros(3)
+    samples, enough = take_samples(loop, x, y), jnp.asarray(tolerance)
+    respond = jax.jit(jax.vmap(lambda s: optimal_control.response(loop, s, none, none, gram, enough)))
+    outputs, errors = samples.feedforward.output, samples.error
+    for found, output, error in zip(respond(samples), outputs, errors, strict=True):
+        target = softmax(output) + error
+        left = target - softmax(np.asarray(output + gram @ found)) - 0.01 * np.asarray(found)
+        assert np.linalg.norm(left) <= (tolerance + 1e-12) * np.linalg.norm(error)

@@ -35,6 +35,19 @@ class AbstractActivation(Part):
         del basal, demand
         return self.derivative(voltage)
 
+    def slope_ahead(
+        self, basal: Float[Array, "*n"], voltage: Float[Array, "*n"], demand: Float[Array, "*n"]
+    ) -> Float[Array, "*n"]:
+        """The slope s with which v = `basal` + s * `demand` is nearer the rest than `voltage` is.
+
+        A step of Newton's method for v = basal + phi'(v) demand, damped where 1 - phi''(v) demand is small or
+        negative, for there another rest is near. At rest it is `slope_at_rest`.
+        """
+        slope = self.slope_at_rest(basal, voltage, demand)
+        _, bend = jax.jvp(self.derivative, (voltage,), (jnp.ones_like(voltage),))
+        missing = slope * demand - (voltage - basal)
+        return slope + bend * missing / jnp.maximum(1 - bend * demand, 0.5)
+
     @abc.abstractmethod
     def difference(self, voltage: Float[Array, "*n"], change: Float[Array, "*n"]) -> Float[Array, "*n"]:
         """phi(voltage + change) - phi(voltage), without cancellation."""

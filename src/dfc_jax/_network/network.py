@@ -74,12 +74,19 @@ class Network(Part):
         voltages: Sequence[Float[Array, "..."]],
         basal: Sequence[Float[Array, "..."]],
         cotangent: OutputVector,
+        ahead: bool = False,
     ) -> tuple[Float[Array, "..."], ...]:
         """J_i^T u of every layer at the given voltages for u = `cotangent`, by one backward sweep.
 
-        With the slopes `slope_at_rest` of neurons whose voltages without apical input are `basal`.
+        With the slopes `slope_at_rest` of neurons whose voltages without apical input are `basal`; `ahead`,
+        with their `slope_ahead`.
         """
-        slope = lambda i, demand: self.layers[i].activation.slope_at_rest(basal[i], voltages[i], demand)
+
+        def slope(i: int, demand: Float[Array, "..."]) -> Float[Array, "..."]:
+            activation = self.layers[i].activation
+            of = activation.slope_ahead if ahead else activation.slope_at_rest
+            return of(basal[i], voltages[i], demand)
+
         last = len(self.layers) - 1
         pulled = [slope(last, cotangent) * cotangent]
         for i in range(last - 1, -1, -1):

@@ -58,7 +58,8 @@ class LeakContinuation(AbstractOptimalControl):
 
     def _one(self, loop: ClosedLoop, sample: Sample) -> Equilibrium:
         leak = jnp.asarray(loop.controller.steady_state_leak(), sample.error.dtype)
-        gram = approximate_gram(loop, sample)
+        voltages = sample.feedforward.voltages
+        gram = approximate_gram(loop, sample, loop.network.pulled_back(voltages, voltages, sample.error))
         size = jnp.trace(gram) / len(gram)
 
         def unfinished(state: _State) -> Flag:

@@ -9,7 +9,9 @@ and eps one forward sweep gives v; the output moves by S du, S being near sum_i 
 
     e(r_L + S (u' - u)) = a u',
 
-gives u' by Newton's method, n_L unknowns, exactly for any readout; one backward sweep gives eps' = J(v)^T u'.
+gives u' by Newton's method, n_L unknowns, exactly for any readout; one backward sweep gives eps', which is
+J(v)^T u' but for the slopes: each neuron's is that towards which its own voltage moves under eps' already,
+which saves a quarter of the turns and more.
 """
 
 import equinox as eqx
@@ -23,7 +25,7 @@ from dfc_jax._dynamics.states import Deviation, PerLayer, Sample
 from dfc_jax._fields import count, number
 from dfc_jax._network.layered_feedback import ExactFeedback
 from dfc_jax._numerics.anderson import Anderson
-from dfc_jax._numerics.arrays import BatchFlags, BatchOutputs, Flag, OutputMatrix, OutputVector, Scalar
+from dfc_jax._numerics.arrays import BatchFlags, Flag, OutputMatrix, OutputVector, Scalar
 from dfc_jax._numerics.choose import choose
 from dfc_jax._numerics.compiled import compiled
 from dfc_jax._numerics.secant import in_any_run
@@ -76,51 +78,80 @@ class OptimalControl(AbstractOptimalControl):
     @compiled
     def __call__(self, loop: ClosedLoop, samples: Sample) -> Equilibrium:
         self._check(loop)
-        grams = jax.vmap(approximate_gram, in_axes=(None, 0))(loop, samples)
-        still = jnp.zeros_like(samples.error), jax.tree.map(jnp.zeros_like, samples.feedforward.voltages)
+        grams, start = jax.vmap(_start, in_axes=(None, 0))(loop, samples)
         unknown, none = jnp.full_like(samples.error[:, 0], jnp.inf), jnp.full(len(samples.error), -1)
-        first = _State(jax.vmap(Anderson.at)(still), unknown, none)
-        everyone = self._iterated(loop, samples, grams, first)
+        wanted = jnp.full_like(unknown, _MUCH_BETTER * self.rtol)
+        first = _State(jax.vmap(Anderson.at)(start), unknown, wanted, none)
+        few = block_size(*samples.error.shape)
+        state, found = self._checked(loop, samples, self._iterated(loop, samples, grams, first, few))
 
-        def again(asked: tuple) -> tuple[_Found, BatchFlags]:
-            tried = self._iterated(loop, *asked, to_the_last=True)
-            return _found(tried), jnp.ones_like(tried.error, bool)
+        def again(asked: tuple) -> tuple[Equilibrium, BatchFlags]:
+            samples, grams, *last = asked
+
+            def settle(last: tuple[_State, Equilibrium]) -> tuple[_State, Equilibrium]:
+                return self._checked(loop, samples, self._iterated(loop, samples, grams, last[0]))
+
+            moving = lambda last: in_any_run(jnp.any(self._moving(last[0])))
+            _, tried = jax.lax.while_loop(moving, settle, tuple(last))
+            return tried, jnp.ones_like(tried.converged)
 
         # Few samples take many turns; in a batch of their own these cost less.
-        moving = (everyone.error > self.rtol) & samples.finite
-        asked = samples, grams, everyone
-        (control, apical, error, iterations), _ = solve_left_over(
-            moving, samples.error.shape[1], asked, _found(everyone), again
-        )
-        deviation = jax.vmap(loop.sweep)(samples, apical)
-        iterations = jnp.maximum(iterations, 0)  # none, also of what is not finite
-        return Equilibrium(control, deviation, error <= self.rtol, error, iterations, jnp.isfinite(error))
+        left, asked = self._moving(state) & samples.finite, (samples, grams, state, found)
+        return solve_left_over(left, samples.error.shape[1], asked, found, again)[0]
+
+    def _moving(self, state: "_State") -> BatchFlags:
+        return (state.error > state.wanted) & (state.iterations < self.max_iterations)
+
+    def _checked(self, loop: ClosedLoop, samples: Sample, state: "_State") -> tuple["_State", Equilibrium]:
+        """The last images, which are better than the points, and whether these meet all conditions.
+
+        What the turns took for settled and does not meet them goes on from there.
+        """
+        control, apical = state.history.image
+        deviation, residual = jax.vmap(_rest, in_axes=(None, 0, 0, 0))(loop, samples, control, apical)
+        iterations = jnp.maximum(state.iterations, 0)  # none, also of what is not finite
+        converged = residual <= self.rtol
+        found = Equilibrium(control, deviation, converged, residual, iterations, jnp.isfinite(residual))
+        short = (state.error <= state.wanted) & ~converged
+        error = jnp.where(short, jnp.inf, state.error)
+        wanted = jnp.where(short, state.wanted / _MUCH_BETTER, state.wanted)
+        return eqx.tree_at(lambda s: (s.error, s.wanted), state, (error, wanted)), found
 
     def _iterated(
-        self, loop: ClosedLoop, samples: Sample, grams: _Grams, first: "_State", to_the_last: bool = False
+        self, loop: ClosedLoop, samples: Sample, grams: _Grams, first: "_State", few: int = 0
     ) -> "_State":
-        """Turns until at most a block of samples, or with `to_the_last` none, has not converged."""
-        few = 0 if to_the_last else block_size(*samples.error.shape)
-
-        def moving(state: _State) -> BatchFlags:
-            return (state.error > self.rtol) & (state.iterations < self.max_iterations)
+        """Turns until no more than `few` samples still move."""
 
         def turn(state: _State) -> _State:
-            # What has settled rests, so that no sample depends on its companions.
-            goes = moving(state)
-            point = choose(goes, jax.vmap(Anderson.next_point)(state.history), state.history.point)
+            point = jax.vmap(Anderson.next_point)(state.history)
             # Newton's method need not be much more exact than the turn that it is part of.
             before = jnp.where(jnp.isfinite(state.error), state.error, 0)
             tolerance = jnp.clip(1e-3 * before, 0.3 * self.rtol, 1e-3)
             image, error = _evaluate_all(loop, samples, point, grams, tolerance)
             history = jax.vmap(Anderson.after)(state.history, point, image)
-            return _State(history, error, state.iterations + goes.astype(int))
+            new = _State(history, error, state.wanted, state.iterations + 1)
+            # What has settled rests, so that no sample depends on its companions.
+            return choose(self._moving(state), new, state)
 
-        return jax.lax.while_loop(lambda state: in_any_run(jnp.sum(moving(state)) > few), turn, first)
+        many = lambda state: in_any_run(jnp.sum(self._moving(state)) > few)
+        return jax.lax.while_loop(many, turn, first)
 
 
-def approximate_gram(loop: ClosedLoop, sample: Sample) -> OutputMatrix:
-    """Nearly sum_i J_i J_i^T of one sample in the feedforward state.
+# How much further than the images the points may be from meeting the conditions.
+_MUCH_BETTER = 3.0
+
+
+def _start(loop: ClosedLoop, sample: Sample) -> tuple[OutputMatrix, tuple[OutputVector, PerLayer]]:
+    """S of one sample, and the u and eps of the feedforward state along e^-, which lie near the solution."""
+    voltages = sample.feedforward.voltages
+    pulled = loop.network.pulled_back(voltages, voltages, sample.error)
+    gram = approximate_gram(loop, sample, pulled)
+    share = share_of_error(loop, sample, gram)
+    return gram, jax.tree.map(lambda part: share * part, (sample.error, pulled))
+
+
+def approximate_gram(loop: ClosedLoop, sample: Sample, pulled: PerLayer) -> OutputMatrix:
+    """Nearly sum_i J_i J_i^T of one sample in the feedforward state; `pulled` is J_i^T e^- there.
 
     The terms of the last two layers, the second of them enlarged for the others: so that the control of
     the target error, for which J_i^T e^- is one sweep, moves the output along e^- as far as it should.
@@ -132,7 +163,6 @@ def approximate_gram(loop: ClosedLoop, sample: Sample) -> OutputMatrix:
         return top
     _, transpose = jax.vjp(network.layers[-1].linear, jnp.zeros_like(slopes[-2]))
     rows = jax.vmap(lambda row: (slopes[-2] * transpose(row)[0]).ravel())(jnp.diag(slopes[-1]))
-    pulled = network.pulled_back(voltages, voltages, sample.error)
     *_, below = sizes = [jnp.sum(p**2) for p in pulled[:-1]]
     factor = jnp.where(below > 0, sum(sizes) / jnp.where(below > 0, below, 1), 1)
     return top + factor * (rows @ rows.T)
@@ -141,7 +171,8 @@ def approximate_gram(loop: ClosedLoop, sample: Sample) -> OutputMatrix:
 class _State(eqx.Module):
     history: Anderson  # of (u, eps)
     error: Float[Array, " batch"]
-    iterations: Int[Array, " batch"]  # after the first evaluation, which is of the feedforward state
+    wanted: Float[Array, " batch"]  # the error at which a sample has settled
+    iterations: Int[Array, " batch"]  # after the first evaluation
 
 
 def _evaluate(
@@ -151,33 +182,36 @@ def _evaluate(
     gram: OutputMatrix,
     tolerance: Scalar,
 ) -> tuple[tuple[OutputVector, PerLayer], Scalar]:
-    """(u', eps') of one sample, and the residual of u' with eps and the state under it.
+    """(u', eps') of one sample, and how far the conditions are from being met by u' and eps.
 
     `tolerance` is that of the readout's equation, relative to the target error.
     """
     control, apical = point
     deviation = loop.sweep(sample, apical)
     wanted = response(loop, sample, deviation.rate[-1], control, gram, tolerance)
-    pulled = feedback_at(loop, sample, deviation, wanted)
+    pulled = feedback_at(loop, sample, deviation, wanted, ahead=True)
     return (wanted, pulled), stationarity(loop, sample, deviation, apical, wanted, pulled)
-
-
-# The control, the apical input, the residual and the number of turns: without the history, which is large.
-_Found = tuple[BatchOutputs, PerLayer, Float[Array, " batch"], Int[Array, " batch"]]
-
-
-def _found(state: _State) -> _Found:
-    return state.history.image[0], state.history.point[1], state.error, state.iterations
 
 
 _evaluate_all = jax.vmap(_evaluate, in_axes=(None, 0, 0, 0, 0))
 
 
-def feedback_at(loop: ClosedLoop, sample: Sample, deviation: Deviation, control: OutputVector) -> PerLayer:
-    """J_i(v)^T u of every layer in a controlled state."""
+def _rest(
+    loop: ClosedLoop, sample: Sample, control: OutputVector, apical: PerLayer
+) -> tuple[Deviation, Scalar]:
+    """The state under eps = `apical`, and the residual of all conditions."""
+    deviation = loop.sweep(sample, apical)
+    pulled = feedback_at(loop, sample, deviation, control)
+    return deviation, stationarity(loop, sample, deviation, apical, control, pulled)
+
+
+def feedback_at(
+    loop: ClosedLoop, sample: Sample, deviation: Deviation, control: OutputVector, ahead: bool = False
+) -> PerLayer:
+    """J_i(v)^T u of every layer in a controlled state; `ahead`, with the slopes that this leads to."""
     base = sample.feedforward.voltages
     moved = lambda changes: tuple(v + c for v, c in zip(base, changes, strict=True))
-    return loop.network.pulled_back(moved(deviation.voltage), moved(deviation.basal), control)
+    return loop.network.pulled_back(moved(deviation.voltage), moved(deviation.basal), control, ahead)
 
 
 def stationarity(
@@ -191,6 +225,23 @@ def stationarity(
     """The larger of |e - a u| / |e^-| and |eps - J(v)^T u| / |J(v)^T u|, eps being `apical`."""
     apart = relative_distance(apical, pulled)
     return jnp.maximum(apart, loop.relative_residual(sample, control, deviation))
+
+
+def share_of_error(loop: ClosedLoop, sample: Sample, gram: OutputMatrix) -> Scalar:
+    """The c with which u = c e^- nearly meets (e(r_L + S u) - a u) . e^- = 0, by steps of Newton's method."""
+    error, leak, reach = sample.error, loop.controller.steady_state_leak(), loop.readout.reach
+    along = gram @ error
+    most = reach / jnp.max(jnp.abs(along), initial=jnp.finfo(along.dtype).tiny)
+    left = lambda share: error @ (loop.output_error(sample, share * along) - leak * share * error)
+
+    def step(_: Int[Array, ""], share: Scalar) -> Scalar:
+        remaining, rises = jax.jvp(left, (share,), (jnp.ones_like(share),))
+        return share + jnp.clip(remaining / jnp.where(rises < 0, -rises, 1), -most, most)
+
+    return jax.lax.fori_loop(0, _SHARE_STEPS, step, jnp.zeros_like(sample.scale))
+
+
+_SHARE_STEPS = 4
 
 
 def response(
