@@ -22,6 +22,7 @@ ALL = [
     dfc.Linear(),
 ]
 DTYPES = [jnp.float32, jnp.float64]
+WHOLE = jnp.asarray(1.0)
 
 
 def _tanh(v: Decimal) -> Decimal:
@@ -122,19 +123,19 @@ def test_slope_ahead_is_a_step_of_newtons_method(phi: dfc.AbstractActivation) ->
     slope = jax.vmap(jax.grad(lambda v: jnp.sum(phi(v))))
     left = lambda v, b, d: v - b - slope(v) * d
     newton = v - left(v, b, d) / jax.vmap(jax.grad(lambda *a: left(*(x[None] for x in a))[0]))(v, b, d)
-    np.testing.assert_allclose(b + phi.slope_ahead(b, v, d) * d, newton, rtol=1e-10, atol=1e-12)
+    np.testing.assert_allclose(b + phi.slope_ahead(b, v, d, WHOLE) * d, newton, rtol=1e-10, atol=1e-12)
 
     settled = b
     for _ in range(6):
-        settled = b + phi.slope_ahead(b, settled, d) * d
+        settled = b + phi.slope_ahead(b, settled, d, WHOLE) * d
     np.testing.assert_allclose(left(settled, b, d), 0, atol=1e-14)
 
     strong = jnp.linspace(-40, 40, 50)  # 1 - phi''(v) d of either sign and nearly zero
     resting = v - slope(v) * strong
-    np.testing.assert_allclose(phi.slope_ahead(resting, v, strong), slope(v), rtol=1e-9, atol=1e-12)
+    np.testing.assert_allclose(phi.slope_ahead(resting, v, strong, WHOLE), slope(v), rtol=1e-9, atol=1e-12)
 
 
 @pytest.mark.parametrize("phi", [dfc.ReLU(), dfc.LeakyReLU(0.2), dfc.Linear()], ids=repr)
 def test_what_does_not_bend_has_nothing_ahead(phi: dfc.AbstractActivation) -> None:
     v, b, d = jnp.asarray(np.random.default_rng(3).normal(size=(3, 50)))
-    np.testing.assert_array_equal(phi.slope_ahead(b, v, d), phi.slope_at_rest(b, v, d))
+    np.testing.assert_array_equal(phi.slope_ahead(b, v, d, WHOLE), phi.slope_at_rest(b, v, d))

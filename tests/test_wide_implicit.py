@@ -9,7 +9,7 @@ import jax.random as jr
 import numpy as np
 import pytest
 import scipy.optimize
-from helpers import angle, cast, flat, learn, make_network, Plain, relative_error, take_samples
+from helpers import angle, cast, find, flat, learn, make_network, Plain, relative_error, take_samples
 from jaxtyping import Array, Float, PyTree
 
 import dfc_jax as dfc
@@ -202,6 +202,15 @@ def test_a_broken_sample_harms_no_other() -> None:
     assert report.converged.tolist() == [False, True, True]
     scaled = jax.tree.map(lambda leaf: 2 / 3 * leaf, healthy.layers)
     assert relative_error(update.layers, scaled) < 1e-12
+
+
+def test_samples_without_an_error_need_no_control() -> None:
+    """The steady state of the eliminated system is then zero, and has converged."""
+    model, x, y = wide(jr.key(3))
+    loop = dfc.ClosedLoop(model, CONTROLLERS["pi"], dfc.Rest(), loss=dfc.MeanSquaredError())
+    assert HiddenSystem.fits(loop, take_samples(loop, x, y))
+    found = find(dfc.Broyden(), loop, x, y)
+    assert np.all(found.converged) and np.all(found.control == 0)
 
 
 @pytest.mark.slow

@@ -12,6 +12,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from dfc_jax._fields import number, Part
+from dfc_jax._numerics.arrays import Scalar
 
 
 class AbstractActivation(Part):
@@ -36,17 +37,22 @@ class AbstractActivation(Part):
         return self.derivative(voltage)
 
     def slope_ahead(
-        self, basal: Float[Array, "*n"], voltage: Float[Array, "*n"], demand: Float[Array, "*n"]
+        self,
+        basal: Float[Array, "*n"],
+        voltage: Float[Array, "*n"],
+        demand: Float[Array, "*n"],
+        part: Scalar,
     ) -> Float[Array, "*n"]:
         """The slope s with which v = `basal` + s * `demand` is nearer the rest than `voltage` is.
 
-        A step of Newton's method for v = basal + phi'(v) demand, damped where 1 - phi''(v) demand is small or
-        negative, for there another rest is near. At rest it is `slope_at_rest`.
+        That `part`, from 0 to 1, of a step of Newton's method for v = basal + phi'(v) demand, damped where
+        1 - phi''(v) demand is small or negative, for there another rest is near. At rest it is
+        `slope_at_rest`.
         """
         slope = self.slope_at_rest(basal, voltage, demand)
         _, bend = jax.jvp(self.derivative, (voltage,), (jnp.ones_like(voltage),))
         missing = slope * demand - (voltage - basal)
-        return slope + bend * missing / jnp.maximum(1 - bend * demand, 0.5)
+        return slope + part * bend * missing / jnp.maximum(1 - bend * demand, 0.5)
 
     @abc.abstractmethod
     def difference(self, voltage: Float[Array, "*n"], change: Float[Array, "*n"]) -> Float[Array, "*n"]:

@@ -17,7 +17,7 @@ from dfc_jax._fields import check_parts, Part
 from dfc_jax._network.activations import AbstractActivation, Linear, Tanh
 from dfc_jax._network.feedback import AbstractFeedback, AbstractFeedbackInit, ProductOfWeights
 from dfc_jax._network.layer import Centre, Chain, check_floats, Dense, jacobian_at, Layer, slopes_at
-from dfc_jax._numerics.arrays import BatchInputs, BatchOutputs, OutputVector
+from dfc_jax._numerics.arrays import BatchInputs, BatchOutputs, OutputVector, Scalar
 
 
 class Feedforward(Part):
@@ -74,18 +74,19 @@ class Network(Part):
         voltages: Sequence[Float[Array, "..."]],
         basal: Sequence[Float[Array, "..."]],
         cotangent: OutputVector,
-        ahead: bool = False,
+        ahead: Scalar | None = None,
     ) -> tuple[Float[Array, "..."], ...]:
         """J_i^T u of every layer at the given voltages for u = `cotangent`, by one backward sweep.
 
-        With the slopes `slope_at_rest` of neurons whose voltages without apical input are `basal`; `ahead`,
-        with their `slope_ahead`.
+        With the slopes `slope_at_rest` of neurons whose voltages without apical input are `basal`, or with
+        their `slope_ahead` for the part `ahead` of a step.
         """
 
         def slope(i: int, demand: Float[Array, "..."]) -> Float[Array, "..."]:
             activation = self.layers[i].activation
-            of = activation.slope_ahead if ahead else activation.slope_at_rest
-            return of(basal[i], voltages[i], demand)
+            if ahead is None:
+                return activation.slope_at_rest(basal[i], voltages[i], demand)
+            return activation.slope_ahead(basal[i], voltages[i], demand, ahead)
 
         last = len(self.layers) - 1
         pulled = [slope(last, cotangent) * cotangent]

@@ -127,7 +127,9 @@ class OptimalControl(AbstractOptimalControl):
             # Newton's method need not be much more exact than the turn that it is part of.
             before = jnp.where(jnp.isfinite(state.error), state.error, 0)
             tolerance = jnp.clip(1e-3 * before, 0.3 * self.rtol, 1e-3)
-            image, error = _evaluate_all(loop, samples, point, grams, tolerance)
+            # Where these turns go round in circles the plain ones may not.
+            ahead = (state.iterations < _TURNS_AHEAD).astype(tolerance.dtype)
+            image, error = _evaluate_all(loop, samples, point, grams, tolerance, ahead)
             history = jax.vmap(Anderson.after)(state.history, point, image)
             new = _State(history, error, state.wanted, state.iterations + 1)
             # What has settled rests, so that no sample depends on its companions.
@@ -137,6 +139,7 @@ class OptimalControl(AbstractOptimalControl):
         return jax.lax.while_loop(many, turn, first)
 
 
+_TURNS_AHEAD = 20
 # How much further than the images the points may be from meeting the conditions.
 _MUCH_BETTER = 3.0
 
@@ -181,19 +184,20 @@ def _evaluate(
     point: tuple[OutputVector, PerLayer],
     gram: OutputMatrix,
     tolerance: Scalar,
+    ahead: Scalar,
 ) -> tuple[tuple[OutputVector, PerLayer], Scalar]:
     """(u', eps') of one sample, and how far the conditions are from being met by u' and eps.
 
-    `tolerance` is that of the readout's equation, relative to the target error.
+    `tolerance` is that of the readout's equation, relative to the target error; `ahead`: see `feedback_at`.
     """
     control, apical = point
     deviation = loop.sweep(sample, apical)
     wanted = response(loop, sample, deviation.rate[-1], control, gram, tolerance)
-    pulled = feedback_at(loop, sample, deviation, wanted, ahead=True)
+    pulled = feedback_at(loop, sample, deviation, wanted, ahead)
     return (wanted, pulled), stationarity(loop, sample, deviation, apical, wanted, pulled)
 
 
-_evaluate_all = jax.vmap(_evaluate, in_axes=(None, 0, 0, 0, 0))
+_evaluate_all = jax.vmap(_evaluate, in_axes=(None, 0, 0, 0, 0, 0))
 
 
 def _rest(
@@ -206,9 +210,9 @@ def _rest(
 
 
 def feedback_at(
-    loop: ClosedLoop, sample: Sample, deviation: Deviation, control: OutputVector, ahead: bool = False
+    loop: ClosedLoop, sample: Sample, deviation: Deviation, control: OutputVector, ahead: Scalar | None = None
 ) -> PerLayer:
-    """J_i(v)^T u of every layer in a controlled state; `ahead`, with the slopes that this leads to."""
+    """J_i(v)^T u of every layer in a controlled state; `ahead`, with slopes nearer those that it leads to."""
     base = sample.feedforward.voltages
     moved = lambda changes: tuple(v + c for v, c in zip(base, changes, strict=True))
     return loop.network.pulled_back(moved(deviation.voltage), moved(deviation.basal), control, ahead)
