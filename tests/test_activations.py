@@ -133,6 +133,9 @@ def test_slope_ahead_is_a_step_of_newtons_method(phi: dfc.AbstractActivation) ->
     strong = jnp.linspace(-40, 40, 50)  # 1 - phi''(v) d of either sign and nearly zero
     resting = v - slope(v) * strong
     np.testing.assert_allclose(phi.slope_ahead(resting, v, strong, WHOLE), slope(v), rtol=1e-9, atol=1e-12)
+    bend = jax.vmap(jax.grad(lambda v: slope(v[None])[0]))(v)
+    most = 2 * jnp.abs(bend * left(v, b, strong)) + 1e-12
+    assert np.all(jnp.abs(phi.slope_ahead(b, v, strong, WHOLE) - slope(v)) <= most)
 
 
 @pytest.mark.parametrize("phi", [dfc.ReLU(), dfc.LeakyReLU(0.2), dfc.Linear()], ids=repr)

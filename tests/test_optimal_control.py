@@ -188,6 +188,20 @@ def test_diagnostics_are_of_the_methods_own_state() -> None:
 
 
 @pytest.mark.slow
+def test_slopes_that_are_ahead_save_turns(change: Callable[..., None]) -> None:
+    """A fifth at least, and they lead to the same states."""
+    model = make_network(jr.key(0), (4, 20, 20, 3), feedback=dfc.ExactFeedback())
+    x, y = make_batch(jr.key(1), 30)
+    loop = dfc.ClosedLoop(model, dfc.PIController(0.0, 0.05), dfc.Clamp())
+    ahead = find(PRECISE, loop, x, y)
+    change(optimal_control, "_TURNS_AHEAD", 0)
+    plain = find(PRECISE, loop, x, y)
+    assert np.all(ahead.converged & plain.converged)
+    assert relative_error(ahead.control, plain.control) < 1e-8
+    assert np.mean(ahead.iterations) < 0.8 * np.mean(plain.iterations)
+
+
+@pytest.mark.slow
 def test_what_the_turns_take_for_settled_is_checked_and_goes_on(change: Callable[..., None]) -> None:
     """However early the turns stop, what is said to have converged meets all conditions."""
     model = make_network(jr.key(0), (4, 6, 5, 3), feedback=dfc.ExactFeedback())
