@@ -175,7 +175,7 @@ def judge(mutant: Mutant, options: Options) -> Mutant:
         # A name that tells a value is another once the value has changed; the other tests are still to run.
         gone = tuple(re.findall(r"ERROR: not found: \S*/(tests/\S+::\w+)", result.output))
         left = [name for name in chosen if name.partition("[")[0] not in gone]
-        if len(left) == len(chosen):
+        if not left or len(left) == len(chosen):
             break
         chosen = left
     # pytest fails as well where it finds or runs no test: that kills nothing.

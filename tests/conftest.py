@@ -25,9 +25,6 @@ if jax.__version_info__ < (0, 11):  # later ones end the process at a flag that 
     QUICK += " --xla_cpu_use_fusion_emitters=false"
 os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {QUICK}".strip()
 os.environ["JAX_DISABLE_MOST_OPTIMIZATIONS"] = "1"
-# Where a user's own data lie is nothing to the tests, which make theirs.
-for name in ("DFC_JAX_DATA", "TFDS_DATA_DIR", "XDG_CACHE_HOME"):
-    os.environ.pop(name, None)
 jax.config.update("jax_disable_most_optimizations", True)
 
 # JAX makes an MLIR context for every program, which takes longer than all else of a small one, and a megabyte

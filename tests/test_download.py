@@ -32,6 +32,7 @@ def test_the_folder_is_that_of_the_environment_else_a_cache(server, monkeypatch,
     monkeypatch.setenv("USERPROFILE", str(home))
     monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
     monkeypatch.delenv("DFC_JAX_DATA", raising=False)
+    monkeypatch.delenv("TFDS_DATA_DIR", raising=False)
     for folder, variable in (
         (home / ".cache" / "dfc_jax", {}),
         (caches / "dfc_jax", {"XDG_CACHE_HOME": str(caches)}),

@@ -29,7 +29,7 @@ from dfc_jax._steady_state.optimal_control import (
     approximate_gram,
     feedback_at,
     response,
-    stationarity,
+    rest_and_residual,
 )
 
 
@@ -96,8 +96,7 @@ class LeakContinuation(AbstractOptimalControl):
         first = _State(still, still, high, factor * high, factor, unknown, none, no, none)
         last = jax.lax.while_loop(unfinished, step, first)
         control, apical = last.safe
-        deviation = loop.sweep(sample, apical)
-        error = _error(loop, sample, (control, apical), leak)
+        deviation, error = rest_and_residual(loop, sample, control, apical)
         converged = error <= self.rtol
         return Equilibrium(control, deviation, converged, error, last.iterations, jnp.isfinite(error))
 
@@ -123,11 +122,7 @@ def _with_leak(loop: ClosedLoop, leak: Scalar) -> ClosedLoop:
 
 def _error(loop: ClosedLoop, sample: Sample, point: _Point, leak: Scalar) -> Scalar:
     """The residual of a point at another leak."""
-    control, apical = point
-    at = _with_leak(loop, leak)
-    deviation = loop.sweep(sample, apical)
-    pulled = feedback_at(loop, sample, deviation, control)
-    return stationarity(at, sample, deviation, apical, control, pulled)
+    return rest_and_residual(_with_leak(loop, leak), sample, *point)[1]
 
 
 def _newton(loop: ClosedLoop, sample: Sample, point: _Point, leak: Scalar, rtol: Scalar) -> _Point:

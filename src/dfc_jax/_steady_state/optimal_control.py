@@ -108,7 +108,9 @@ class OptimalControl(AbstractOptimalControl):
         What the turns took for settled and does not meet them goes on from there.
         """
         control, apical = state.history.image
-        deviation, residual = jax.vmap(_rest, in_axes=(None, 0, 0, 0))(loop, samples, control, apical)
+        deviation, residual = jax.vmap(rest_and_residual, in_axes=(None, 0, 0, 0))(
+            loop, samples, control, apical
+        )
         iterations = jnp.maximum(state.iterations, 0)  # none, also of what is not finite
         converged = residual <= self.rtol
         found = Equilibrium(control, deviation, converged, residual, iterations, jnp.isfinite(residual))
@@ -200,7 +202,7 @@ def _evaluate(
 _evaluate_all = jax.vmap(_evaluate, in_axes=(None, 0, 0, 0, 0, 0))
 
 
-def _rest(
+def rest_and_residual(
     loop: ClosedLoop, sample: Sample, control: OutputVector, apical: PerLayer
 ) -> tuple[Deviation, Scalar]:
     """The state under eps = `apical`, and the residual of all conditions."""
