@@ -12,6 +12,7 @@ from collections.abc import Sequence
 import options.needed  # noqa: F401
 from options.script import outermost, tidied
 from report.curves import drawn, plot_curves
+from report.finished import read_json
 from report.pooling import pool
 
 
@@ -24,8 +25,9 @@ def command(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("runs", nargs="+", type=pathlib.Path, metavar="RUN", help="folder of a finished run")
     parser.add_argument("--out", type=pathlib.Path, required=True, help="a new folder")
     given = parser.parse_args(tidied(arguments))
-    pool(given.runs, given.out)
-    drawn("curves.png", plot_curves, given.out)
+    out = pool(given.runs, given.out)
+    if "out" in read_json(out / "config.json")["config"]:  # other scripts have pictures of their own
+        drawn("curves.png", plot_curves, out)
 
 
 if __name__ == "__main__":

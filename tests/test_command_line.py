@@ -138,6 +138,7 @@ def test_the_home_folder_is_found_wherever_it_stands():
         (KeyboardInterrupt(), 130, "interrupted; it goes on"),
         (Stopped(signal.SIGTERM), 143, "stopped by SIGTERM; it goes on"),
         (Stopped(signal.SIGHUP), 129, "stopped by SIGHUP; it goes on"),
+        (ChildProcessError("1 of 2 workers ended early"), 3, "error: 1 of 2 workers ended early; it goes on"),
         (BrokenPipeError(), 141, ""),
     ],
     ids=lambda value: type(value).__name__,

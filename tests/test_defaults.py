@@ -11,6 +11,7 @@ import pytest
 from options.config import Config, Method
 from options.groups import Feedback, Optimal
 from options.objects import make_feedback_learning, make_method, make_model
+from options.ready import of_method
 
 import dfc_jax as dfc
 
@@ -32,7 +33,7 @@ CLASSES = {
 
 @pytest.mark.parametrize("name", get_args(Method))
 def test_every_method_is_the_librarys_by_default(name: Method) -> None:
-    assert eqx.tree_equal(make_method(Config(method=(name,)), name, dfc.CrossEntropy()), CLASSES[name]())
+    assert eqx.tree_equal(make_method(of_method(Config(), name), name, dfc.CrossEntropy()), CLASSES[name]())
 
 
 def test_a_leak_of_zero_is_refused_by_the_name_of_its_option() -> None:

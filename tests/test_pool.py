@@ -10,10 +10,13 @@ import pytest
 from compare import command as compare_command, compare
 from helpers import records
 from options.config import Config
-from pool import pool
+from pool import command as pool_command, pool
 from run import main
 
 from dfc_jax._runs.folder import first_difference
+
+
+RESULTS = pathlib.Path(__file__).parents[1] / "experiments" / "results"
 
 
 @pytest.fixture(scope="module")
@@ -39,6 +42,10 @@ def test_the_first_option_with_two_values_is_named() -> None:
     now = there | {"optimiser": {"lr": 0.1, "clip": 1.0, "epochs": 5}}
     assert first_difference(there, now, ("epochs",)) == ("optimiser.clip", None, 1.0)
     assert first_difference(there, there | {"new": 1}) == ("new", None, 1)
+    assert first_difference(there, there | {"new": 0}) == ("new", None, 0)
+    assert first_difference(there, there | {"new": False}) is None
+    assert first_difference(there | {"new": False}, there) is None
+    assert first_difference(there | {"new": None}, there | {"new": False}) == ("new", None, False)
     assert first_difference(there, there | {"optimiser": {"lr": 0.1}}) is None  # None is what is not there
 
 
@@ -57,6 +64,15 @@ def test_seeds_trained_apart_are_pooled_and_compared(apart):
     for name in ("comparison.png", "alignment.png"):
         assert (apart / "table" / name).read_bytes().startswith(b"\x89PNG")
     assert f"{100 * statistics.fmean(scores):.2f} ±" in (apart / "table" / "table.md").read_text()
+
+
+def test_seeds_of_another_script_are_pooled_without_its_pictures(tmp_path, capfd):
+    held = RESULTS / "feedback"
+    runs = [str(held / name / "bp") for name in ("cifar10", "cifar10-seed-1")]
+    assert pool_command([*runs, "--out", str(tmp_path / "both")]) == 0
+    assert capfd.readouterr() == ("", "")
+    names = ("config.json", "metrics.jsonl", "summary.json")
+    assert {path.name for path in (tmp_path / "both").iterdir()} == {*names}
 
 
 @pytest.fixture

@@ -106,7 +106,7 @@ def test_submitits_local_executor_does_the_same(
 def test_a_job_that_fails_is_said(tmp_path: pathlib.Path) -> None:
     executor = submitit.LocalExecutor(tmp_path / cluster.LOGS)  # where there is no sweep
     executor.update_parameters(timeout_min=10)
-    with pytest.raises(RuntimeError, match="1 of 1 jobs failed; see"):
+    with pytest.raises(ChildProcessError, match="1 of 1 jobs failed; see"):
         cluster.wait_for(cluster.submit(executor, tmp_path, 1), lambda: None, 0.2)
 
 

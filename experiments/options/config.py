@@ -168,7 +168,8 @@ class Config:
             centred=defaults == COLOUR_CONV,
             augment=convolutional and self.dataset in ("cifar10", "cifar100"),
         )
-        config = dataclasses.replace(config, optimiser=optimiser, feedback_learning=learning)
+        optimal = _fill(self.optimal, alpha=OPTIMAL_ALPHA.get(self.method))
+        config = dataclasses.replace(config, optimal=optimal, optimiser=optimiser, feedback_learning=learning)
         check_numbers(config)
         check_feedback(config)
         for name in ("method", "seeds"):
@@ -262,5 +263,9 @@ def _fill(options: Any, **defaults: Any) -> Any:
     return dataclasses.replace(options, **missing)
 
 
+OPTIMAL_ALPHA: dict[tuple[Method, ...], float] = {
+    ("least-control",): dfc.LeastControl.alpha,
+    ("predictive-coding",): dfc.PredictiveCoding.alpha,
+}
 DISTRIBUTED = ("distributed", "coordinator", "processes", "process")
 MAY_DIFFER = ("epochs", "progress", "tensorboard", "download", "resume", "out", *DISTRIBUTED)

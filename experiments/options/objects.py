@@ -48,16 +48,16 @@ def make_method(config: Config, name: Method, loss: dfc.AbstractLoss) -> dfc.Abs
         case "dfc":
             return dfc.DFC(controller, target, loss, solver.tau_v, _average(solver))
         case "least-control":
-            alpha = _optimal_alpha(config, dfc.LeastControl.alpha, loss)
-            return dfc.LeastControl(alpha, loss, config.optimal.class_value)
+            return dfc.LeastControl(_optimal_alpha(config, loss), loss, config.optimal.class_value)
         case "predictive-coding":
-            return dfc.PredictiveCoding(_optimal_alpha(config, dfc.PredictiveCoding.alpha, loss), loss)
+            return dfc.PredictiveCoding(_optimal_alpha(config, loss), loss)
         case "strong-dfc":
             return _single_phase(config, loss)
 
 
-def _optimal_alpha(config: Config, default: float, loss: dfc.AbstractLoss) -> float:
-    alpha = default if config.optimal.alpha is None else config.optimal.alpha
+def _optimal_alpha(config: Config, loss: dfc.AbstractLoss) -> float:
+    alpha = config.optimal.alpha
+    assert alpha is not None  # the options of one method are resolved
     if alpha == 0 and isinstance(loss, dfc.CrossEntropy):
         raise ValueError("`optimal.alpha` is 0; for cross-entropy, the loss of classes, it must exceed 0.")
     return alpha

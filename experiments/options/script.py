@@ -79,6 +79,8 @@ def _failed(error: Exception) -> int:
         case ArithmeticError():
             problem = f"error: a number of the options is too large or too small{_reason(error)}"
             return _say(problem, error, CANNOT)
+        case ChildProcessError():
+            return _say(f"error: {error}", error, FAILED)
         case ValueError() | OSError() | ImportError():
             return _say(f"error: {error}", error, CANNOT)
         case RuntimeError() if not isinstance(error, NotImplementedError | RecursionError):

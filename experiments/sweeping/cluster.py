@@ -39,7 +39,7 @@ def slurm(
 ) -> None:
     """Work in so many jobs of a SLURM cluster, by submitit, and wait for them.
 
-    **Raises:** as `slurm_executor`; `RuntimeError` if a job failed.
+    **Raises:** as `slurm_executor`; `ChildProcessError` if a job failed.
     """
     jobs = submit(slurm_executor(out, parameters), out, workers)
     try:
@@ -80,14 +80,14 @@ def submit(executor: submitit.Executor, out: pathlib.Path, workers: int) -> list
 def wait_for(jobs: Sequence[submitit.Job[int]], watch: Callable[[], None], seconds: float) -> None:
     """Until all have ended; `watch` is called now and then.
 
-    **Raises:** `RuntimeError` if one of them failed.
+    **Raises:** `ChildProcessError` if one of them failed.
     """
     while not all(job.done() for job in jobs):
         time.sleep(seconds)
         watch()
     if failed := [job for job in jobs if _failed(job)]:
         logs = ", ".join(str(job.paths.stderr) for job in failed)
-        raise RuntimeError(f"{len(failed)} of {len(jobs)} jobs failed; see {logs}")
+        raise ChildProcessError(f"{len(failed)} of {len(jobs)} jobs failed; see {logs}")
 
 
 def _failed(job: submitit.Job[int]) -> bool:

@@ -19,7 +19,7 @@ POLL = 0.5  # seconds between looks at them
 def processes(out: pathlib.Path, workers: int, watch: Callable[[], None]) -> None:
     """Work in so many processes, which end with this one; `watch` is called now and then.
 
-    **Raises:** `RuntimeError` if one of them ended before its work.
+    **Raises:** `ChildProcessError` if one of them ended before its work.
     """
     context = multiprocessing.get_context("spawn")
     gpus = _gpus()
@@ -43,7 +43,7 @@ def processes(out: pathlib.Path, workers: int, watch: Callable[[], None]) -> Non
     failed = [process.exitcode for process in started if process.exitcode]
     if failed:
         codes = ", ".join(map(str, failed))
-        raise RuntimeError(f"{len(failed)} of {workers} workers ended early (exit status {codes})")
+        raise ChildProcessError(f"{len(failed)} of {workers} workers ended early (exit status {codes})")
 
 
 def _gpus() -> list[str]:

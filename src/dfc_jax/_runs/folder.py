@@ -157,17 +157,19 @@ def first_difference(
 ) -> tuple[str, Any, Any] | None:
     """The first option that has two values, `group.option`, and both of them; None for the same options.
 
-    Options are compared as JSON holds them, where a tuple is a list; those in `may_differ` are not.
+    Options are compared as JSON holds them, where a tuple is a list; those in `may_differ` are not. One that
+    is not there, as in runs of before there was such an option, is the same as None or False.
     """
     first, second = json.loads(json.dumps((first, second)))
     for key in dict.fromkeys((*first, *second)):
         one, other = first.get(key), second.get(key)
-        if key in may_differ or one == other:
+        off = all(value is None or value is False for value in (one, other))
+        if key in may_differ or one == other or (off and not (key in first and key in second)):
             continue
         if not (isinstance(one, dict) and isinstance(other, dict)):
             return key, one, other
         inner = first_difference(one, other)
-        if inner is not None:  # None and no entry at all are the same
+        if inner is not None:
             name, one, other = inner
             return f"{key}.{name}", one, other
     return None
