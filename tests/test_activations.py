@@ -138,7 +138,34 @@ def test_slope_ahead_is_a_step_of_newtons_method(phi: dfc.AbstractActivation) ->
     assert np.all(jnp.abs(phi.slope_ahead(b, v, strong, WHOLE) - slope(v)) <= most)
 
 
-@pytest.mark.parametrize("phi", [dfc.ReLU(), dfc.LeakyReLU(0.2), dfc.Linear()], ids=repr)
-def test_what_does_not_bend_has_nothing_ahead(phi: dfc.AbstractActivation) -> None:
+def test_what_does_not_bend_has_nothing_ahead() -> None:
     v, b, d = jnp.asarray(np.random.default_rng(3).normal(size=(3, 50)))
-    np.testing.assert_array_equal(phi.slope_ahead(b, v, d, WHOLE), phi.slope_at_rest(b, v, d))
+    np.testing.assert_array_equal(dfc.Linear().slope_ahead(b, v, d, WHOLE), np.ones(50))
+
+
+@pytest.mark.parametrize(
+    ("basal", "voltage", "demand", "slope"),
+    [
+        (1.0, -9.0, 1.0, 1.0),
+        (1.0, -9.0, -0.5, 1.0),
+        (1.0, 9.0, -2.0, 0.5),  # held at zero
+        (1.0, 9.0, -10.0, 0.2),
+        (-1.0, -9.0, 2.0, 0.2),  # can rest on both sides
+        (-1.0, 9.0, 2.0, 1.0),
+        (-1.0, 9.0, 0.5, 0.2),
+        (-1.0, -9.0, 10.0, 1.0),
+        (-1.0, 9.0, -1.0, 0.2),
+    ],
+)
+def test_slopes_at_a_kink_are_those_of_a_rest(
+    basal: float, voltage: float, demand: float, slope: float
+) -> None:
+    b, v, d = map(jnp.asarray, (basal, voltage, demand))
+    phi = dfc.LeakyReLU()
+    assert np.isclose(phi.slope_at_rest(b, v, d), slope, rtol=1e-6)
+    assert np.isclose(phi.slope_ahead(b, v, d, 0 * WHOLE), slope, rtol=1e-6)
+    assert np.isclose(phi.slope_ahead(b, v, d, WHOLE), phi.slope_at_rest(b, b, d), rtol=1e-6)
+    rest = basal + slope * demand
+    assert np.isclose(rest, 0, atol=1e-6) or np.isclose(phi.derivative(jnp.asarray(rest)), slope)
+    if slope > 0.2 and demand < 10:  # a silent ReLU is not carried over, however strong the demand
+        assert np.isclose(dfc.ReLU().slope_at_rest(b, v, d), slope, rtol=1e-6)

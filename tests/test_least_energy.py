@@ -57,15 +57,36 @@ def test_neurons_held_at_a_kink_are_where_the_energy_is_least(activation: dfc.Ab
     loop = dfc.ClosedLoop(model, dfc.PIController(0.0, 0.1), dfc.Clamp(), SQUARED)
     found = find(PRECISE, loop, x, y)
     assert np.all(found.converged)
-    random, held = np.random.default_rng(0), 0
+    held = 0
     for b in range(4):
         eps = eps_of(found, b)
         energy = Energy(model, x[b], y[b], 0.1, squared=True)
         held += sum(np.sum(np.abs(v) < 1e-9) for v in energy.state(eps)[0])
-        best = energy.value(eps)
-        steps = 1e-5 * random.normal(size=(300, len(eps)))
-        assert min(energy.value(eps + step) for step in steps) > best
+        assert no_step_lowers(energy, eps)
     assert held > 0
+
+
+def no_step_lowers(energy: Energy, eps: np.ndarray) -> bool:
+    steps = 1e-5 * np.random.default_rng(0).normal(size=(300, len(eps)))
+    return min(energy.value(eps + step) for step in steps) > energy.value(eps)
+
+
+def test_neurons_that_can_rest_on_both_sides_of_a_kink_stay_on_one() -> None:
+    """If the one on which all others are now decided, some samples would have no rest."""
+    model = make_network(jr.key(4), (5, 12, 3), dfc.LeakyReLU(), feedback=dfc.ExactFeedback())
+    x, y = make_batch(jr.key(104), 64, 5)
+    loop = dfc.ClosedLoop(model, dfc.PIController(0.0, 0.01), dfc.Clamp(), SQUARED)
+    found = find(PRECISE, loop, x, y)
+    assert np.all(found.converged)
+    both = 0
+    for b in np.flatnonzero(np.asarray(found.iterations) > 20):
+        eps = eps_of(found, b)
+        energy = Energy(model, x[b], y[b], 0.01, squared=True)
+        assert no_step_lowers(energy, eps)
+        basal, *_ = np.split(energy.state(0 * eps)[0][0], [12])
+        demand = eps[:12]  # of those above zero, whose slope is 1
+        both += np.sum((basal + demand > 0) & (basal + 0.2 * demand < 0))
+    assert both > 0
 
 
 @pytest.mark.slow

@@ -85,22 +85,51 @@ class Sigmoid(AbstractActivation):
         return _tanh_difference(voltage / 2, change / 2) / 2
 
 
-class LeakyReLU(AbstractActivation):
+class _AbstractKinked(AbstractActivation):
+    """A slope of 1 above zero, and a smaller one under it."""
+
+    @property
+    @abc.abstractmethod
+    def _below(self) -> float:
+        """The slope under zero."""
+
+    def slope_at_rest(
+        self, basal: Float[Array, "*n"], voltage: Float[Array, "*n"], demand: Float[Array, "*n"]
+    ) -> Float[Array, "*n"]:
+        """A neuron above zero that is to fall by more than it has to give is held at zero. One that is to
+        rise stays on the side that it is on as long as it can rest there."""
+        falls = demand < 0
+        held = -basal / jnp.where(falls, demand, -1)
+        there = jnp.where(voltage > 0, 1, self._below)
+        rising = jnp.where(basal + there * demand > 0, 1, self._below)
+        return jnp.where(falls, jnp.clip(held, self._below, 1), rising)
+
+    def slope_ahead(
+        self,
+        basal: Float[Array, "*n"],
+        voltage: Float[Array, "*n"],
+        demand: Float[Array, "*n"],
+        part: Scalar,
+    ) -> Float[Array, "*n"]:
+        """As `slope_at_rest`, but unless `part` is 0 it is on the side that `basal` is on: no turn on the way
+        carries it over."""
+        return self.slope_at_rest(basal, jnp.where(part > 0, basal, voltage), demand)
+
+
+class LeakyReLU(_AbstractKinked):
     """max(v, slope * v) with 0 <= slope <= 1; the published code's leaky ReLU has slope 0.2."""
 
     slope: float = number("slope", 0.2, minimum=0, maximum=1, static=True)
+
+    @property
+    def _below(self) -> float:
+        return self.slope
 
     def __call__(self, voltage: Float[Array, "*n"]) -> Float[Array, "*n"]:
         return jnp.maximum(voltage, self.slope * voltage)
 
     def derivative(self, voltage: Float[Array, "*n"]) -> Float[Array, "*n"]:
         return jnp.where(voltage > 0, jnp.ones_like(voltage), self.slope)
-
-    def slope_at_rest(
-        self, basal: Float[Array, "*n"], voltage: Float[Array, "*n"], demand: Float[Array, "*n"]
-    ) -> Float[Array, "*n"]:
-        del voltage
-        return _slope_at_kink(basal, demand, self.slope)
 
     def difference(self, voltage: Float[Array, "*n"], change: Float[Array, "*n"]) -> Float[Array, "*n"]:
         bend = (1 - self.slope) * voltage
@@ -109,20 +138,18 @@ class LeakyReLU(AbstractActivation):
         return jnp.where(voltage > 0, from_above, from_below)
 
 
-class ReLU(AbstractActivation):
+class ReLU(_AbstractKinked):
     """max(v, 0)."""
+
+    @property
+    def _below(self) -> float:
+        return 0.0
 
     def __call__(self, voltage: Float[Array, "*n"]) -> Float[Array, "*n"]:
         return jax.nn.relu(voltage)
 
     def derivative(self, voltage: Float[Array, "*n"]) -> Float[Array, "*n"]:
         return (voltage > 0).astype(voltage.dtype)
-
-    def slope_at_rest(
-        self, basal: Float[Array, "*n"], voltage: Float[Array, "*n"], demand: Float[Array, "*n"]
-    ) -> Float[Array, "*n"]:
-        del voltage
-        return _slope_at_kink(basal, demand, 0.0)
 
     def difference(self, voltage: Float[Array, "*n"], change: Float[Array, "*n"]) -> Float[Array, "*n"]:
         return jnp.where(voltage > 0, jnp.maximum(change, -voltage), jax.nn.relu(voltage + change))
@@ -151,15 +178,3 @@ def _tanh_difference(a: Float[Array, "*n"], d: Float[Array, "*n"]) -> Float[Arra
     small = jnp.abs(d) < 1
     by_addition = step * (1 - rate**2) / jnp.where(small, 1 + rate * step, 1)
     return jnp.where(small, by_addition, jnp.tanh(a + d) - rate)
-
-
-def _slope_at_kink(basal: Float[Array, "*n"], demand: Float[Array, "*n"], below: float) -> Float[Array, "*n"]:
-    """Of a function with slope 1 above zero and `below` under it.
-
-    A neuron above zero that is to fall by more than it has to give is held at zero. One that is to rise
-    stays on the side that `basal` is on until the slope there carries it over.
-    """
-    falls = demand < 0
-    held = -basal / jnp.where(falls, demand, -1)
-    rising = jnp.where(basal + below * demand > 0, 1, below)
-    return jnp.where(falls, jnp.clip(held, below, 1), rising)

@@ -37,6 +37,7 @@ from dfc_jax._steady_state.rescue import block_size, solve_left_over
 
 
 _Grams = Float[Array, "batch out out"]
+_Point = tuple[OutputVector, PerLayer]  # u and eps
 
 
 class AbstractOptimalControl(AbstractEquilibrium):
@@ -81,7 +82,7 @@ class OptimalControl(AbstractOptimalControl):
         grams, start = jax.vmap(_start, in_axes=(None, 0))(loop, samples)
         unknown, none = jnp.full_like(samples.error[:, 0], jnp.inf), jnp.full(len(samples.error), -1)
         wanted = jnp.full_like(unknown, _MUCH_BETTER * self.rtol)
-        first = _State(jax.vmap(Anderson.at)(start), unknown, wanted, none)
+        first = _State(jax.vmap(Anderson.at)(start, start[1][0]), unknown, wanted, none)
         few = block_size(*samples.error.shape)
         state, found = self._checked(loop, samples, self._iterated(loop, samples, grams, first, few))
 
@@ -117,7 +118,9 @@ class OptimalControl(AbstractOptimalControl):
         short = (state.error <= state.wanted) & ~converged
         error = jnp.where(short, jnp.inf, state.error)
         wanted = jnp.where(short, state.wanted / _MUCH_BETTER, state.wanted)
-        return eqx.tree_at(lambda s: (s.error, s.wanted), state, (error, wanted)), found
+        begun = state.history.begun & ~short  # while it rested nothing was noted of it
+        changed = lambda s: (s.error, s.wanted, s.history.begun)
+        return eqx.tree_at(changed, state, (error, wanted, begun)), found
 
     def _iterated(
         self, loop: ClosedLoop, samples: Sample, grams: _Grams, first: "_State", few: int = 0
@@ -132,10 +135,13 @@ class OptimalControl(AbstractOptimalControl):
             # Where these turns go round in circles the plain ones may not.
             ahead = (state.iterations < _TURNS_AHEAD).astype(tolerance.dtype)
             image, error = _evaluate_all(loop, samples, point, grams, tolerance, ahead)
-            history = jax.vmap(Anderson.after)(state.history, point, image)
-            new = _State(history, error, state.wanted, state.iterations + 1)
+            history = jax.vmap(Anderson.after)(state.history, image, jax.vmap(_moved)(point, image))
+            new = image, error, state.iterations + 1
+            old = state.history.image, state.error, state.iterations
             # What has settled rests, so that no sample depends on its companions.
-            return choose(self._moving(state), new, state)
+            image, error, iterations = choose(self._moving(state), new, old)
+            history = eqx.tree_at(lambda h: h.image, history, image)
+            return _State(history, error, state.wanted, iterations)
 
         many = lambda state: in_any_run(jnp.sum(self._moving(state)) > few)
         return jax.lax.while_loop(many, turn, first)
@@ -146,7 +152,7 @@ _TURNS_AHEAD = 20
 _MUCH_BETTER = 3.0
 
 
-def _start(loop: ClosedLoop, sample: Sample) -> tuple[OutputMatrix, tuple[OutputVector, PerLayer]]:
+def _start(loop: ClosedLoop, sample: Sample) -> tuple[OutputMatrix, _Point]:
     """S of one sample, and the u and eps of the feedforward state along e^-, which lie near the solution."""
     voltages = sample.feedforward.voltages
     pulled = loop.network.pulled_back(voltages, voltages, sample.error)
@@ -183,11 +189,11 @@ class _State(eqx.Module):
 def _evaluate(
     loop: ClosedLoop,
     sample: Sample,
-    point: tuple[OutputVector, PerLayer],
+    point: _Point,
     gram: OutputMatrix,
     tolerance: Scalar,
     ahead: Scalar,
-) -> tuple[tuple[OutputVector, PerLayer], Scalar]:
+) -> tuple[_Point, Scalar]:
     """(u', eps') of one sample, and how far the conditions are from being met by u' and eps.
 
     `tolerance` is that of the readout's equation, relative to the target error; `ahead`: see `feedback_at`.
@@ -197,6 +203,12 @@ def _evaluate(
     wanted = response(loop, sample, deviation.rate[-1], control, gram, tolerance)
     pulled = feedback_at(loop, sample, deviation, wanted, ahead)
     return (wanted, pulled), stationarity(loop, sample, deviation, apical, wanted, pulled)
+
+
+def _moved(point: _Point, image: _Point) -> Float[Array, "..."]:
+    """How the eps of the first layer moves, which depends on all above it; by all layers there are no fewer
+    turns."""
+    return image[1][0] - point[1][0]
 
 
 _evaluate_all = jax.vmap(_evaluate, in_axes=(None, 0, 0, 0, 0, 0))
