@@ -15,12 +15,14 @@ from typing import Any
 
 import numpy as np
 import options.needed  # noqa: F401
+from options.held import options_of
 from options.script import outermost, tidied
 from report.curves import COLOURS, drawn, plot_alignment, plot_comparison
-from report.finished import read_json
+from report.finished import check_same_epochs, NONE, read_json
 from report.naming import Named, named
 from report.paired import as_text, paired_difference
 from report.pooling import by_seeds, pool
+from report.screen import Screen, written
 from report.written import COMMANDS, comparison_in, TABLE
 from rich.console import Console
 from rich.table import Column, Table
@@ -64,18 +66,28 @@ def _compare(folders: Sequence[pathlib.Path], out: pathlib.Path) -> None:
     picture = drawn("comparison.png", plot_comparison, drawn_ones, out / "comparison.png")
     drawn("alignment.png", plot_alignment, drawn_ones, out / "alignment.png")
     shown = _best(runs, ON_SCREEN)
-    names, rows = [names[i] for i in shown], [rows[i] for i in shown]
+    lines = [f"Results: {out}" + (f"   Picture: {picture}" if picture else "")]
+    if len(shown) < len(runs):
+        lines.insert(0, f"These are the first and the best of {len(runs)}; all are in {out / TABLE}")
+    with written(out):
+        _show(title, columns, [rows[i] for i in shown], [names[i] for i in shown], lines)
+
+
+def _show(
+    title: str, columns: list[str], rows: list[list[str]], names: list[Named], lines: list[str]
+) -> None:
+    """The table on the screen, and then some lines."""
     width = columns.index(DIFFERENCE) if DIFFERENCE in columns else len(columns)
     # Differences have a line each: a screen is narrow.
-    console = Console(markup=False, highlight=False)
-    console.print(_fitting(console, title, columns[:width], [row[:width] for row in rows], names))
-    for name, row in zip(names, rows, strict=True):
-        if row[width:] and row[width]:
-            console.print(f"{_called(name)} minus {_called(names[0])}: {row[width]}", soft_wrap=True)
-    if len(rows) < len(runs):
-        sentence = f"These are the first and the best of {len(runs)}; all are in {out / TABLE}"
-        console.print(sentence, soft_wrap=True)
-    console.print(f"Results: {out}" + (f"   Picture: {picture}" if picture else ""), soft_wrap=True)
+    screen = Screen()
+    screen.print(_fitting(screen, title, columns[:width], [row[:width] for row in rows], names))
+    differences = [
+        f"{_called(name)} minus {_called(names[0])}: {row[width]}"
+        for name, row in zip(names, rows, strict=True)
+        if row[width:] and row[width]
+    ]
+    for line in [*differences, *lines]:
+        screen.print(line, soft_wrap=True)
 
 
 def _together(group: Sequence[pathlib.Path]) -> str:
@@ -122,16 +134,19 @@ def _load(folder: pathlib.Path) -> dict[str, Any]:
     """
     found = {name: read_json(folder / f"{name}.json") for name in ("config", "summary")}
     held, summary = found["config"], found["summary"]
-    problem = f"{str(folder)!r} does not hold a finished run"
+    problem = f"{str(folder)!r} {NONE}"
+    kinds = {"config": dict, "environment": dict, "metric": str, "mean": dict, "std": dict, "seeds": dict}
     for name, parts, of in (("config", ("config", "environment"), held), ("summary", SUMMARY, summary)):
-        missing = [part for part in parts if not (isinstance(of, dict) and part in of)]
+        missing = [p for p in parts if not (isinstance(of, dict) and isinstance(of.get(p), kinds[p]))]
         if missing:
             raise ValueError(f"{problem}: {name}.json has no `{missing[0]}`.")
     method = held["config"].get("method") or [None]
     if method[0] not in COLOURS:
         raise ValueError(f"{problem}: `method` is {method[0]!r} in {str(folder / 'config.json')!r}.")
+    options_of(folder)  # which says what else they cannot be
     if summary["mean"] and not (folder / "metrics.jsonl").exists():
         raise ValueError(f"{problem}: there is no metrics.jsonl.")
+    check_same_epochs(folder, held["config"], summary)
     return {**held, "summary": summary}
 
 
@@ -256,7 +271,7 @@ def command(arguments: Sequence[str] | None = None) -> None:
         help="where to write, in place of a table there (default: the folder around RUN, if it has none)",
     )
     given = parser.parse_args(tidied(arguments))
-    main(given.runs, given.out)
+    main([run.expanduser() for run in given.runs], given.out)
 
 
 if __name__ == "__main__":

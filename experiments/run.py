@@ -9,7 +9,6 @@ table and the picture of all of them, as `compare.py` makes them.
 
 import contextlib
 import dataclasses
-import datetime
 import functools
 import json
 import pathlib
@@ -29,7 +28,7 @@ from options.script import outermost, parse, STOPS, undivided
 from options.together import writes
 from report.curves import drawn, plot_curves
 from report.event_files import event_files
-from report.written import comparison_in, of_others, TABLE
+from report.written import comparison_in, new_folder, of_others, TABLE
 
 import dfc_jax as dfc
 
@@ -140,8 +139,7 @@ def _shared(config: Config) -> dict[str, Any]:
 def _chosen(config: Config, arguments: Sequence[str] | None) -> dict[Method, tuple[Config, pathlib.Path]]:
     """Every method's options, preset and defaults filled in or those of its run in `out`, and its folder."""
     config.checked()  # what concerns several methods, or none
-    now = datetime.datetime.now().strftime("%Y%m%d-%H%M%S")
-    out = pathlib.Path(config.out or f"runs/{config.dataset}-{now}").expanduser()
+    out = pathlib.Path(config.out).expanduser() if config.out else new_folder(config.dataset)
     held = runs_in(out) if config.resume else {}
     if config.resume:
         _check_resumed(out, held, config, given=arguments is not None)

@@ -14,7 +14,6 @@ score. After an interruption, whatever it was, the same command goes on, and so 
 """
 
 import dataclasses
-import datetime
 import os
 import pathlib
 import sys
@@ -28,14 +27,15 @@ from options.config import Config
 from options.held import runs_below
 from options.ready import check_objects, check_suits, load_data
 from options.script import outermost, parse, resumable, tidied
+from report.written import new_folder
 from sweeping import needed  # noqa: F401
 from sweeping.description import check_same, Search, Sweep, sweep_in
 from sweeping.processes import processes
 from sweeping.report import report
 from sweeping.search import finished, number_of_runs
 from sweeping.worker import work
-from tqdm import tqdm
 
+from dfc_jax._bar import progress_bar
 from dfc_jax._checks import check_count
 from dfc_jax._lock import Lock, lock_of_process
 
@@ -99,8 +99,7 @@ def prepare(options: Options, arguments: Sequence[str]) -> tuple[Sweep, pathlib.
     """
     check_count("workers", options.workers, 1)
     named = parameters(options)
-    now = datetime.datetime.now().strftime("%Y%m%d-%H%M%S")
-    out = options.out or pathlib.Path(f"runs/sweep-{now}")
+    out = options.out or new_folder("sweep")
     held = sweep_in(out)
     words = tuple(arguments) if arguments or held is None else held.arguments
     sweep = Sweep(words, options.search, options.trials, options.sampling_seed, options.prune)
@@ -159,7 +158,7 @@ def parameters(options: Options) -> dict[str, int | str]:
 def train(options: Options, sweep: Sweep, out: pathlib.Path) -> None:
     """All runs that are not finished, wherever they are to be trained."""
     total, there = number_of_runs(sweep), finished(out)
-    with tqdm(total=total, initial=there, desc="runs", unit="run", disable=not options.progress) as bar:
+    with progress_bar(total=total, initial=there, desc="runs", unit="run", progress=options.progress) as bar:
         look = lambda: bar.update(finished(out) - bar.n)
         if there == total:
             return

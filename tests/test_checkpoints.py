@@ -122,7 +122,7 @@ def test_damage_is_noticed_and_passed_over_or_refused(tmp_path, damage: str) -> 
         found = checkpoints.newest(tmp_path)
     assert found.facts == {"number": 1} and bool(eqx.tree_equal(found.tree(TREE), TREE))
     DAMAGES[damage](older)
-    with pytest.raises(ValueError, match="No earlier one is left: delete"):
+    with pytest.raises(ValueError, match="No earlier one is left: name a new folder"):
         checkpoints.newest(tmp_path)
 
 

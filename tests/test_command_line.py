@@ -2,12 +2,14 @@
 
 import dataclasses
 import errno
+import gc
 import os
 import pathlib
 import shutil
 import signal
 import subprocess
 import sys
+import time
 
 import jax
 import pytest
@@ -161,8 +163,9 @@ def test_a_full_disk_under_the_output_and_a_reader_that_left_are_no_tracebacks()
     )
     environment = os.environ | {"PYTHONPATH": str(EXPERIMENTS)}
     for target, status, said in (
-        ("> /dev/full", 2, "error: standard output cannot be written (No space left on device)\n"),
+        ("> /dev/full", 3, "error: standard output cannot be written (No space left on device)\n"),
         ("| head -c1 > /dev/null; exit ${PIPESTATUS[0]}", 141, ""),
+        (">&-", 0, ""),
     ):
         command = ["bash", "-c", f'"{sys.executable}" -c "{code}" {target}']
         done = subprocess.run(command, env=environment, capture_output=True, text=True)
@@ -176,6 +179,35 @@ def test_a_fault_of_the_program_keeps_its_traceback(capsys):
 
     assert main() == 4
     assert "Traceback" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("number, code", [(signal.SIGTERM, 143), (signal.SIGHUP, 129), (signal.SIGINT, 130)])
+def test_a_signal_amid_garbage_collection_is_heard(number, code, capsys):
+    """An exception in a callback of the collector is only reported, and the script would go on."""
+    found = signal.signal(number, signal.default_int_handler if number == signal.SIGINT else signal.SIG_DFL)
+    came = []
+
+    def amid(phase: str, _: object) -> None:
+        if not came:
+            came.append(phase)
+            os.kill(os.getpid(), number)
+
+    @outermost
+    def main() -> None:
+        gc.callbacks.append(amid)
+        try:
+            gc.collect()
+        finally:
+            gc.callbacks.remove(amid)
+        time.sleep(30)
+
+    hook = sys.unraisablehook
+    try:
+        assert main() == code and came
+        assert sys.unraisablehook is hook
+    finally:
+        signal.signal(number, found)
+    assert "Traceback" not in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("number, code", [(signal.SIGTERM, 143), (signal.SIGHUP, 129), (signal.SIGINT, 130)])

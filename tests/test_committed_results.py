@@ -13,7 +13,7 @@ import pytest
 import table1
 import theories
 from neurips2021.printed_table import COLUMNS, ROWS
-from options.config import from_dict
+from options.read_back import from_dict
 from prospective.picture import LABELS
 from report.curves import read_curves
 from report.spread import shown

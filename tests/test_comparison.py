@@ -35,7 +35,7 @@ def finished(tmp_path: pathlib.Path) -> Make:
         config = Config(method=(method,), **{"feedback": "fixed", "epochs": 2, "out": name} | options)
         config = config.resolved()
         numbers = {"test_accuracy": 0.5, "last_train_loss": 1.0}
-        numbers |= {"fraction_converged": 1.0, "seconds_per_epoch": 1.0}
+        numbers |= {"fraction_converged": 1.0, "seconds_per_epoch": 1.0, "epochs": epochs}
         environment = dict.fromkeys(("processor", "cores", "device", "python", "git_revision"), "x")
         environment |= {"versions": {}, "command": f"python run.py {name}" if command is None else command}
         held = {"config": dataclasses.asdict(config), "environment": environment}

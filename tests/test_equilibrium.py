@@ -205,7 +205,9 @@ def test_simulated_waits_for_voltages_that_are_slower_than_the_controller() -> N
     x, y = make_batch(jr.key(6), 3)
     found = find(dfc.Simulated(rtol=1e-2, dtmax=1.0, t1=1500.0), loop, x, y)
     assert np.all(found.converged)
-    assert relative_error(found.deviation.voltage, find(PRECISE["newton"], loop, x, y).deviation.voltage) < 0.1
+    assert (
+        relative_error(found.deviation.voltage, find(PRECISE["newton"], loop, x, y).deviation.voltage) < 0.1
+    )
 
 
 def test_simulated_admits_that_time_ran_out(tanh) -> None:

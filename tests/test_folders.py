@@ -13,7 +13,7 @@ import jax
 import numpy as np
 import pytest
 from helpers import records
-from small_folders import CONFIG, fit, run
+from small_folders import CONFIG, fit, RECORD, run
 
 import dfc_jax as dfc
 from dfc_jax import _lock as lock
@@ -157,7 +157,7 @@ def test_metrics_are_not_emptied_where_no_checkpoint_is_left(tmp_path: pathlib.P
     before = (tmp_path / "run" / "metrics.jsonl").read_bytes()
     for path in (tmp_path / "run" / "checkpoints").iterdir():
         path.unlink()
-    with pytest.raises(ValueError, match=r"holds 2 epochs in metrics\.jsonl but no checkpoint to go on from"):
+    with pytest.raises(ValueError, match=r"holds 2 lines in metrics\.jsonl but no checkpoint to go on from"):
         dfc.RunFolder.reopen(tmp_path / "run", CONFIG)
     assert (tmp_path / "run" / "metrics.jsonl").read_bytes() == before
     assert (tmp_path / "run" / "summary.json").exists()
@@ -167,8 +167,14 @@ def test_a_summary_is_of_the_run_as_it_is(tmp_path: pathlib.Path) -> None:
     path = tmp_path / "run"
     run(path)
     assert json.loads((path / "summary.json").read_text())["seeds"]["0"]["epochs"] == 2
-    dfc.RunFolder.reopen(path, CONFIG | {"epochs": 3})
-    assert not (path / "summary.json").exists() and len(records(path)) == 2
+    before = {name: (path / name).read_bytes() for name in ("config.json", "metrics.jsonl", "summary.json")}
+    folder = dfc.RunFolder.reopen(path, CONFIG | {"epochs": 3})
+    # `fit` may still refuse to go on.
+    assert {name: (path / name).read_bytes() for name in before} == before
+    folder.append(0, records(path)[-1] | {"epoch": 3, "seconds": 1.0})
+    assert not (path / "summary.json").exists() and len(records(path)) == 3
+    assert json.loads((path / "config.json").read_text())["config"]["epochs"] == 3
+    del folder
     run(path, 3)
     assert json.loads((path / "summary.json").read_text())["seeds"]["0"]["epochs"] == 3
 
@@ -208,7 +214,8 @@ def test_every_session_says_where_it_was(tmp_path: pathlib.Path, monkeypatch: py
     monkeypatch.setattr(sys, "argv", ["again.py"])
     for count in (1, 2):
         with jax.enable_x64(False), jax.default_matmul_precision("float32"):
-            dfc.RunFolder.reopen(tmp_path / "run", CONFIG)
+            folder = dfc.RunFolder.reopen(tmp_path / "run", CONFIG)
+        folder.append(0, RECORD | {"epoch": 3})
         held = json.loads((tmp_path / "run" / "config.json").read_text())
         assert len(held["resumed"]) == count
     assert held["environment"]["x64"] is True and held["environment"]["matmul_precision"] is None
@@ -241,3 +248,17 @@ def test_the_revision_is_that_of_the_source(tmp_path: pathlib.Path, monkeypatch:
     assert shown.startswith(found["git_revision"]) and shown.startswith(found["script_revision"])
     script.write_text("changed")
     assert environment.environment()["script_revision"] == f"{found['script_revision']}-dirty"
+
+
+def test_a_checkpoint_of_another_run_is_not_gone_on_from(tmp_path: pathlib.Path) -> None:
+    """Nor read: its losses are not those that were noted."""
+    path, other = tmp_path / "run", tmp_path / "other"
+    run(path)
+    fit(other, key=jax.random.key(7))
+    (newest,) = sorted(other.glob("*.checkpoint"))[-1:]
+    (path / "checkpoints" / newest.name).write_bytes(newest.read_bytes())
+    before = (path / "metrics.jsonl").read_bytes()
+    for opened in (dfc.load_run, lambda path: dfc.RunFolder.reopen(path, CONFIG)):
+        with pytest.raises(ValueError, match=r"no checkpoint of this run: in epoch 1 of seed 0 its loss is not"):
+            opened(path)
+    assert (path / "metrics.jsonl").read_bytes() == before and (path / "summary.json").exists()

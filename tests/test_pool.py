@@ -75,6 +75,11 @@ def test_seeds_of_another_script_are_pooled_without_its_pictures(tmp_path, capfd
     assert {path.name for path in (tmp_path / "both").iterdir()} == {*names}
 
 
+LINE = '{"seed": 0, "epoch": 1, "train_loss": 1.0, "test_accuracy": 0.5}\n'
+SUMMARY = '{{"metric": "test_accuracy", "mean": {{"test_accuracy": 0.5}}, "std": {{}}, "seeds": {}}}'
+CONFIG = '{{"config": {{"method": ["bp"], "seeds": [0], {}}}, "environment": {{}}}}'
+
+
 @pytest.fixture
 def finished(tmp_path) -> pathlib.Path:
     """What a finished run of backprop, one seed and one epoch, leaves for `compare`."""
@@ -85,6 +90,7 @@ def finished(tmp_path) -> pathlib.Path:
         "last_train_loss": 1.0,
         "fraction_converged": 1.0,
         "seconds_per_epoch": 1.0,
+        "epochs": 1,
     }
     names = ("processor", "cores", "device", "python", "git_revision", "command")
     environment = dict.fromkeys(names, "x") | {"versions": {}}
@@ -116,7 +122,28 @@ def test_a_table_says_what_is_there_and_replaces_no_other(finished, capsys, monk
         ("summary.json", "{}", "summary.json has no `metric`"),
         ("summary.json", "{", "summary.json: "),
         ("config.json", "[]", "config.json has no `config`"),
+        ("summary.json", "[" * 100_000, "summary.json: "),
+        (
+            "summary.json",
+            SUMMARY.format('{"5": {"epochs": 1}}'),
+            "seeds of summary.json are 5, and 0 were asked",
+        ),
+        ("summary.json", SUMMARY.format("{}"), "seeds of summary.json are none"),
+        ("summary.json", SUMMARY.format('{"0": {"epochs": 2}}'), "hold other epochs of seed 0"),
+        ("metrics.jsonl", "", "hold other epochs of seed 0"),
+        ("metrics.jsonl", 2 * LINE, "hold other epochs of seed 0"),
+        ("metrics.jsonl", LINE + LINE.replace('"seed": 0', '"seed": 1'), "not asked for: 1"),
+        ("metrics.jsonl", LINE.replace('"epoch": 1', '"epoch": "one"'), "hold other epochs of seed 0"),
+        ("metrics.jsonl", LINE[:20], "metrics.jsonl: JSONDecodeError"),
         ("metrics.jsonl", None, "there is no metrics.jsonl"),
+        (
+            "config.json",
+            '{"config": {"method": ["bp"], "seeds": [0]}, "environment": "x"}',
+            "no `environment`",
+        ),
+        ("config.json", CONFIG.format('"epochs": null'), "`epochs` is None"),
+        ("config.json", CONFIG.format('"epochs": true'), "`epochs` is True"),
+        ("config.json", CONFIG.format('"epochs": 1, "dataset": "nope"'), "`dataset` is 'nope'"),
         ("config.json", '{"config": {"method": ["x"]}, "environment": {}}', "`method` is 'x' in"),
     ],
 )

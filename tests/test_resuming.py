@@ -21,10 +21,11 @@ import jax.random as jr
 import numpy as np
 import pytest
 from helpers import cast, few_digits, flat, sgd
-from options.config import Config, from_dict
+from options.config import Config
 from options.groups import Controller, Optimiser, Solver
 from options.held import check_same, options_of
 from options.objects import make_optimiser, steps_of
+from options.read_back import from_dict
 from run import command, main, prepare
 
 import dfc_jax as dfc

@@ -11,9 +11,9 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from report.figure import Common, Curves, Rows, tidied
 from report.pictures import plt
-from tqdm import tqdm
 
 import dfc_jax as dfc
+from dfc_jax._bar import progress_bar
 
 
 TAU_NOISE = 0.05
@@ -169,7 +169,7 @@ class Noise(Common):
         data = dfc.load(self.dataset)
         runs = [(curve, sigma) for curve in CURVES for sigma in self.sigmas]
         rows = []
-        for curve, sigma in tqdm(runs, disable=not self.progress):
+        for curve, sigma in progress_bar(runs, progress=self.progress):
             std = sigma / np.sqrt(2 * TAU_NOISE)
             found = curves(f"{curve}, {sigma:g}", functools.partial(self._train, data, curve, sigma))
             rows += [{"curve": curve, "sigma": sigma, "noise_std": std} | row for row in found]

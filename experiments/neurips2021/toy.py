@@ -33,9 +33,9 @@ from options.objects import (
 from report.figure import Curves, Rows
 from report.spread import spread
 from sklearn.decomposition import PCA
-from tqdm import tqdm
 
 import dfc_jax as dfc
+from dfc_jax._bar import progress_bar
 
 
 METHODS = ("dfc", "dfc-ss", "dfc-ssa")
@@ -188,7 +188,7 @@ def sweep_pretraining(sweep: Sweep, samples: int, progress: bool, curves: Curves
         base = dataclasses.replace(sweep.base, hidden_activation=activation)
         toys = [dataclasses.replace(base, **{sweep.flag: value}) for value in sweep.values]
         runs = [toys] if sweep.flag == "gn_damping" else [[toy] for toy in toys]
-        for run in tqdm(runs, activation, disable=not progress):
+        for run in progress_bar(runs, activation, progress=progress):
             dampings, first = [toy.gn_damping for toy in run], getattr(run[0], sweep.flag)
             compute = functools.partial(_pretraining_curve, run[0], dampings, sweep, samples)
             for row in curves(f"{activation}-{first:g}", compute):

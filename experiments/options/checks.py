@@ -54,7 +54,7 @@ NUMBERS = {
 COUNTS = {"epochs": 1, "batch_size": 1, "diagnostics": 1, "strong.steps": 2, "feedback_learning.steps": 2}
 MOMENTS = [f"{group}.{name}" for group in ("optimiser", "feedback_learning") for name in ("beta1", "beta2")]
 MOST_STATES = 10**7
-LARGEST_SEED = 2**32 - 1
+LARGEST_SEED, LARGEST_COUNT = 2**32 - 1, 2**31 - 1
 
 WEAK, STRONG = ("dfc", "dfc-ss", "dfc-ssa"), ("strong-dfc", "strong-dfc-2phase")
 READERS = {  # which methods read an option that no other does
@@ -89,6 +89,12 @@ def check_seeds(name: str, *seeds: int) -> None:
         check_count(name, seed, 0, LARGEST_SEED)
 
 
+def _check_size(name: str, *sizes: int) -> None:
+    for size in sizes:
+        if size > LARGEST_COUNT:
+            raise ValueError(f"`{name}` is {size}; it must be at most {LARGEST_COUNT}.")
+
+
 def check_numbers(config: Any) -> None:
     """Raise `ValueError` for a number of `config`, a `Config` without open defaults, that cannot be."""
     for name, bounds in NUMBERS.items():
@@ -97,6 +103,7 @@ def check_numbers(config: Any) -> None:
     for name, least in COUNTS.items():
         if (value := _value(config, name)) is not None:
             check_count(name, value, least)
+            _check_size(name, value)
     for name in MOMENTS:
         value = _value(config, name)
         if not (value >= 0 and np.float32(value) < 1):
@@ -104,6 +111,7 @@ def check_numbers(config: Any) -> None:
     for name, sizes in (("hidden", config.hidden), ("channels", config.channels)):
         if any(size < 1 for size in sizes):
             raise ValueError(f"`{name}` is {sizes}; every size must be an integer of at least 1.")
+        _check_size(name, *sizes)
     check_seeds("seeds", *config.seeds)
     if "published" in (config.solver.steady_state, config.solver.trajectory):
         duration, dt = config.solver.duration, config.solver.dt
@@ -172,7 +180,7 @@ def check_feedback(config: Any) -> None:
 def check_measured(config: Any) -> None:
     """Raise `ValueError` where diagnostics are asked for that no epoch would reach."""
     if config.diagnostics is not None and config.diagnostics > config.epochs:
-        problem = f"`diagnostics` is {config.diagnostics}, but there are {config.epochs} epochs"
+        problem = f"`diagnostics` is {config.diagnostics}, but `epochs` {config.epochs}"
         raise ValueError(f"{problem}: nothing would be measured.")
 
 

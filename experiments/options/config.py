@@ -239,24 +239,6 @@ class Config:
         )
 
 
-def from_dict(kind: type, values: dict[str, Any]) -> Any:
-    """The options that `dataclasses.asdict` and JSON made a dictionary of.
-
-    **Raises:** `ValueError` for options that this version does not have.
-    """
-    defaults = {field.name: field.default for field in dataclasses.fields(kind)}
-    unknown = [name for name in values if name not in defaults]
-    if unknown:
-        raise ValueError(f"{kind.__name__} has no option `{unknown[0]}`: the run is of another version.")
-    made = {}
-    for name, value in values.items():
-        nested = dataclasses.is_dataclass(defaults[name])
-        made[name] = from_dict(type(defaults[name]), value) if nested else value
-        if isinstance(value, list):
-            made[name] = tuple(value)
-    return kind(**made)
-
-
 def _fill(options: Any, **defaults: Any) -> Any:
     """The same options, with a default wherever none was given."""
     missing = {name: value for name, value in defaults.items() if getattr(options, name) is None}

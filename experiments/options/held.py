@@ -6,7 +6,8 @@ import pathlib
 from collections.abc import Callable
 from typing import Any, get_args
 
-from options.config import Config, from_dict, MAY_DIFFER, Method
+from options.config import Config, MAY_DIFFER, Method
+from options.read_back import from_dict
 
 from dfc_jax._runs.folder import first_difference
 
@@ -51,6 +52,8 @@ def options_of(folder: pathlib.Path) -> Config:
         config = from_dict(Config, values)
         if config.method not in [(name,) for name in get_args(Method)]:
             raise ValueError(f"`method` is {values['method']!r}")
+        if config.epochs is None:  # which a run has not left open
+            raise ValueError("`epochs` is None")
         if not config.model:  # of before there were convolutional networks
             config = dataclasses.replace(config, model="mlp", augment=False)
         return _as_it_was(config, values).resolved()

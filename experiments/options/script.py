@@ -25,6 +25,7 @@ Arguments = ParamSpec("Arguments")
 CANNOT, FAILED, FAULT, UNREAD = 2, 3, 4, 141
 STOPPED_BY = ("SIGINT", "SIGTERM", "SIGHUP")  # which Windows does not all have
 EXTRAS = {"tyro": "experiments", "cosmic_ray": "mutation", "coverage": "mutation"}
+AGAIN = 0.02  # seconds until a signal that was lost is sent again
 SMALLER = "; a smaller batch, network or number of seeds needs less"
 
 
@@ -50,7 +51,8 @@ def outermost(main: Callable[Arguments, int | None]) -> Callable[Arguments, int]
                     stream.reconfigure(errors="replace")
             try:
                 code = main(*arguments, **named) or 0
-                sys.stdout.flush()
+                if sys.stdout is not None:  # who closed it wants to see nothing
+                    sys.stdout.flush()
             except Exception as error:
                 return _failed(error)
             except KeyboardInterrupt as stop:
@@ -68,9 +70,9 @@ def _failed(error: Exception) -> int:
         case BrokenPipeError():
             _silence()
             return UNREAD
-        case OSError() if error.filename is None and not _writable():
+        case OSError() if error.errno is not None and error.filename is None and not _writable():
             _silence()
-            return _say(f"error: standard output cannot be written ({error.strerror})", error, CANNOT)
+            return _say(f"error: standard output cannot be written ({error.strerror})", error, FAILED)
         case MemoryError():
             return _say(f"error: out of memory{_reason(error)}{SMALLER}", error, FAILED)
         case ModuleNotFoundError() if error.name in EXTRAS:
@@ -117,19 +119,32 @@ def _reason(error: Exception) -> str:
 
 
 def _say(sentence: str, error: BaseException, code: int) -> int:
+    notes = [note for note in getattr(error, "__notes__", ()) if "\n" not in note]  # JAX has long ones
     with contextlib.suppress(OSError, ValueError):  # nobody may be there to read it
-        print("; ".join([sentence, *getattr(error, "__notes__", ())]), file=sys.stderr)
+        print("; ".join([sentence, *notes]), file=sys.stderr)
     return code
 
 
 @contextlib.contextmanager
 def _signals_raised() -> Iterator[None]:
     """SIGINT, SIGTERM and SIGHUP raise `Stopped` in the main thread. `KeyboardInterrupt` would not do for
-    Ctrl-C: `fit` hears it, and returns what there is."""
+    Ctrl-C: `fit` hears it, and returns what there is.
+
+    What is raised amid garbage collection Python only reports: then the signal comes again a little later.
+    """
 
     def stop(number: int, _: FrameType | None) -> None:
         raise Stopped(number)
 
+    def unraisable(found: Any) -> None:
+        if isinstance(found.exc_value, Stopped):
+            later = threading.Timer(AGAIN, signal.raise_signal, (found.exc_value.number,))
+            later.daemon = True
+            later.start()
+        else:
+            reported(found)
+
+    reported, sys.unraisablehook = sys.unraisablehook, unraisable
     before = {}
     if threading.current_thread() is threading.main_thread():
         numbers = [getattr(signal, name) for name in STOPPED_BY if hasattr(signal, name)]
@@ -142,6 +157,7 @@ def _signals_raised() -> Iterator[None]:
     try:
         yield
     finally:
+        sys.unraisablehook = reported
         for number, found in before.items():
             signal.signal(number, found)
 

@@ -1,8 +1,12 @@
 """The files of a finished run."""
 
+import collections
 import json
 import pathlib
 from typing import Any
+
+
+NONE = "does not hold a finished run"
 
 
 def read_json(path: pathlib.Path) -> Any:
@@ -12,8 +16,32 @@ def read_json(path: pathlib.Path) -> Any:
     """
     try:
         return json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        reason = (
-            f"there is no {path.name}" if isinstance(error, FileNotFoundError) else f"{path.name}: {error}"
-        )
-        raise ValueError(f"{str(path.parent)!r} does not hold a finished run: {reason}.") from error
+    except (OSError, ValueError, RecursionError) as error:
+        missing = isinstance(error, FileNotFoundError | NotADirectoryError)
+        reason = f"there is no {path.name}" if missing else f"{path.name}: {error}"
+        raise ValueError(f"{str(path.parent)!r} {NONE}: {reason}.") from error
+
+
+def check_same_epochs(folder: pathlib.Path, config: dict[str, Any], summary: dict[str, Any]) -> None:
+    """Raise `ValueError` unless `metrics.jsonl` holds the epochs that `summary.json` is of, and both are of
+    the configuration's seeds."""
+    problem = f"{str(folder)!r} {NONE}"
+    asked, told = [str(seed) for seed in config["seeds"]], list(summary["seeds"])
+    if sorted(asked) != sorted(told):
+        held = f"the seeds of summary.json are {' '.join(told) or 'none'}"
+        raise ValueError(f"{problem}: {held}, and {' '.join(asked)} were asked for.")
+    held = collections.defaultdict(list)
+    try:
+        for line in (folder / "metrics.jsonl").read_text(encoding="utf-8").splitlines():
+            record = json.loads(line)
+            held[str(record["seed"])].append(record["epoch"])
+    except FileNotFoundError:
+        pass  # of a run whose seeds all stopped in their first epoch
+    except (OSError, ValueError, TypeError, KeyError) as error:
+        raise ValueError(f"{problem}: metrics.jsonl: {type(error).__name__}: {error}.") from error
+    for seed, found in summary["seeds"].items():
+        wanted = list(range(1, 1 + found.get("epochs", 0)))
+        if held.pop(seed, []) != wanted:
+            raise ValueError(f"{problem}: metrics.jsonl and summary.json hold other epochs of seed {seed}.")
+    if held:
+        raise ValueError(f"{problem}: metrics.jsonl holds seeds that were not asked for: {' '.join(held)}.")

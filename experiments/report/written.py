@@ -1,12 +1,20 @@
-"""What a comparison leaves in its folder, and whether it may take the place of what is there."""
+"""Where results are written, and whether a comparison may take the place of what is there."""
 
+import datetime
 import json
 import pathlib
+import secrets
 from collections.abc import Sequence
 
 
 TABLE, PICTURES = "table.md", ("comparison.png", "alignment.png")
 COMMANDS = "Commands, and what they ran on:"
+
+
+def new_folder(name: str) -> pathlib.Path:
+    """A folder below runs/ that no other job has, were it started in the same second."""
+    now = datetime.datetime.now().strftime("%Y%m%d-%H%M%S")
+    return pathlib.Path(f"runs/{name}-{now}-{secrets.token_hex(3)}")
 
 
 def comparison_in(out: pathlib.Path) -> str | None:

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from compare import machine
 from report.curves import drawn, plot_comparison
 from report.finished import read_json
-from rich.console import Console
+from report.screen import Screen, written
 from rich.table import Column, Table
 from sweeping.description import FILE, Sweep
 from sweeping.pictures import plot_parallel, plot_settings
@@ -45,9 +45,10 @@ def report(sweep: Sweep, out: pathlib.Path) -> Result | None:
     drawn("settings.png", plot_settings, scored, out / "settings.png")
     drawn("parallel.png", plot_parallel, scored, out / "parallel.png")
     drawn("best.png", plot_comparison, [result.folder for result in scored[:BEST]], out / "best.png")
-    console = Console(markup=False, highlight=False)
-    console.print(_on_screen(results))
-    console.print(f"Results: {out}", soft_wrap=True)
+    with written(out):
+        screen = Screen()
+        screen.print(_on_screen(results))
+        screen.print(f"Results: {out}", soft_wrap=True)
     return results[0] if scored else None
 
 

@@ -65,12 +65,19 @@ def check_number(
     high = "" if maximum == np.inf else f"{' and' if low else ''} at most {maximum}"
     array = np.asarray(value)
     numeric = jnp.issubdtype(array.dtype, jnp.floating) or jnp.issubdtype(array.dtype, jnp.integer)
-    fine = numeric and array.size > 0
-    if fine:
-        array = array.astype(jnp.result_type(float))
-        fine = bool(np.all(np.isfinite(array) & (array >= minimum) & (array <= maximum)))
-        fine = fine and (above is None or bool(np.all(array > above)))
-    require(fine, f"`{name}` is {value}; it must be a finite number{low}{high}.")
+    numeric = numeric and array.size > 0
+
+    def fits(array: np.ndarray) -> bool:
+        within = np.isfinite(array) & (array >= minimum) & (array <= maximum)
+        return bool(np.all(within)) and (above is None or bool(np.all(array > above)))
+
+    kind = jnp.result_type(float)
+    with np.errstate(over="ignore"):
+        rounded = array.astype(kind) if numeric else array
+    lost = numeric and not fits(rounded) and fits(array)
+    seen = f", which {kind} rounds to {rounded}" if lost else ""
+    fine = numeric and fits(rounded)
+    require(fine, f"`{name}` is {value}{seen}; it must be a finite number{low}{high}.")
 
 
 def check_count(name: str, value: int, minimum: int = 1, maximum: int | None = None) -> None:

@@ -12,6 +12,8 @@ import urllib.request
 
 from tqdm import tqdm
 
+from dfc_jax._bar import progress_bar
+
 
 _TIMEOUT = 30  # seconds without a byte
 _BLOCK = 2**16
@@ -45,7 +47,8 @@ def fetch(archive: Archive, folder: pathlib.Path, *, progress: bool) -> None:
     """
     part = folder / f"{archive.name}.part"
     reasons = []
-    bar = tqdm(total=archive.size, desc=archive.name, unit="B", unit_scale=True, disable=not progress)
+    options = {"total": archive.size, "desc": archive.name, "unit": "B", "unit_scale": True}
+    bar = progress_bar(progress=progress, **options)
     with bar:
         for mirror in archive.mirrors:
             problem = _complete(mirror + archive.name, archive, part, bar)

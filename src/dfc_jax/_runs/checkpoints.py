@@ -142,7 +142,7 @@ def newest(folder: pathlib.Path) -> Checkpoint | None:
             warn(f"{error} Going on from the one before it, {path.name}.")
         return found
     if damage:
-        raise DamagedCheckpoint(f"{damage[0]} No earlier one is left: delete {str(folder)!r} to start anew.")
+        raise DamagedCheckpoint(f"{damage[0]} No earlier one is left: name a new folder.")
     return None
 
 

@@ -5,7 +5,7 @@ import json
 import os
 import pathlib
 import statistics
-from collections.abc import Generator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from typing import Any
 
 import equinox as eqx
@@ -16,11 +16,23 @@ from dfc_jax._runs import checkpoints
 from dfc_jax._runs.environment import environment
 from dfc_jax._runs.files import clear_parts, delete, sync, write_whole
 from dfc_jax._runs.history import History, Record
-from dfc_jax._runs.loading import read_config, records_of, seeds_of
+from dfc_jax._runs.loading import check_belongs, lines_of, read_config, records_of, seeds_of
 
 
 # What a run leaves beside its config.json.
 _LEFT = ("metrics.jsonl", "checkpoints/*.checkpoint")
+
+
+class _Once:
+    """Work that is done when this is called first."""
+
+    def __init__(self, work: Callable[[], None]) -> None:
+        self._work: Callable[[], None] | None = work
+
+    def __call__(self) -> None:
+        if self._work is not None:
+            self._work()
+        self._work = None
 
 
 class RunFolder(eqx.Module):
@@ -29,9 +41,11 @@ class RunFolder(eqx.Module):
 
     path: pathlib.Path = eqx.field(static=True)
     _lock: Lock | None = eqx.field(default=None, repr=False)
+    _going_on: _Once | None = eqx.field(default=None, repr=False)  # what a new epoch is noted after
 
     def __check_init__(self) -> None:
         check_type("_lock", self._lock, Lock, type(None))
+        check_type("_going_on", self._going_on, _Once, type(None))
 
     @staticmethod
     def create(path: str | os.PathLike, config: dict[str, Any]) -> "RunFolder":
@@ -62,8 +76,9 @@ class RunFolder(eqx.Module):
     ) -> "RunFolder":
         """The folder of an interrupted run, its metrics brought to its newest checkpoint; or a new one.
 
-        `config` must be that of the run, but for the options in `may_differ`. `summary.json` is deleted:
-        `finish` writes that of the run as it is then.
+        `config` must be that of the run, but for the options in `may_differ`. Once there is a new epoch, or
+        an end, `config.json` is that of now, and `summary.json`, which `finish` writes, that of the run as it
+        is then; before, should `fit` refuse to go on, they stay.
 
         **Raises:** `ValueError` if `config` is another, if epochs were finished but no checkpoint is there
         or intact, or more of them than `config` asks for; `OSError` if the folder cannot be read or written.
@@ -81,12 +96,15 @@ class RunFolder(eqx.Module):
                 problem = f"{str(folder)!r} holds a run with other options"
                 raise ValueError(f"{problem}: `{name}` is {there!r} there and {now!r} now.")
             metrics = folder / "metrics.jsonl"
-            text = _recorded(folder, metrics, config)
-            sessions = [*held.get("resumed", []), environment()]
-            _write_json(folder / "config.json", held | {"config": config, "resumed": sessions})
-            delete(folder / "summary.json")
-            write_whole(metrics, text.encode())
-        return RunFolder(folder, lock)
+            write_whole(metrics, _recorded(folder, metrics, config).encode())
+        sessions = [*held.get("resumed", []), environment()]
+
+        def go_on() -> None:
+            with _said(folder):
+                _write_json(folder / "config.json", held | {"config": config, "resumed": sessions})
+                delete(folder / "summary.json")
+
+        return RunFolder(folder, lock, _Once(go_on))
 
     @property
     def checkpoints(self) -> pathlib.Path:
@@ -98,6 +116,8 @@ class RunFolder(eqx.Module):
 
         `record` may hold more than `fit` said, `record | {"mine": 1.5}`: it stays when the run is resumed.
         """
+        if self._going_on is not None:
+            self._going_on()
         path = self.path / "metrics.jsonl"
         with open(path, "ab") as file:
             file.write(_line(seed, record).encode())
@@ -109,6 +129,8 @@ class RunFolder(eqx.Module):
 
         Other processes may open the folder then.
         """
+        if self._going_on is not None:
+            self._going_on()
         seeds = {str(seed): _summarise(history, metric) for seed, history in histories.items()}
         summary = summary_of(seeds, metric)
         _write_json(self.path / "summary.json", summary)
@@ -189,33 +211,22 @@ def _recorded(folder: pathlib.Path, metrics: pathlib.Path, config: dict[str, Any
     found = checkpoints.newest(folder / "checkpoints")
     if found is None:
         lines = len(metrics.read_bytes().splitlines()) if metrics.exists() else 0
-        problem = f"{str(folder)!r} holds {lines} epochs in metrics.jsonl but no checkpoint to go on from"
+        problem = f"{str(folder)!r} holds {lines} lines in metrics.jsonl but no checkpoint to go on from"
         require(lines == 0, f"{problem}; name a new folder.")
         return ""
     done, epochs = found.facts.get("epoch"), config.get("epochs")
     if isinstance(done, int) and isinstance(epochs, int):
         problem = f"`epochs` is {epochs}, but {str(folder)!r} holds {done} already"
         require(epochs >= done, f"{problem}; ask for as many at least.")
-    seeds = seeds_of(config, "config")
-    runs = zip(seeds, records_of(found, len(seeds)), strict=True)
-    held = _lines(metrics)
+    seeds, held = seeds_of(config, "config"), lines_of(metrics)
+    runs = dict(zip(seeds, records_of(found, len(seeds)), strict=True))
+    check_belongs(found, runs, held)
     lines = [
         (record["epoch"], i, _line(seed, held.get((seed, record["epoch"]), {}) | record))
-        for i, (seed, run) in enumerate(runs)
+        for i, (seed, run) in enumerate(runs.items())
         for record in run
     ]
     return "".join(line for *_, line in sorted(lines))
-
-
-def _lines(metrics: pathlib.Path) -> dict[tuple[Any, Any], Record]:
-    """Those that are whole, by seed and epoch."""
-    found = {}
-    for line in metrics.read_bytes().splitlines() if metrics.exists() else ():
-        # Not one that was being written when the process died.
-        with contextlib.suppress(ValueError, TypeError, KeyError):
-            record = json.loads(line)
-            found[record["seed"], record["epoch"]] = record
-    return found
 
 
 @contextlib.contextmanager

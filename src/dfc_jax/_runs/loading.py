@@ -1,5 +1,6 @@
 """Runs read back from their folders, whatever those hold."""
 
+import contextlib
 import json
 import os
 import pathlib
@@ -45,6 +46,8 @@ def load_run(path: str | os.PathLike, like: Network | None = None) -> LoadedRun:
     else:
         seeds = seeds_of(config, str(folder / "config.json"))
         records = records_of(found, len(seeds))
+        lines = lines_of(folder / "metrics.jsonl")
+        check_belongs(found, dict(zip(seeds, records, strict=True)), lines)
     model = described(found) if like is None else like
     check_architecture(found, model)
     best, last = found.first(([model] * len(seeds), [model] * len(seeds)))
@@ -99,6 +102,33 @@ def records_of(checkpoint: checkpoints.Checkpoint, number: int | None = None) ->
         f"{problem}: it holds {len(runs)} runs, and config.json {number} `seeds`.",
     )
     return [run["records"] for run in runs]
+
+
+def lines_of(metrics: pathlib.Path) -> dict[tuple[Any, Any], Record]:
+    """The whole lines of a run's `metrics.jsonl`, by seed and epoch; none where there is no such file."""
+    found = {}
+    for line in metrics.read_bytes().splitlines() if metrics.exists() else ():
+        # Not one that was being written when the process died.
+        with contextlib.suppress(ValueError, TypeError, KeyError):
+            record = json.loads(line)
+            found[record["seed"], record["epoch"]] = record
+    return found
+
+
+def check_belongs(
+    checkpoint: checkpoints.Checkpoint,
+    records: dict[int, list[Record]],
+    lines: dict[tuple[Any, Any], Record],
+) -> None:
+    """Raise `ValueError` if `lines` of `metrics.jsonl` have other losses than the `records` of a checkpoint,
+    by seed."""
+    for seed, run in records.items():
+        for record in run:
+            line, name = lines.get((seed, record["epoch"]), {}), "train_loss"
+            if name in line and json.dumps(line[name]) != json.dumps(record.get(name)):
+                problem = f"{str(checkpoint.path)!r} is no checkpoint of this run"
+                where = f"in epoch {record['epoch']} of seed {seed} its loss is not that of metrics.jsonl"
+                raise ValueError(f"{problem}: {where}.")
 
 
 def _has_records(run: Any) -> bool:

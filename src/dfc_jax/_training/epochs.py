@@ -12,10 +12,10 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
 from jaxtyping import Array, Key, PyTree
-from tqdm import tqdm
 
 from dfc_jax._analysis.diagnostics import Diagnostics
 from dfc_jax._analysis.failures import reasons_for_failure
+from dfc_jax._bar import progress_bar
 from dfc_jax._checks import warn
 from dfc_jax._data.dataset import Dataset
 from dfc_jax._methods.base import AbstractMethod
@@ -125,8 +125,8 @@ def _train(
         keys, own = some((key, own), rows, options.mesh)
     weights = sum(leaf.size for leaf in jax.tree.leaves(learned_weights(given[0].model.layers)))
     work = weights * len(options.data.train)
-    name, hidden = type(given[0].method).__name__, not options.progress
-    bar = tqdm(range(done + 1, options.epochs + 1), desc=name, unit="epoch", disable=hidden)
+    left, name = range(done + 1, options.epochs + 1), type(given[0].method).__name__
+    bar = progress_bar(left, desc=name, unit="epoch", progress=options.progress)
     for epoch in bar:
         going = [row for row in rows if not runs[row].stopped]
         if not going:

@@ -8,6 +8,7 @@ import optax
 from jaxtyping import Array, Key, PRNGKeyArray, PyTree
 from tqdm import tqdm
 
+from dfc_jax._bar import progress_bar
 from dfc_jax._checks import check_type
 from dfc_jax._fields import check_parts, default, flag, number, Part
 from dfc_jax._methods.sleep import AbstractSleepPhase, SleepPhase
@@ -101,7 +102,7 @@ def pretrain(
     progress: bool,
 ) -> Network:
     """The model, or `many` along the first axis, after feedback pre-training; the rest as in `sleep`."""
-    bar = tqdm(parts_of(epochs), "feedback pre-training", disable=not progress)
+    bar = progress_bar(parts_of(epochs), "feedback pre-training", progress=progress)
     return sleep(_announced(bar), many, model, state, learner, batches, key)[0]
 
 
