@@ -17,6 +17,10 @@ import run
 from options.config import Config
 from options.groups import Feedback, Optimiser, Solver, Strong
 from options.script import outermost, parse, Stopped, undivided
+from report.screen import Screen, written
+from report.written import new_folder
+
+from dfc_jax._bar import progress_bar
 
 
 EXPERIMENTS = pathlib.Path(__file__).parents[1] / "experiments"
@@ -289,3 +293,60 @@ def test_a_notebooks_backend_does_not_matter(backend):
     environment = os.environ | {"MPLBACKEND": backend, "PYTHONPATH": str(EXPERIMENTS)}
     done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True)
     assert done.stdout.lower() == "agg\n", done.stderr
+
+
+class Gone:
+    """A stream whose disk is full, or whose reader has left."""
+
+    encoding = "utf-8"
+
+    def __init__(self, error: OSError) -> None:
+        self.error = error
+
+    def write(self, text: str = "") -> None:
+        raise self.error
+
+    flush = write
+
+
+def test_no_work_ends_because_its_bar_cannot_be_shown(monkeypatch):
+    for stream in (Gone(OSError(errno.ENOSPC, "full")), Gone(BrokenPipeError()), None):
+        monkeypatch.setattr(sys, "stderr", stream)
+        shown = list(progress_bar(range(3), progress=True))
+        monkeypatch.undo()
+        assert shown == [0, 1, 2]
+
+
+def test_who_cannot_show_results_says_where_they_are(monkeypatch):
+    monkeypatch.setattr(sys, "stdout", Gone(BrokenPipeError()))
+    with pytest.raises(BrokenPipeError):
+        Screen().print("x")
+    monkeypatch.setattr(sys, "stdout", Gone(OSError(errno.ENOSPC, "full")))
+    with pytest.raises(OSError, match="full") as caught, written(pathlib.Path("there")):
+        Screen().print("x")
+    assert caught.value.__notes__ == ["the results are in there"]
+
+
+def test_jobs_of_the_same_second_have_folders_of_their_own():
+    assert new_folder("digits") != new_folder("digits")
+
+
+@pytest.mark.parametrize(
+    "words, said",
+    [
+        (
+            ["--hidden", "99999999999999999999"],
+            "`hidden` is 99999999999999999999; it must be at most 2147483647",
+        ),
+        (
+            ["--strong.steps", "99999999999", "--method", "strong-dfc"],
+            "`strong.steps` is 99999999999; it must",
+        ),
+        (["--optimiser.lr", "1e-300"], "`optimiser.lr` is 1e-300, which float32 rounds to 0.0; it must be"),
+        (["--optimiser.lr", "1e300"], "`optimiser.lr` is 1e+300, which float32 rounds to inf; it must be"),
+    ],
+)
+def test_numbers_that_the_machine_does_not_hold_are_said(words, said, capsys):
+    with jax.enable_x64(False):
+        assert run.command([*words, "--no-progress"]) == 2
+    assert said in capsys.readouterr().err

@@ -92,7 +92,7 @@ def simulate(_: str, number: float) -> object:
 
 CASES = [pytest.param(learn, name, marks=[] if name in FAST else pytest.mark.slow) for name in METHODS]
 CASES += [pytest.param(fit, name, marks=pytest.mark.slow) for name in ("DFC", "StrongDFC")]
-CASES += [pytest.param(measure, "DFC", marks=pytest.mark.slow)]
+CASES += [pytest.param(measure, name, marks=pytest.mark.slow) for name in ("DFC", "DFCSS", "LeastControl")]
 CASES += [pytest.param(doubt, name) for name in METHODS if "Phase" not in name and name != "DFA"]
 CASES += [pytest.param(state, "", marks=pytest.mark.slow), pytest.param(simulate, "")]
 

@@ -287,3 +287,19 @@ def test_silent_outputs_leave_the_pseudo_inverse(outputs: list[int]) -> None:
             np.testing.assert_allclose(found, np.linalg.norm(left) / np.linalg.norm(own), atol=1e-7)
     update, _ = learn(dfc.MinimumNorm(loss, 0.0), model, x, y)
     assert np.all(np.isfinite(ravel(update)))
+
+
+def test_one_silent_sample_is_left_out_of_the_means() -> None:
+    """Its Jacobian is zero, and makes no angle with anything."""
+    model, x, y = setting(20, output_activation=dfc.ReLU())
+    voltages = jax.vmap(lambda sample: model.feedforward(sample).voltages[-1])(x)
+    lowest = jnp.argmin(jnp.sum(voltages, axis=1))
+    silent = voltages[lowest] + 0.1
+    model = eqx.tree_at(lambda m: m.layers[-1].transform.bias, model, replace_fn=lambda b: b - silent)
+    angles = np.asarray(dfc.feedback_angles(model, x))
+    assert np.isnan(angles[lowest]) and np.sum(np.isfinite(angles)) > 0
+    loss = dfc.MeanSquaredError()
+    found = dfc.Diagnostics()(model, dfc.DFCSS(loss=loss), dfc.Split(np.asarray(x), np.asarray(y)))
+    assert np.isclose(found["angle_of_feedback_to_transposed_jacobian"], np.nanmean(angles))
+    for name in ("angle_of_feedback_to_pseudo_inverse", "target_alignment", "null_space_fraction"):
+        assert np.isfinite(found[name]), name

@@ -259,6 +259,8 @@ def test_a_checkpoint_of_another_run_is_not_gone_on_from(tmp_path: pathlib.Path)
     (path / "checkpoints" / newest.name).write_bytes(newest.read_bytes())
     before = (path / "metrics.jsonl").read_bytes()
     for opened in (dfc.load_run, lambda path: dfc.RunFolder.reopen(path, CONFIG)):
-        with pytest.raises(ValueError, match=r"no checkpoint of this run: in epoch 1 of seed 0 its loss is not"):
+        with pytest.raises(
+            ValueError, match=r"no checkpoint of this run: in epoch 1 of seed 0 its loss is not"
+        ):
             opened(path)
     assert (path / "metrics.jsonl").read_bytes() == before and (path / "summary.json").exists()

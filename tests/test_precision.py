@@ -16,6 +16,7 @@ import dfc_jax as dfc
 
 
 METHODS = [dfc.DFC(), dfc.DFCSS(), dfc.DFCSSA(), dfc.StrongDFC(), dfc.MinimumNorm(), dfc.GaussNewton()]
+METHODS += [dfc.LeastControl(), dfc.PredictiveCoding()]
 PHASES = [dfc.SleepPhase(), dfc.ExpectedSleepPhase(), dfc.HighPassPhase()]
 EQUILIBRIA = [dfc.Broyden(), dfc.PseudoTransient(), dfc.RootFind(), dfc.Analytic(), dfc.StateAtTime()]
 EQUILIBRIA += [dfc.Simulated(t1=1.0)]
@@ -92,3 +93,9 @@ def test_training_where_products_are_shortened(bits: int, monkeypatch) -> None:
     assert np.mean(report.converged) == 1 and not np.any(report.fallback)
     assert angle(update.layers, wanted.layers) < 0.01
     assert np.max(np.abs(outside - report.output)) > 1e-5  # the rounding was there
+
+
+@pytest.mark.parametrize("measure", [dfc.condition_two, dfc.feedback_angles])
+def test_measures_of_the_feedback(measure: Callable[..., object]) -> None:
+    model, (x, _) = make_network(jr.key(0)), make_batch(jr.key(1), 2)
+    assert all_in_full(measure, model, x)

@@ -148,7 +148,7 @@ def test_strong_methods_run(tmp_path, method: str, seeds: tuple[int, ...], diagn
         diagnostics=diagnostics,
         seeds=seeds,
         out=str(tmp_path / "run"),
-        strong=Strong(steps=40),
+        strong=Strong(steps=40) if method == "strong-dfc" else Strong(),
         progress=False,
     )
     assert main(config) == 0

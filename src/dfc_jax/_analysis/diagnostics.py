@@ -58,8 +58,8 @@ class Diagnostics(Part):
     `condition_two`, the angles of Q to J^T and to the damped pseudo-inverse, `largest_real_part` of the
     loop's eigenvalues (per tau_u; the largest over the samples), `null_space_fraction` and, a list,
     `feedback_ratio`.
-    Everything but `largest_real_part` is a mean over the samples; of `target_alignment` and
-    `null_space_fraction` over those whose update is not zero. Under strong feedback (`Clamp`) also
+    Everything but `largest_real_part` is a mean over the samples; angles of the feedback, `target_alignment`
+    and `null_space_fraction` over those that have one: a Jacobian and an update that are not zero. Under strong feedback (`Clamp`) also
     `surrogate_loss`, the H that learning lowers, at the steady states, and the angle to its exact gradient;
     of `LeastControl` and `PredictiveCoding` instead `control_energy` and `energy`, which they minimise.
     Methods with noise are measured under the same noise every time.
@@ -165,7 +165,7 @@ def _of_updates(
     damping: Scalar,
 ) -> dict[str, Array]:
     """The angles to the references, which see the feedback of `network`, and the target alignment."""
-    found = {"target_alignment": _mean(alignment(model, method.loss, x, y, changes), changes)}
+    found = {"target_alignment": jnp.nanmean(alignment(model, method.loss, x, y, changes))}
     for name, reference in _references(method, model, damping).items():
         angles = update_angles(update, reference(network, x, y)[0])
         found[f"angle_to_{name}"] = angles.network
@@ -186,16 +186,11 @@ def _of_feedback(
     return {
         "condition_one": jnp.mean(condition_one(model, x)),
         "condition_two": jnp.mean(condition_two(loop.network, x)),
-        "angle_of_feedback_to_transposed_jacobian": jnp.mean(feedback_angles(loop.network, x)),
-        "angle_of_feedback_to_pseudo_inverse": jnp.mean(feedback_angles(loop.network, x, damping)),
+        "angle_of_feedback_to_transposed_jacobian": jnp.nanmean(feedback_angles(loop.network, x)),
+        "angle_of_feedback_to_pseudo_inverse": jnp.nanmean(feedback_angles(loop.network, x, damping)),
         "feedback_ratio": jnp.stack([jnp.mean(ratio) for ratio in ratios]),
-        "null_space_fraction": _mean(unseen_part(model, x, changes), changes),
+        "null_space_fraction": jnp.nanmean(unseen_part(model, x, changes)),
     }
-
-
-def _mean(values: Float[Array, " batch"], changes: OwnChanges) -> Scalar:
-    """Over the samples that still teach something."""
-    return jnp.mean(values, where=changes.size != 0)
 
 
 def _of_strong_feedback(

@@ -56,13 +56,16 @@ def condition_two(model: Network, x: BatchInputs) -> Float[Array, " batch"]:
         JQ = J @ Q
         return jnp.sqrt(jnp.sum(JQ * solve_gram(J @ J.T, JQ))) / jnp.linalg.norm(Q)
 
-    return jax.vmap(one)(x)
+    with jax.default_matmul_precision("float32"):
+        return jax.vmap(one)(x)
 
 
 def feedback_angles(
     model: Network, x: BatchInputs, damping: Scalar | float | None = None
 ) -> Float[Array, " batch"]:
     """Degrees between Q and J^T or, given a `damping`, J^T (J J^T + damping I)^-1, where learning drives Q.
+
+    NaN where J is zero, as where every output is silent.
 
     **Raises:** `ValueError` for a negative `damping`.
     """
@@ -77,7 +80,8 @@ def feedback_angles(
         gram = J @ J.T + damping * jnp.eye(len(J), dtype=J.dtype)
         return _degrees(Q, solve_gram(gram, J).T)
 
-    return jax.vmap(one)(x)
+    with jax.default_matmul_precision("float32"):
+        return jax.vmap(one)(x)
 
 
 def _jacobian_and_feedback(

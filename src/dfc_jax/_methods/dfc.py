@@ -77,6 +77,7 @@ class SteadyStateMethod(AbstractMethod):
 
         return jax.vmap(one)(samples, found)
 
+    @compiled
     def own_updates(
         self, model: Network, x: BatchInputs, y: BatchOutputs, *, key: PRNGKeyArray | None = None
     ) -> Network:
