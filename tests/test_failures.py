@@ -5,6 +5,7 @@ import jax
 import jax.numpy as jnp
 import jax.random as jr
 import numpy as np
+import optax
 import pytest
 from helpers import make_batch, make_network
 
@@ -88,3 +89,21 @@ def test_each_doubt_about_an_epoch_is_said_once(monkeypatch) -> None:
         _doubt(run, handful, dfc.Backprop(), 0.9)
     assert len(said) == 2 and run.doubts[1].startswith("Only 50.0% of the samples converged in epoch 3.")
     assert "left 60% of the samples of epoch 2 to the `fallback`" in said[0]
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("as_users_run")
+def test_a_loop_that_becomes_unstable_while_it_learns_is_said_once() -> None:
+    """Though every sample converges: to a steady state that the dynamics would leave."""
+    data = dfc.load("digits")
+    model = dfc.mlp((64, 32, 32, 32, 32, 10), key=jr.key(2))
+    weights = lambda m: [layer.transform.weight for layer in m.layers]
+    layers = eqx.tree_at(weights, model, replace_fn=lambda w: 1.3 * w).layers
+    feedback = dfc.ProductOfWeights().init(layers, [*[(32,)] * 4, (10,)], jr.key(0))
+    model, method = dfc.Network(layers, feedback), dfc.DFCSSA()
+    assert method.doubts(model, jnp.asarray(data.train.x[:8]), jnp.asarray(data.train.y[:8])) == []
+    options = {"epochs": 8, "key": jr.key(1), "batch_size": 64, "progress": False}
+    with pytest.warns(UserWarning, match=r"After epoch \d: The closed loop is unstable for"):
+        _, history = dfc.fit(model, method, data, optax.adam(3e-2), **options)
+    assert len(history.doubts) == 1
+    assert min(record["converged"] for record in history.records) > 0.95

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import jax.random as jr
 import numpy as np
-from jaxtyping import Array, Float
+from jaxtyping import Array
 
 from dfc_jax._analysis.energies import control_energy, predictive_coding_energy
 from dfc_jax._analysis.measures import (
@@ -59,9 +59,10 @@ class Diagnostics(Part):
     loop's eigenvalues (per tau_u; the largest over the samples), `null_space_fraction` and, a list,
     `feedback_ratio`.
     Everything but `largest_real_part` is a mean over the samples; angles of the feedback, `target_alignment`
-    and `null_space_fraction` over those that have one: a Jacobian and an update that are not zero. Under strong feedback (`Clamp`) also
-    `surrogate_loss`, the H that learning lowers, at the steady states, and the angle to its exact gradient;
-    of `LeastControl` and `PredictiveCoding` instead `control_energy` and `energy`, which they minimise.
+    and `null_space_fraction` over those whose Jacobian and update are not zero. Under strong feedback
+    (`Clamp`) also `surrogate_loss`, the H that learning lowers, at the steady states, and the angle to its
+    exact gradient; of `LeastControl` and `PredictiveCoding` instead `control_energy` and `energy`, which they
+    minimise.
     Methods with noise are measured under the same noise every time.
 
     **Arguments:**

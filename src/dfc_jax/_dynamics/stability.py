@@ -25,6 +25,9 @@ from dfc_jax._numerics.arrays import OutputMatrix, OutputVector
 from dfc_jax._numerics.compiled import compiled
 
 
+UNSTABLE = "The closed loop is unstable"
+
+
 def loop_eigenvalues(loop: ClosedLoop, samples: Sample) -> Complex[np.ndarray, "batch modes"]:
     """The eigenvalues of each sample's loop, per tau_u. Stable if all have negative real parts.
 
@@ -61,7 +64,7 @@ def instability_doubts(loop: ClosedLoop, samples: Sample) -> list[str]:
     if not np.any(unstable):
         return []
     sentence = (
-        f"The closed loop is unstable for {np.mean(unstable):.0%} of the samples tried, its eigenvalues' "
+        f"{UNSTABLE} for {np.mean(unstable):.0%} of the samples tried, its eigenvalues' "
         f"largest real part {np.max(largest):+.3g} per tau_u, so its dynamics do not come to rest"
     )
     gains = np.asarray(jax.vmap(loop.gain)(samples), np.float64)

@@ -77,6 +77,12 @@ class AbstractMethod(Part):
         del model, x, y
         return []
 
+    def loop_doubts(self, model: Network, x: BatchInputs, y: BatchOutputs) -> list[str]:
+        """Those of `doubts` that learning may bring about, and that take milliseconds to look for: `fit`
+        does after every epoch."""
+        del model, x, y
+        return []
+
     def own_updates(
         self, model: Network, x: BatchInputs, y: BatchOutputs, *, key: PRNGKeyArray | None = None
     ) -> Network:

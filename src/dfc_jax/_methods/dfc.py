@@ -99,6 +99,9 @@ class _ControllerMethod(SteadyStateMethod):
         return ClosedLoop(model, self.controller, self.target, self.loss, teaching=self.teaching)
 
     def doubts(self, model: Network, x: BatchInputs, y: BatchOutputs) -> list[str]:
+        return self.loop_doubts(model, x, y)
+
+    def loop_doubts(self, model: Network, x: BatchInputs, y: BatchOutputs) -> list[str]:
         loop = self.loop(model)
         return instability_doubts(loop, loop.samples(x, y))
 
@@ -136,8 +139,8 @@ class DFCSS(_ControllerMethod):
 
     def doubts(self, model: Network, x: BatchInputs, y: BatchOutputs) -> list[str]:
         loop = self.loop(model)
-        samples = loop.samples(x, y)
-        return [*instability_doubts(loop, samples), *self.equilibrium.doubts(loop, samples)]
+        found = self.equilibrium.doubts(loop, loop.samples(x, y))
+        return [*self.loop_doubts(model, x, y), *found]
 
     def _contributes(self, equilibrium: Equilibrium) -> BatchFlags:
         return jnp.isfinite(equilibrium.residual) if self.include_unconverged else equilibrium.converged
@@ -200,5 +203,9 @@ class DFC(AbstractMethod):
 
     def doubts(self, model: Network, x: BatchInputs, y: BatchOutputs) -> list[str]:
         loop = self.loop(model)
-        samples = loop.samples(x, y)
-        return [*instability_doubts(loop, samples), *self.average.doubts(loop, samples)]
+        found = self.average.doubts(loop, loop.samples(x, y))
+        return [*self.loop_doubts(model, x, y), *found]
+
+    def loop_doubts(self, model: Network, x: BatchInputs, y: BatchOutputs) -> list[str]:
+        loop = self.loop(model)
+        return instability_doubts(loop, loop.samples(x, y))

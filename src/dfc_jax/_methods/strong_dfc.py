@@ -156,9 +156,12 @@ class StrongDFC(AbstractMethod):
 
     def doubts(self, model: Network, x: BatchInputs, y: BatchOutputs) -> list[str]:
         loop = self.loop(model)
-        samples = loop.samples(x, y)
-        steps = scheme_doubts(loop, samples, self.scheme)
-        return [*self.time_scale_doubts(), *instability_doubts(loop, samples), *steps]
+        steps = scheme_doubts(loop, loop.samples(x, y), self.scheme)
+        return [*self.time_scale_doubts(), *self.loop_doubts(model, x, y), *steps]
+
+    def loop_doubts(self, model: Network, x: BatchInputs, y: BatchOutputs) -> list[str]:
+        loop = self.loop(model)
+        return instability_doubts(loop, loop.samples(x, y))
 
     def time_scale_doubts(self) -> list[str]:
         """Where dt << tau_v, tau_noise << tau_filter << tau_u = 1 is broken, and what that does.

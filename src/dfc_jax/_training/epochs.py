@@ -18,6 +18,7 @@ from dfc_jax._analysis.failures import reasons_for_failure
 from dfc_jax._bar import progress_bar
 from dfc_jax._checks import warn
 from dfc_jax._data.dataset import Dataset
+from dfc_jax._dynamics.stability import UNSTABLE
 from dfc_jax._methods.base import AbstractMethod
 from dfc_jax._network.learned import learned_weights
 from dfc_jax._network.network import Network
@@ -244,8 +245,8 @@ _LEFT_OVER = 0.5
 
 
 def _doubt(run: Run, handful: tuple[Array, Array], method: AbstractMethod, min_converged: float) -> None:
-    """Note, and warn, that too few samples have converged, and why, or that most had to be solved twice; each
-    once a run."""
+    """Note, and warn, that too few samples have converged, and why, that most had to be solved twice, or that
+    loops have become unstable; each once a run."""
     few = lambda record: record["converged"] < min_converged
     twice = lambda record: not few(record) and record["fallback"] > _LEFT_OVER
     first = lambda holds: holds(last) and not any(holds(record) for record in before)
@@ -262,6 +263,9 @@ def _doubt(run: Run, handful: tuple[Array, Array], method: AbstractMethod, min_c
         unknown = "No cause was found in a handful of samples: look at the residuals in the method's report."
         found = [f"Only {last['converged']:.1%} of the samples converged in epoch {epoch}."]
         found += reasons or [unknown]
+    if not any(UNSTABLE in doubt for doubt in [*run.doubts, *found]):
+        loops = method.loop_doubts(run.model, *handful)
+        found += [f"After epoch {epoch}: {doubt}" for doubt in loops]
     if found:
         run.doubts += found
         warn(" ".join(found))
