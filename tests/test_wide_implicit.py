@@ -230,7 +230,7 @@ def test_a_step_that_is_not_solved_is_reported_and_ends_learning(change: Change)
     model, x, y = wide(jr.key(4))
     y = (0.05 * y + jax.vmap(model)(x)).at[0].multiply(40.0)
     method = method_of(segments=((1, 1.0),))
-    solved_to(change, 1e-4, iterations=7)
+    solved_to(change, 1e-4, iterations=2)
     others, _ = learn(method, model, x[1:], y[1:])
     update, report = learn(method, model, x, y)
     assert report.converged.tolist() == report.stable.tolist() == [False, True, True]
@@ -321,3 +321,21 @@ def test_solve_rows() -> None:
         wanted = np.linalg.solve(matrix, rows.T).T
         np.testing.assert_allclose(found, wanted, rtol=1e-12)
         np.testing.assert_allclose(solve_rows(matrix, rows), wanted, rtol=1e-12)
+
+
+@pytest.mark.slow
+def test_steps_far_from_the_zero_inputs_are_solved_from_the_samples_own_jacobian(change: Change) -> None:
+    """With one output more than neurons below them as with one less: no cliff where elimination begins."""
+    x = jr.normal(jr.key(1), (16, 20))
+    model = dfc.mlp((20, 30, 12, 13), key=jr.key(0))
+    weights = lambda m: [layer.transform.weight for layer in m.layers]
+    layers = eqx.tree_at(weights, model, replace_fn=lambda w: 3 * w).layers
+    model = dfc.Network(layers, dfc.ProductOfWeights().init(layers, [(30,), (12,), (13,)], jr.key(0)))
+    y = jnp.eye(13)[jnp.arange(16) % 13]
+    method = dfc.DFC(dfc.PIController(2.0, 1e-3), tau_v=0.02)
+    assert HiddenSystem.fits(method.loop(model), take_samples(method.loop(model), x, y))
+    eliminated, report = learn(method, model, x, y)
+    assert np.all(report.converged)
+    without_elimination(change)
+    general, report = learn(method, model, x, y)
+    assert np.all(report.converged) and angle(eliminated.layers, general.layers) < 0.1

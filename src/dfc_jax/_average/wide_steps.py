@@ -25,9 +25,11 @@ from dfc_jax._average.implicit_steps import (
 )
 from dfc_jax._dynamics.closed_loop import ClosedLoop
 from dfc_jax._dynamics.states import Deviation, LoopState, PerLayer, Sample
-from dfc_jax._numerics.arrays import OutputMatrix, OutputVector, Scalar
-from dfc_jax._numerics.secant import Point, SecantSolution, SharedInverse, solve
+from dfc_jax._numerics.arrays import BatchFlags, OutputMatrix, OutputVector, Scalar
+from dfc_jax._numerics.secant import AbstractInverse, OwnInverses, Point, SecantSolution, SharedInverse, solve
+from dfc_jax._numerics.small_matrices import inverse
 from dfc_jax._steady_state.hidden_system import apical_of, output_weight, solve_rows
+from dfc_jax._steady_state.rescue import solve_left_over
 
 
 class StepLength(eqx.Module):
@@ -61,11 +63,22 @@ class StepLength(eqx.Module):
         return StepLength(h, (a, b), theta, inverse, control_of_rate, coupling, jnp.linalg.inv(-jacobian))
 
 
+class _Asked(eqx.Module):
+    """What a step of one sample is solved for, or of a batch along the first axis."""
+
+    sample: Sample
+    state: LoopState  # at its beginning
+    apical: PerLayer  # Q_i u(0) of the hidden layers
+    start: Float[Array, "*batch hidden"]  # the z before
+    scale: Float[Array, "*batch"]
+
+
 class WideSteps(AbstractSteps):
     """Every step by Broyden's method in z, from the z before and the Jacobian of the zero input.
 
-    That one serves all samples, so that nothing of the size of a matrix is kept for each. A sample whose step
-    is not solved gets a control that is not a number: it teaches nothing from then on, and does not converge.
+    That one serves all samples, so that nothing of the size of a matrix is kept for each; samples that it
+    leaves over are solved from their own. One whose step is not solved even so gets a control that is not a
+    number: it teaches nothing from then on, and does not converge.
     """
 
     loop: ClosedLoop
@@ -101,29 +114,52 @@ class WideSteps(AbstractSteps):
         waiting = a * state.integral + b * (self.samples.error - (1 - length.theta) * state.voltage[-1])
         offset = waiting @ length.inverse  # u(0)
         apical = apical_of(self.loop, offset)
-        found = self._solve(length, before, apical)
-        z = before.memory + found.root
-        solved = (found.point.error <= STEP_RTOL)[:, None]
-        control = jnp.where(solved, offset - z @ length.control_of_rate, jnp.nan)
+        change, solved = self._solve(length, before, apical)
+        z = before.memory + change
+        control = jnp.where(solved[:, None], offset - z @ length.control_of_rate, jnp.nan)
         hidden = self._after(length, state, _at(apical, length.coupling, z))
         of_batch = jax.vmap(_ended, in_axes=(None, 0, 0, 0, 0, None))
         after, deviation = of_batch(self.loop, self.samples, state, control, hidden, length.gains)
         return Stepped(after, control, deviation, z)
 
-    def _solve(self, length: StepLength, before: Stepped, apical: PerLayer) -> SecantSolution:
-        """The change of z in a step, given the hidden layers' `apical` inputs Q_i u(0)."""
+    def _solve(
+        self, length: StepLength, before: Stepped, apical: PerLayer
+    ) -> tuple[Float[Array, "batch hidden"], BatchFlags]:
+        """The change of z in a step, given the hidden layers' `apical` inputs Q_i u(0), and whether it is
+        that."""
+        asked = _Asked(self.samples, before.states, apical, before.memory, self.scales)
+        shared = SharedInverse.create(length.secant, len(before.memory), MAX_STEP_ITERATIONS)
+        found = self._iterated(length, asked, shared)
 
+        def again(asked: _Asked) -> tuple[tuple[Array, Array], BatchFlags]:
+            jacobian = jax.vmap(jax.jacfwd(self._remaining, argnums=2), in_axes=(None, 0, 0))
+            own = OwnInverses(jax.vmap(inverse)(-jacobian(length, asked, asked.start)))
+            found = self._iterated(length, asked, own)
+            return (found.root, found.point.error), found.point.error <= STEP_RTOL
+
+        root, error = found.root, found.point.error
+        failed = ~(error <= STEP_RTOL) & self.samples.finite
+        (root, error), _ = solve_left_over(failed, len(self.gram), asked, (root, error), again)
+        return root, error <= STEP_RTOL
+
+    def _iterated(self, length: StepLength, asked: "_Asked", inverse: AbstractInverse) -> SecantSolution:
         def evaluate(change: Float[Array, "batch hidden"]) -> Point:
-            z = before.memory + change
-            rate = self._after(length, before.states, _at(apical, length.coupling, z)).rate[-1]
-            remaining = rate.reshape(z.shape) - z
+            remaining = jax.vmap(self._remaining, in_axes=(None, 0, 0))(length, asked, asked.start + change)
             square = jnp.sum(remaining * (remaining @ self.gram), axis=1)  # |W R|^2
             missed = length.theta * jnp.sqrt(jnp.maximum(square, 0))  # rounding may make it negative
-            return Point(remaining, missed / self.scales, None)
+            return Point(remaining, missed / asked.scale, None)
 
-        start = jnp.zeros_like(before.memory)
-        inverse = SharedInverse.create(length.secant, len(start), MAX_STEP_ITERATIONS)
-        return solve(evaluate, evaluate(start), inverse, STEP_RTOL, MAX_STEP_ITERATIONS)
+        start = evaluate(jnp.zeros_like(asked.start))
+        return solve(evaluate, start, inverse, STEP_RTOL, MAX_STEP_ITERATIONS)
+
+    def _remaining(
+        self, length: StepLength, asked: "_Asked", z: Float[Array, " hidden"]
+    ) -> Float[Array, " hidden"]:
+        """R(z) of one sample."""
+        apical = tuple(
+            a - jnp.tensordot(z, c, axes=1) for a, c in zip(asked.apical, length.coupling, strict=True)
+        )
+        return _after(self.loop, asked.sample, asked.state, apical, length.h).rate[-1].ravel() - z
 
     def _after(self, length: StepLength, states: LoopState, apical: PerLayer) -> Deviation:
         of_batch = jax.vmap(_after, in_axes=(None, 0, 0, 0, None))
