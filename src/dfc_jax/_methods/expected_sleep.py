@@ -40,6 +40,10 @@ class ExpectedSleepPhase(AbstractNoisePhase):
 
     All arguments are those of `SleepPhase`, of which this is the mean over infinitely many keys; `key` is
     not used. The target must be `Rest()`.
+
+    With an optimiser whose step is no linear function of the update, as Adam's, learning from the mean is
+    another rule than learning from draws: what Adam divides by then has no noise in it, and the feedback
+    weights grow larger and elsewhere.
     """
 
     @compiled
