@@ -11,6 +11,7 @@ from helpers import angle, flat, Gained, make_batch, make_network, Plain, relati
 from jaxtyping import Array, PyTree
 
 import dfc_jax as dfc
+from dfc_jax._average.implicit_steps import implicit_inverse, ImplicitStep
 
 
 CONTROLLER, NUDGE, TAU_V = dfc.PIController(1.0, 0.05), 0.5, 0.2
@@ -205,3 +206,15 @@ def test_what_cannot_be_averaged_is_said(setting) -> None:
     apical = dfc.ClosedLoop(loop.network, tau_apical=0.3)
     with pytest.raises(ValueError, match="`tau_apical` is set"):
         dfc.ImplicitAverage()(apical, samples)
+
+
+def test_the_inverse_of_an_implicit_step_is_that_of_its_jacobian() -> None:
+    """Before the first step, where the neurons are in the feedforward state: by automatic differentiation."""
+    model = make_network(jr.key(7))
+    loop = dfc.ClosedLoop(model, dfc.PIController(1.5, 0.05), tau_v=0.3)
+    x, y = make_batch(jr.key(8), 1)
+    sample = loop.sample(x[0], y[0])
+    step = ImplicitStep(loop, sample, loop.initial_state(sample), jnp.asarray(0.4))
+    jacobian = jax.jacfwd(lambda control: step.unbalanced(control, step.neurons(control)))(jnp.zeros(3))
+    found = implicit_inverse(loop, loop.layer_gains(sample), step.h)
+    assert relative_error(found, np.linalg.inv(-jacobian)) < 1e-12

@@ -34,7 +34,7 @@ def average(solver: diffrax.AbstractSolver, **options: object) -> dfc.DiffraxAve
     "solver, target, controller",
     [
         pytest.param(
-            diffrax.ImplicitEuler, dfc.Nudge(0.5), dfc.PIController(1.0, 0.05), marks=pytest.mark.script
+            diffrax.ImplicitEuler, dfc.Nudge(0.5), dfc.PIController(1.0, 0.05), marks=pytest.mark.slow
         ),
         pytest.param(
             diffrax.Kvaerno3, STRONG, dfc.LeakyIntegratorController(0.5, 0.1), marks=pytest.mark.script

@@ -199,6 +199,15 @@ def test_the_event_fires_when_there_is_time(tanh) -> None:
         assert relative_error(found.control, find(PRECISE["newton"], loop, x, y).control) < 100 * rtol
 
 
+def test_simulated_waits_for_voltages_that_are_slower_than_the_controller() -> None:
+    model = make_network(jr.key(5))
+    loop = dfc.ClosedLoop(model, dfc.LeakyIntegratorController(0.5, 20.0), tau_v=20.0)
+    x, y = make_batch(jr.key(6), 3)
+    found = find(dfc.Simulated(rtol=1e-2, dtmax=1.0, t1=1500.0), loop, x, y)
+    assert np.all(found.converged)
+    assert relative_error(found.deviation.voltage, find(PRECISE["newton"], loop, x, y).deviation.voltage) < 0.1
+
+
 def test_simulated_admits_that_time_ran_out(tanh) -> None:
     loop, x, y = tanh[0], tanh[1][:4], tanh[2][:4]
     found = find(dfc.Simulated(t1=0.5), loop, x, y)

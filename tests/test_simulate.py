@@ -31,6 +31,13 @@ def test_a_dense_solution_is_in_ordinary_units():
     assert relative_error(solution.evaluate(at[0], at[1]), gained) < 1e-8
 
 
+def test_all_the_steps_that_were_asked_for_are_taken():
+    loop, sample = _problem()
+    solver = {"solver": diffrax.Euler(), "stepsize_controller": diffrax.ConstantStepSize()}
+    solution = dfc.simulate(loop, sample, t1=9.0, dt0=1e-3, **solver)
+    assert solution.stats["num_steps"] == 9000
+
+
 @pytest.mark.parametrize("asked", ["solver_state", "controller_state", "made_jump"])
 def test_inner_states_are_not_given_away_in_other_units(asked):
     loop, sample = _problem()

@@ -9,7 +9,18 @@ import jax.random as jr
 import numpy as np
 import pytest
 import scipy.optimize
-from helpers import angle, cast, find, flat, learn, make_network, Plain, relative_error, take_samples
+from helpers import (
+    angle,
+    cast,
+    find,
+    flat,
+    learn,
+    make_batch,
+    make_network,
+    Plain,
+    relative_error,
+    take_samples,
+)
 from jaxtyping import Array, Float, PyTree
 
 import dfc_jax as dfc
@@ -260,6 +271,16 @@ def test_single_precision() -> None:
     assert {leaf.dtype for leaf in jax.tree.leaves(found.layers)} == {jnp.dtype(jnp.float32)}
     assert np.all(report.converged)
     assert relative_error(found.layers, wanted.layers) < 1e-4
+
+
+@pytest.mark.parametrize(
+    ("sizes", "fits"), [((4, 9, 3, 6), True), ((4, 3, 9, 6), False), ((4, 3, 6, 6), False)]
+)
+def test_elimination_pays_where_outputs_outnumber_the_neurons_below_them(sizes, fits) -> None:
+    model = make_network(jr.key(0), sizes)
+    x, y = make_batch(jr.key(1), 2, 4, 6)
+    loop = dfc.ClosedLoop(model, CONTROLLERS["pi"], loss=dfc.MeanSquaredError())
+    assert HiddenSystem.fits(loop, take_samples(loop, x, y)) is fits
 
 
 class Doubled(eqx.Module):
