@@ -47,6 +47,7 @@ def _jacobian(rates, loop: dfc.ClosedLoop, sample: dfc.Sample) -> np.ndarray:
 def test_eigenvalues_are_those_of_all_neurons(controller, target) -> None:
     loop, samples = make_loop(controller, target)
     found = dfc.loop_eigenvalues(loop, samples)
+    assert found.shape == (4, 4 * 3 + 1)  # the modes, and once -1 / tau_v
     for i in range(4):
         sample = one(samples, i)
         everything = np.linalg.eigvals(_jacobian(loop.vector_field, loop, sample))
