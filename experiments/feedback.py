@@ -147,8 +147,10 @@ def train(options: Options, name: str, data: dfc.Dataset) -> None:
     asked, path = options.of_row(name), options.out / name
     if (path / "summary.json").exists():  # of these options, as `check` has found
         return
+    method = make_method(options, name)
+    models = [make_model(options, name, data, seed) for seed in options.seeds]
     # The learning rate falls over the epochs, whose number is then no option that may differ.
-    folder, method = dfc.RunFolder.reopen(path, asked, may_differ=()), make_method(options, name)
+    folder = dfc.RunFolder.reopen(path, asked, may_differ=())
     x, y = (jnp.asarray(part[:SAMPLES]) for part in (data.validation.x, data.validation.y))
     optimiser = make_optimiser(options, data)
     learning = None if name in BASELINES else ROWS[name].learning
@@ -158,7 +160,7 @@ def train(options: Options, name: str, data: dfc.Dataset) -> None:
         folder.append(options.seeds[position], record | angles)
 
     found = dfc.fit_many(
-        [make_model(options, name, data, seed) for seed in options.seeds],
+        models,
         method,
         data,
         optimiser,

@@ -145,7 +145,8 @@ def _chosen(config: Config, arguments: Sequence[str] | None) -> dict[Method, tup
         _check_resumed(out, held, config, given=arguments is not None)
     elif below := runs_below(out):
         names = "a run already" if below == [out] else f"runs already ({_some(below)})"
-        raise ValueError(f"`out` is {str(out)!r}, which holds {names}; name a new folder, or resume it.")
+        resumed = ", or resume it" if below == [out] or runs_in(out) else ""
+        raise ValueError(f"`out` is {str(out)!r}, which holds {names}; name a new folder{resumed}.")
     again = functools.partial(parse, Config, arguments, __doc__)
     configs = options_to_go_on(held, again) if held and arguments is not None else {}
     configs = configs or {method: of_method(config, method) for method in config.method}

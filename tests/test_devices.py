@@ -38,6 +38,7 @@ def jaxtyping_off() -> Iterator[None]:
 
 
 @pytest.mark.slow
+@pytest.mark.filterwarnings("ignore:After epoch:UserWarning")  # noise has nothing to teach
 def test_eight_devices_train_as_one(tmp_path: pathlib.Path) -> None:
     """In every case, from each other's checkpoints too, and the samples are truly divided."""
     on_devices.train("steady state", None, resume=tmp_path / "read")
@@ -115,6 +116,28 @@ def test_two_processes_train_as_one(tmp_path: pathlib.Path) -> None:
     models = [dfc.load_run(tmp_path / name).models[0] for name in ("two", "one")]
     for a, b in zip(*map(jax.tree.leaves, models), strict=True):
         np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-5)
+
+
+@pytest.mark.slow
+def test_who_waits_for_other_processes_says_so_and_hears_signals(tmp_path: pathlib.Path) -> None:
+    with socket.socket() as free:
+        free.bind(("localhost", 0))
+        address = f"localhost:{free.getsockname()[1]}"
+    code = (
+        "import sys; sys.argv = ['run.py']; import run; from options import together;"
+        f"together.PATIENCE = 1.0; sys.argv += {['--distributed', '--coordinator', address]!r};"
+        "sys.argv += ['--processes', '2', '--process', '0', '--out', sys.argv[0] + '-out'];"
+        "together.leave(run.command())"
+    )
+    variables = os.environ | {"PYTHONPATH": f"{ROOT / 'src'}{os.pathsep}{ROOT / 'experiments'}"}
+    command = [sys.executable, "-c", code]
+    with subprocess.Popen(command, cwd=tmp_path, env=variables, stderr=subprocess.PIPE, text=True) as process:
+        assert process.stderr is not None
+        said = next(line for line in process.stderr if "waiting" in line)
+        assert said == f"waiting for the other processes at {address}\n"
+        process.terminate()
+        assert process.stderr.read().strip() == "stopped by SIGTERM"
+    assert process.returncode == 143
 
 
 @pytest.mark.parametrize(

@@ -8,6 +8,7 @@ import json
 import os
 import socket
 import sys
+import threading
 import warnings
 from collections.abc import Callable
 from typing import Any, NoReturn, TypeVar
@@ -19,6 +20,7 @@ from dfc_jax._runs.folder import first_difference
 
 
 Found = TypeVar("Found")
+PATIENCE = 20.0  # seconds after which it is said that others are waited for
 MINUTES = 20  # in which all processes must have come equally far
 
 
@@ -42,7 +44,7 @@ def initialize(coordinator: str | None, processes: int | None, process: int | No
     # Its service keeps SIGTERM to itself, and nobody asks it.
     jax.config.update("jax_enable_preemption_service", False)
     try:
-        jax.distributed.initialize(coordinator, processes, process)
+        _meet(coordinator, processes, process)
     except ValueError as error:
         problem = "`distributed` is given, but JAX does not find the other processes by itself"
         raise ValueError(f"{problem} ({error}); give --coordinator, --processes and --process.") from error
@@ -52,6 +54,28 @@ def initialize(coordinator: str | None, processes: int | None, process: int | No
         raise RuntimeError(f"{problem}: {reason}") from error
     if not writes():
         warnings.simplefilter("ignore")  # the process that talks gives the same
+
+
+def _meet(*address: Any) -> None:
+    """JAX's initialisation, beside the main thread, which hears signals: it takes minutes if others do not
+    come."""
+    failed: list[BaseException] = []
+
+    def meet() -> None:
+        try:
+            jax.distributed.initialize(*address)
+        except BaseException as error:
+            failed.append(error)
+
+    meeting = threading.Thread(target=meet, daemon=True)
+    meeting.start()
+    meeting.join(PATIENCE)
+    if meeting.is_alive():
+        print(f"waiting for the other processes at {address[0] or 'their address'}", file=sys.stderr)
+    while meeting.is_alive():
+        meeting.join(PATIENCE)
+    if failed:
+        raise failed[0]
 
 
 def _check_address(coordinator: str, listens: bool) -> None:

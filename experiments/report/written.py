@@ -18,7 +18,13 @@ def new_folder(name: str) -> pathlib.Path:
 
 
 def comparison_in(out: pathlib.Path) -> str | None:
-    """The name of a table or picture that lies in `out`, None if there is none."""
+    """The name of a table or picture that lies in `out`, None if there is none.
+
+    **Raises:** `ValueError` if `out` is what is left of a run, whose table that is.
+    """
+    if (out / "metrics.jsonl").exists() and not (out / "config.json").exists():
+        problem = f"`out` is {str(out)!r}, which holds metrics.jsonl of a run without its config.json"
+        raise ValueError(f"{problem}; name a new folder.")
     return next((name for name in (TABLE, *PICTURES) if (out / name).exists()), None)
 
 
