@@ -7,6 +7,7 @@ import pathlib
 import re
 from typing import Any
 
+import compare
 import feedback
 import numpy as np
 import pytest
@@ -138,6 +139,28 @@ def test_the_table_of_both_schedules_is_that_of_their_runs():
 def test_a_benchmarks_tables_are_those_of_its_figures(name, tmp_path):
     importlib.import_module(name)._write(read(BENCHMARKS / f"{name}.json"), tmp_path)
     assert (tmp_path / f"{name}.md").read_bytes() == (BENCHMARKS / f"{name}.md").read_bytes()
+
+
+COMPARED = {
+    "strong/mnist": ("dfc-ss", "strong-dfc", "strong-dfc-2phase", "bp"),
+    "strong/fashion_mnist": ("dfc-ss", "strong-dfc", "strong-dfc-2phase", "bp"),
+    "theories/mnist-30-epochs": ("bp", "least-control", "least-control-6.4"),
+}
+
+
+@pytest.mark.parametrize("name", COMPARED)
+def test_compared_tables_are_those_of_their_runs(name, tmp_path, monkeypatch):
+    monkeypatch.setattr(compare, "drawn", lambda *_: None)
+    compare.compare([RESULTS / name / run for run in COMPARED[name]], tmp_path)
+    assert (tmp_path / "table.md").read_bytes() == (RESULTS / name / "table.md").read_bytes()
+
+
+@pytest.mark.parametrize("name", ["mnist", "fashion_mnist"])
+def test_strong_feedbacks_page_says_what_its_tables_say(name):
+    page = (RESULTS / "strong" / "README.md").read_text("utf-8")
+    runs = [read(RESULTS / "strong" / name / run / "summary.json") for run in COMPARED[f"strong/{name}"]]
+    two, single, phases, backprop = (f"{100 * run['mean']['test_accuracy']:.2f} %" for run in runs)
+    assert f"single phase {single}, two phases {phases}, DFC-SS {two}, backprop {backprop}." in page
 
 
 def test_the_best_epochs_of_all_summaries_are_in_their_metrics():
