@@ -5,12 +5,14 @@ import importlib
 import json
 import pathlib
 import re
+import shlex
 from typing import Any
 
 import compare
 import feedback
 import numpy as np
 import pytest
+import sweep
 import table1
 import theories
 from neurips2021.printed_table import COLUMNS, ROWS
@@ -18,6 +20,8 @@ from options.read_back import from_dict
 from prospective.picture import LABELS
 from report.curves import read_curves
 from report.spread import shown
+from sweeping import report
+from sweeping.description import Sweep
 
 
 ROOT = pathlib.Path(__file__).parents[1]
@@ -153,6 +157,21 @@ def test_compared_tables_are_those_of_their_runs(name, tmp_path, monkeypatch):
     monkeypatch.setattr(compare, "drawn", lambda *_: None)
     compare.compare([RESULTS / name / run for run in COMPARED[name]], tmp_path)
     assert (tmp_path / "table.md").read_bytes() == (RESULTS / name / "table.md").read_bytes()
+
+
+def test_a_sweeps_table_is_that_of_its_runs(tmp_path, monkeypatch):
+    folder = RESULTS / "theories" / "rates"
+    environment = read(folder / "000" / "config.json")["environment"]
+    options, words = sweep.read(shlex.split(environment["command"])[2:])
+    searched = Sweep(tuple(words), options.search)
+    for run in folder.glob("*/config.json"):
+        (tmp_path / run.parent.name).symlink_to(run.parent)
+    held = {"sweep": dataclasses.asdict(searched), "environment": environment}
+    (tmp_path / "sweep.json").write_text(json.dumps(held))
+    monkeypatch.setattr(report, "drawn", lambda *_: None)
+    report.report(searched, tmp_path)
+    for name in ("table.md", "table.csv"):
+        assert (tmp_path / name).read_bytes() == (folder / name).read_bytes()
 
 
 @pytest.mark.parametrize("name", ["mnist", "fashion_mnist"])
