@@ -146,6 +146,8 @@ def test_optimisers_that_watch_the_loss_train(optimiser: optax.GradientTransform
 def test_what_an_optimiser_lacks_is_said() -> None:
     with pytest.raises(ValueError, match=r"`optimiser` does not update these weights: .*'grad'"):
         fit(optax.lbfgs())
+    with pytest.raises(ValueError, match=r"`optimiser` does not update these weights: .*'fast'"):
+        fit(optax.lookahead(optax.sgd(0.1), 5, 0.5))
     asleep = dfc.FeedbackLearning(optax.polyak_sgd(), pretraining_epochs=0)
     with pytest.raises(ValueError, match=r"`feedback_learning\.optimiser` does not update .*'value'"):
         fit(optax.sgd(0.1), model=network(dfc.RandomFeedback()), feedback_learning=asleep)

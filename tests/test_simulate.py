@@ -72,6 +72,13 @@ def test_a_solver_that_cannot_take_noise_is_refused_by_name(solver):
         dfc.simulate(loop, sample, t1=1.0, dt0=0.1, solver=solver, key=jr.key(0))
 
 
+def test_steps_that_noise_would_change_are_refused_by_name():
+    loop, sample = _problem(noise=dfc.FilteredNoise(0.1))
+    adaptive = diffrax.PIDController(rtol=1e-3, atol=1e-3)
+    with pytest.raises(ValueError, match="`stepsize_controller` is PIDController, whose steps the noise"):
+        dfc.simulate(loop, sample, t1=1.0, dt0=0.1, stepsize_controller=adaptive, key=jr.key(0))
+
+
 def test_times_may_be_mapped_if_the_steps_are_given():
     loop, sample = _problem()
     ends = lambda **options: jax.vmap(lambda t1: dfc.simulate(loop, sample, t1=t1, dt0=0.1, **options).ys)

@@ -65,8 +65,8 @@ def simulate(
     (10, [0.0, 0.0, 0.0])
 
     **Raises:** `ValueError` if `sample` is a batch, `t1` or `dt0` is not a positive number or is traced
-    without `max_steps`, noise and `key` do not come together, `solver` cannot take the noise, or
-    `saveat` asks for the inner states of solver or step-size controller.
+    without `max_steps`, noise and `key` do not come together, `solver` or `stepsize_controller` cannot take
+    the noise, or `saveat` asks for the inner states of solver or step-size controller.
     """
     require(sample.error.ndim == 1, "`sample` is a batch; simulate one, or map over it with jax.vmap.")
     _check_time("t1", t1)
@@ -81,6 +81,12 @@ def simulate(
         key is None or _takes_noise(solver),
         f"`solver` is {type(solver).__name__}, which cannot take the noise of the closed loop; give "
         "diffrax.Heun(), the default with noise, or EulerHeun, Euler, Midpoint or Ralston.",
+    )
+    adaptive = isinstance(stepsize_controller, diffrax.AbstractAdaptiveStepSizeController)
+    require(
+        key is None or not adaptive,
+        f"`stepsize_controller` is {type(stepsize_controller).__name__}, whose steps the noise would change; "
+        "give diffrax.ConstantStepSize() or StepTo with noise.",
     )
     for asked in ("solver_state", "controller_state", "made_jump"):
         require(

@@ -67,8 +67,8 @@ def update_alone(name: str, optimiser: optax.GradientTransformation, part: PyTre
 def _traced(
     name: str, update: Any, optimiser: optax.GradientTransformation, part: PyTree, *rest: Any
 ) -> Traced:
-    state, weights = initial_state(part, optimiser), learned_weights(part)
+    weights = learned_weights(part)
     try:
-        return trace(update, weights, state, weights, *rest)
-    except TypeError as error:
+        return trace(update, weights, initial_state(part, optimiser), weights, *rest)
+    except (TypeError, AttributeError) as error:  # as of one that wants weights of a kind of its own
         raise ValueError(f"`{name}` does not update these weights: {error}") from error
