@@ -15,6 +15,7 @@ from jaxtyping import Array, Float, Int, PRNGKeyArray
 
 from dfc_jax._dynamics.closed_loop import ClosedLoop
 from dfc_jax._dynamics.losses import AbstractLoss
+from dfc_jax._dynamics.stability import instability_doubts
 from dfc_jax._dynamics.states import PerLayer, Sample
 from dfc_jax._fields import check_parts, Part
 from dfc_jax._network.layer import Layer
@@ -74,14 +75,13 @@ class AbstractMethod(Part):
     def doubts(self, model: Network, x: BatchInputs, y: BatchOutputs) -> list[str]:
         """What is known to go wrong with this model and these samples (a handful is enough), in a sentence
         each. `fit` warns of it. Not for use under jit."""
-        del model, x, y
-        return []
+        return self.loop_doubts(model, x, y)
 
     def loop_doubts(self, model: Network, x: BatchInputs, y: BatchOutputs) -> list[str]:
         """Those of `doubts` that learning may bring about, and that take milliseconds to look for: `fit`
         does after every epoch."""
-        del model, x, y
-        return []
+        loop = self.loop(model)
+        return [] if loop is None else instability_doubts(loop, loop.samples(x, y))
 
     def own_updates(
         self, model: Network, x: BatchInputs, y: BatchOutputs, *, key: PRNGKeyArray | None = None

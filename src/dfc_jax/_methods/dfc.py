@@ -14,7 +14,6 @@ from dfc_jax._dynamics.closed_loop import ClosedLoop
 from dfc_jax._dynamics.controller import AbstractController, PIController
 from dfc_jax._dynamics.losses import AbstractLoss, CrossEntropy
 from dfc_jax._dynamics.noise import FilteredNoise
-from dfc_jax._dynamics.stability import instability_doubts
 from dfc_jax._dynamics.states import Sample
 from dfc_jax._dynamics.targets import AbstractTarget, Nudge
 from dfc_jax._dynamics.teaching import forward_change
@@ -97,13 +96,6 @@ class _ControllerMethod(SteadyStateMethod):
     def loop(self, model: Network) -> ClosedLoop:
         check_type("model", model, Network)
         return ClosedLoop(model, self.controller, self.target, self.loss, teaching=self.teaching)
-
-    def doubts(self, model: Network, x: BatchInputs, y: BatchOutputs) -> list[str]:
-        return self.loop_doubts(model, x, y)
-
-    def loop_doubts(self, model: Network, x: BatchInputs, y: BatchOutputs) -> list[str]:
-        loop = self.loop(model)
-        return instability_doubts(loop, loop.samples(x, y))
 
 
 class DFCSS(_ControllerMethod):
@@ -205,7 +197,3 @@ class DFC(AbstractMethod):
         loop = self.loop(model)
         found = self.average.doubts(loop, loop.samples(x, y))
         return [*self.loop_doubts(model, x, y), *found]
-
-    def loop_doubts(self, model: Network, x: BatchInputs, y: BatchOutputs) -> list[str]:
-        loop = self.loop(model)
-        return instability_doubts(loop, loop.samples(x, y))

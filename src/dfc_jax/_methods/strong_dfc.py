@@ -27,7 +27,7 @@ from dfc_jax._dynamics.controller import AbstractController, PIController
 from dfc_jax._dynamics.losses import AbstractLoss, CrossEntropy
 from dfc_jax._dynamics.noise import FilteredNoise
 from dfc_jax._dynamics.published import PublishedEuler, PublishedState
-from dfc_jax._dynamics.stability import instability_doubts, scheme_doubts
+from dfc_jax._dynamics.stability import scheme_doubts
 from dfc_jax._dynamics.states import PerLayer, Sample
 from dfc_jax._dynamics.targets import AbstractTarget, Clamp, Rest
 from dfc_jax._dynamics.teaching import feedback_change
@@ -158,10 +158,6 @@ class StrongDFC(AbstractMethod):
         loop = self.loop(model)
         steps = scheme_doubts(loop, loop.samples(x, y), self.scheme)
         return [*self.time_scale_doubts(), *self.loop_doubts(model, x, y), *steps]
-
-    def loop_doubts(self, model: Network, x: BatchInputs, y: BatchOutputs) -> list[str]:
-        loop = self.loop(model)
-        return instability_doubts(loop, loop.samples(x, y))
 
     def time_scale_doubts(self) -> list[str]:
         """Where dt << tau_v, tau_noise << tau_filter << tau_u = 1 is broken, and what that does.
