@@ -143,10 +143,10 @@ def _load(folder: pathlib.Path) -> dict[str, Any]:
     method = held["config"].get("method") or [None]
     if method[0] not in COLOURS:
         raise ValueError(f"{problem}: `method` is {method[0]!r} in {str(folder / 'config.json')!r}.")
-    options_of(folder)  # which says what else they cannot be
+    options = options_of(folder)  # which says what else they cannot be
     if summary["mean"] and not (folder / "metrics.jsonl").exists():
         raise ValueError(f"{problem}: there is no metrics.jsonl.")
-    check_same_epochs(folder, held["config"], summary)
+    check_same_epochs(folder, options.seeds, summary)
     return {**held, "summary": summary}
 
 

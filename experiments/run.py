@@ -232,6 +232,9 @@ def main(config: Config, arguments: Sequence[str] | None = None) -> int:
         summaries = {run.method: train(run.config, run.method, data, run.folder) for run in runs}
     except STOPS as stopped:
         stopped.add_note(f"--out {out} --resume goes on")
+        with contextlib.suppress(OSError):  # stopped, not refused, so with the options of now
+            for run in runs if writes() else ():
+                run.folder.go_on()
         raise
     if writes():
         _compare(out, runs)

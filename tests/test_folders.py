@@ -250,6 +250,16 @@ def test_the_revision_is_that_of_the_source(tmp_path: pathlib.Path, monkeypatch:
     assert environment.environment()["script_revision"] == f"{found['script_revision']}-dirty"
 
 
+def test_a_run_that_is_stopped_before_a_new_epoch_goes_on_with_the_options_of_now(
+    tmp_path: pathlib.Path,
+) -> None:
+    path = tmp_path / "run"
+    run(path)
+    dfc.RunFolder.reopen(path, CONFIG | {"epochs": 5}).go_on()
+    assert json.loads((path / "config.json").read_text())["config"]["epochs"] == 5
+    assert not (path / "summary.json").exists() and len(records(path)) == 2
+
+
 def test_a_checkpoint_of_another_run_is_not_gone_on_from(tmp_path: pathlib.Path) -> None:
     """Nor read: its losses are not those that were noted."""
     path, other = tmp_path / "run", tmp_path / "other"

@@ -7,6 +7,7 @@ import pathlib
 import signal
 import subprocess
 import sys
+import termios
 import time
 
 import jax
@@ -100,9 +101,10 @@ def test_a_signal_amid_garbage_collection_is_heard(number, code, capsys):
             gc.callbacks.remove(amid)
         time.sleep(30)
 
-    hook = sys.unraisablehook
+    hook, before = sys.unraisablehook, time.monotonic()
     try:
         assert main() == code and came
+        assert time.monotonic() - before < 10  # it woke the main thread
         assert sys.unraisablehook is hook
     finally:
         signal.signal(number, found)
@@ -150,6 +152,18 @@ def test_no_work_ends_because_its_bar_cannot_be_shown(monkeypatch):
         shown = list(progress_bar(range(3), progress=True))
         monkeypatch.undo()
         assert shown == [0, 1, 2]
+
+
+@pytest.mark.skipif(not hasattr(os, "openpty"), reason="there are no terminals of such a kind here")
+def test_a_bar_is_as_wide_as_its_terminal(monkeypatch):
+    master, slave = os.openpty()
+    termios.tcsetwinsize(slave, (24, 60))
+    with open(slave, "w") as terminal, open(master):
+        monkeypatch.setattr(sys, "stderr", terminal)
+        bar = progress_bar(range(3), progress=True)
+        assert 50 < bar.ncols <= 60
+        bar.close()
+        monkeypatch.undo()
 
 
 def test_who_cannot_show_results_says_where_they_are(monkeypatch):

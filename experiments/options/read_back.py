@@ -24,6 +24,8 @@ def from_dict(kind: type, values: dict[str, Any]) -> Any:
         if not _fits(value, hints[name]):
             raise ValueError(f"`{name}` is {value!r}")
         made[name] = tuple(value) if isinstance(value, list) else value
+        if hints[name] is pathlib.Path:
+            made[name] = pathlib.Path(value)
     return kind(**made)
 
 

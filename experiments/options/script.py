@@ -125,6 +125,14 @@ def _say(sentence: str, error: BaseException, code: int) -> int:
     return code
 
 
+def _signal_main_thread(number: int) -> None:
+    """Wake it, too, from a system call; Windows cannot."""
+    if hasattr(signal, "pthread_kill"):
+        signal.pthread_kill(threading.main_thread().ident or 0, number)
+    else:
+        signal.raise_signal(number)
+
+
 @contextlib.contextmanager
 def _signals_raised() -> Iterator[None]:
     """SIGINT, SIGTERM and SIGHUP raise `Stopped` in the main thread. `KeyboardInterrupt` would not do for
@@ -132,15 +140,15 @@ def _signals_raised() -> Iterator[None]:
 
     What is raised amid garbage collection Python only reports: then the signal comes again a little later.
     """
+    again: list[threading.Timer] = []
 
     def stop(number: int, _: FrameType | None) -> None:
         raise Stopped(number)
 
     def unraisable(found: Any) -> None:
         if isinstance(found.exc_value, Stopped):
-            later = threading.Timer(AGAIN, signal.raise_signal, (found.exc_value.number,))
-            later.daemon = True
-            later.start()
+            again.append(threading.Timer(AGAIN, _signal_main_thread, (found.exc_value.number,)))
+            again[-1].start()
         else:
             reported(found)
 
@@ -157,6 +165,9 @@ def _signals_raised() -> Iterator[None]:
     try:
         yield
     finally:
+        for timer in again:
+            timer.cancel()
+            timer.join()
         sys.unraisablehook = reported
         for number, found in before.items():
             signal.signal(number, found)

@@ -3,6 +3,7 @@
 import collections
 import json
 import pathlib
+from collections.abc import Sequence
 from typing import Any
 
 
@@ -22,11 +23,11 @@ def read_json(path: pathlib.Path) -> Any:
         raise ValueError(f"{str(path.parent)!r} {NONE}: {reason}.") from error
 
 
-def check_same_epochs(folder: pathlib.Path, config: dict[str, Any], summary: dict[str, Any]) -> None:
+def check_same_epochs(folder: pathlib.Path, seeds: Sequence[int], summary: dict[str, Any]) -> None:
     """Raise `ValueError` unless `metrics.jsonl` holds the epochs that `summary.json` is of, and both are of
-    the configuration's seeds."""
+    these seeds."""
     problem = f"{str(folder)!r} {NONE}"
-    asked, told = [str(seed) for seed in config["seeds"]], list(summary["seeds"])
+    asked, told = [str(seed) for seed in seeds], list(summary["seeds"])
     if sorted(asked) != sorted(told):
         held = f"the seeds of summary.json are {' '.join(told) or 'none'}"
         raise ValueError(f"{problem}: {held}, and {' '.join(asked)} were asked for.")
@@ -37,11 +38,11 @@ def check_same_epochs(folder: pathlib.Path, config: dict[str, Any], summary: dic
             held[str(record["seed"])].append(record["epoch"])
     except FileNotFoundError:
         pass  # of a run whose seeds all stopped in their first epoch
-    except (OSError, ValueError, TypeError, KeyError) as error:
+    except (OSError, ValueError, TypeError, KeyError, RecursionError) as error:
         raise ValueError(f"{problem}: metrics.jsonl: {type(error).__name__}: {error}.") from error
     for seed, found in summary["seeds"].items():
-        wanted = list(range(1, 1 + found.get("epochs", 0)))
-        if held.pop(seed, []) != wanted:
+        epochs = found.get("epochs", 0) if isinstance(found, dict) else None
+        if not isinstance(epochs, int) or held.pop(seed, []) != list(range(1, 1 + epochs)):
             raise ValueError(f"{problem}: metrics.jsonl and summary.json hold other epochs of seed {seed}.")
     if held:
         raise ValueError(f"{problem}: metrics.jsonl holds seeds that were not asked for: {' '.join(held)}.")

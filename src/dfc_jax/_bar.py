@@ -28,4 +28,5 @@ class _Screen:
 def progress_bar(*arguments: Any, progress: bool, **options: Any) -> tqdm:
     """tqdm's on standard error, if `progress` says so and there is one."""
     shown = progress and sys.stderr is not None
-    return tqdm(*arguments, disable=not shown, file=_Screen(sys.stderr), **options)
+    # tqdm asks no stream but standard error itself how wide it is, unless it is to go on asking.
+    return tqdm(*arguments, disable=not shown, file=_Screen(sys.stderr), dynamic_ncols=True, **options)

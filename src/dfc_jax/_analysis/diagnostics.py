@@ -190,7 +190,7 @@ def _of_feedback(
         "angle_of_feedback_to_transposed_jacobian": jnp.nanmean(feedback_angles(loop.network, x)),
         "angle_of_feedback_to_pseudo_inverse": jnp.nanmean(feedback_angles(loop.network, x, damping)),
         "feedback_ratio": jnp.stack([jnp.mean(ratio) for ratio in ratios]),
-        "null_space_fraction": jnp.nanmean(unseen_part(model, x, changes)),
+        "null_space_fraction": jnp.mean(unseen_part(model, x, changes), where=changes.size != 0),
     }
 
 

@@ -131,18 +131,20 @@ class WideSteps(AbstractSteps):
         shared = SharedInverse.create(length.secant, len(before.memory), MAX_STEP_ITERATIONS)
         found = self._iterated(length, asked, shared)
 
-        def again(asked: _Asked) -> tuple[tuple[Array, Array], BatchFlags]:
+        def again(some: _Asked) -> tuple[tuple[Array, Array], BatchFlags]:
             jacobian = jax.vmap(jax.jacfwd(self._remaining, argnums=2), in_axes=(None, 0, 0))
-            own = OwnInverses(jax.vmap(inverse)(-jacobian(length, asked, asked.start)))
-            found = self._iterated(length, asked, own)
-            return (found.root, found.point.error), found.point.error <= STEP_RTOL
+            own = OwnInverses(jax.vmap(inverse)(-jacobian(length, some, some.start)))
+            tried = self._iterated(length, some, own)
+            return (tried.root, tried.point.error), tried.point.error <= STEP_RTOL
 
         root, error = found.root, found.point.error
         failed = ~(error <= STEP_RTOL) & self.samples.finite
+        # Not what has failed before: it stays as it is.
+        failed &= jnp.all(jnp.isfinite(before.controls), axis=1)
         (root, error), _ = solve_left_over(failed, len(self.gram), asked, (root, error), again)
         return root, error <= STEP_RTOL
 
-    def _iterated(self, length: StepLength, asked: "_Asked", inverse: AbstractInverse) -> SecantSolution:
+    def _iterated(self, length: StepLength, asked: _Asked, inverse: AbstractInverse) -> SecantSolution:
         def evaluate(change: Float[Array, "batch hidden"]) -> Point:
             remaining = jax.vmap(self._remaining, in_axes=(None, 0, 0))(length, asked, asked.start + change)
             square = jnp.sum(remaining * (remaining @ self.gram), axis=1)  # |W R|^2
@@ -153,7 +155,7 @@ class WideSteps(AbstractSteps):
         return solve(evaluate, start, inverse, STEP_RTOL, MAX_STEP_ITERATIONS)
 
     def _remaining(
-        self, length: StepLength, asked: "_Asked", z: Float[Array, " hidden"]
+        self, length: StepLength, asked: _Asked, z: Float[Array, " hidden"]
     ) -> Float[Array, " hidden"]:
         """R(z) of one sample."""
         apical = tuple(

@@ -25,9 +25,6 @@ from dfc_jax._numerics.arrays import OutputMatrix, OutputVector
 from dfc_jax._numerics.compiled import compiled
 
 
-UNSTABLE = "The closed loop is unstable"
-
-
 def loop_eigenvalues(loop: ClosedLoop, samples: Sample) -> Complex[np.ndarray, "batch modes"]:
     """The eigenvalues of each sample's loop, per tau_u. Stable if all have negative real parts.
 
@@ -45,18 +42,20 @@ def loop_eigenvalues(loop: ClosedLoop, samples: Sample) -> Complex[np.ndarray, "
     return np.take_along_axis(values, order[:, -beyond:], axis=1)
 
 
-def has_few_modes(loop: ClosedLoop, outputs: int) -> bool:
-    """Whether the eigenvalues of a handful of samples stay a matter of seconds."""
-    return outputs * (_layers(loop) + 1) <= 500
+def has_few_modes(loop: ClosedLoop, outputs: int, most: int = 500) -> bool:
+    """Whether there are at most so many; 500 of a handful of samples are a matter of seconds, 100 of tens of
+    milliseconds."""
+    return outputs * (_layers(loop) + 1) <= most
 
 
-def instability_doubts(loop: ClosedLoop, samples: Sample) -> list[str]:
+def instability_doubts(loop: ClosedLoop, samples: Sample, most: int = 500) -> list[str]:
     """Whether the loop of these samples is unstable, and by whose fault, in a sentence; for `doubts`.
 
-    Nothing is said of a loop with an apical compartment or too many modes, or of samples that are not finite.
+    Nothing is said of a loop with an apical compartment or more than `most` modes, or of samples that are
+    not finite.
     """
-    finite = np.asarray(samples.finite)
-    if loop.tau_apical is not None or not has_few_modes(loop, samples.error.shape[1]) or not finite.any():
+    finite, few = np.asarray(samples.finite), has_few_modes(loop, samples.error.shape[1], most)
+    if loop.tau_apical is not None or not few or not finite.any():
         return []
     samples = jax.tree.map(lambda leaf: np.asarray(leaf)[finite], samples)  # JAX would compile each
     largest = loop_eigenvalues(loop, samples).real.max(axis=1)
@@ -64,7 +63,7 @@ def instability_doubts(loop: ClosedLoop, samples: Sample) -> list[str]:
     if not np.any(unstable):
         return []
     sentence = (
-        f"{UNSTABLE} for {np.mean(unstable):.0%} of the samples tried, its eigenvalues' "
+        f"The closed loop is unstable for {np.mean(unstable):.0%} of the samples tried, its eigenvalues' "
         f"largest real part {np.max(largest):+.3g} per tau_u, so its dynamics do not come to rest"
     )
     gains = np.asarray(jax.vmap(loop.gain)(samples), np.float64)

@@ -77,11 +77,11 @@ class AbstractMethod(Part):
         each. `fit` warns of it. Not for use under jit."""
         return self.loop_doubts(model, x, y)
 
-    def loop_doubts(self, model: Network, x: BatchInputs, y: BatchOutputs) -> list[str]:
-        """Those of `doubts` that learning may bring about, and that take milliseconds to look for: `fit`
-        does after every epoch."""
+    def loop_doubts(self, model: Network, x: BatchInputs, y: BatchOutputs, most: int = 500) -> list[str]:
+        """Those of `doubts` that learning may bring about, of a loop of at most so many modes, which are
+        outputs times layers and one: `fit` looks after every epoch, of up to 100."""
         loop = self.loop(model)
-        return [] if loop is None else instability_doubts(loop, loop.samples(x, y))
+        return [] if loop is None else instability_doubts(loop, loop.samples(x, y), most)
 
     def own_updates(
         self, model: Network, x: BatchInputs, y: BatchOutputs, *, key: PRNGKeyArray | None = None

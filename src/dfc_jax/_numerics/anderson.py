@@ -52,8 +52,8 @@ class Anderson(eqx.Module):
         alone = jnp.where(one > 0, on_new / jnp.where(one > 0, one, 1), 0)
         a = jnp.where(independent, (other * on_new - both * on_old) / safe, alone)
         b = jnp.where(independent, (one * on_old - both * on_new) / safe, 0)
-        a, b = jnp.where(self.begun, a, 0), jnp.where(self.begun, b, 0)
-        return jax.tree.map(lambda g, x, y: g - a * x - b * y, self.image, new_image, old_image)
+        point = lambda g, x, y: jnp.where(self.begun, g - a * x - b * y, g)
+        return jax.tree.map(point, self.image, new_image, old_image)
 
 
 def _dot(one: _Residual, other: _Residual) -> Scalar:

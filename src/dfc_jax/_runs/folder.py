@@ -41,7 +41,7 @@ class RunFolder(eqx.Module):
 
     path: pathlib.Path = eqx.field(static=True)
     _lock: Lock | None = eqx.field(default=None, repr=False)
-    _going_on: _Once | None = eqx.field(default=None, repr=False)  # what a new epoch is noted after
+    _going_on: _Once | None = eqx.field(default=None, repr=False)  # of a run that was there before
 
     def __check_init__(self) -> None:
         check_type("_lock", self._lock, Lock, type(None))
@@ -76,9 +76,8 @@ class RunFolder(eqx.Module):
     ) -> "RunFolder":
         """The folder of an interrupted run, its metrics brought to its newest checkpoint; or a new one.
 
-        `config` must be that of the run, but for the options in `may_differ`. Once there is a new epoch, or
-        an end, `config.json` is that of now, and `summary.json`, which `finish` writes, that of the run as it
-        is then; before, should `fit` refuse to go on, they stay.
+        `config` must be that of the run, but for the options in `may_differ`. `config.json` and
+        `summary.json` stay until `go_on`, should `fit` refuse to.
 
         **Raises:** `ValueError` if `config` is another, if epochs were finished but no checkpoint is there
         or intact, or more of them than `config` asks for; `OSError` if the folder cannot be read or written.
@@ -111,13 +110,21 @@ class RunFolder(eqx.Module):
         """Where `fit` keeps the checkpoints of this run."""
         return self.path / "checkpoints"
 
+    def go_on(self) -> None:
+        """Note that the run goes on: `config.json` is that of now, and there is no `summary.json` until
+        `finish`. `append` and `finish` do that, too.
+
+        **Raises:** `OSError` if it cannot be written.
+        """
+        if self._going_on is not None:
+            self._going_on()
+
     def append(self, seed: int, record: Record) -> None:
         """Add one epoch to `metrics.jsonl`; it is on disk when this returns.
 
         `record` may hold more than `fit` said, `record | {"mine": 1.5}`: it stays when the run is resumed.
         """
-        if self._going_on is not None:
-            self._going_on()
+        self.go_on()
         path = self.path / "metrics.jsonl"
         with open(path, "ab") as file:
             file.write(_line(seed, record).encode())
@@ -129,8 +136,7 @@ class RunFolder(eqx.Module):
 
         Other processes may open the folder then.
         """
-        if self._going_on is not None:
-            self._going_on()
+        self.go_on()
         seeds = {str(seed): _summarise(history, metric) for seed, history in histories.items()}
         summary = summary_of(seeds, metric)
         _write_json(self.path / "summary.json", summary)

@@ -118,7 +118,7 @@ class OptimalControl(AbstractOptimalControl):
         short = (state.error <= state.wanted) & ~converged
         error = jnp.where(short, jnp.inf, state.error)
         wanted = jnp.where(short, state.wanted / _MUCH_BETTER, state.wanted)
-        begun = state.history.begun & ~short  # while it rested nothing was noted of it
+        begun = state.history.begun & ~short  # what was noted while it rested is not of its own turns
         changed = lambda s: (s.error, s.wanted, s.history.begun)
         return eqx.tree_at(changed, state, (error, wanted, begun)), found
 

@@ -18,7 +18,6 @@ from dfc_jax._analysis.failures import reasons_for_failure
 from dfc_jax._bar import progress_bar
 from dfc_jax._checks import warn
 from dfc_jax._data.dataset import Dataset
-from dfc_jax._dynamics.stability import UNSTABLE
 from dfc_jax._methods.base import AbstractMethod
 from dfc_jax._network.learned import learned_weights
 from dfc_jax._network.network import Network
@@ -126,8 +125,8 @@ def _train(
         keys, own = some((key, own), rows, options.mesh)
     weights = sum(leaf.size for leaf in jax.tree.leaves(learned_weights(given[0].model.layers)))
     work = weights * len(options.data.train)
-    left, name = range(done + 1, options.epochs + 1), type(given[0].method).__name__
-    bar = progress_bar(left, desc=name, unit="epoch", progress=options.progress)
+    ahead, name = range(done + 1, options.epochs + 1), type(given[0].method).__name__
+    bar = progress_bar(ahead, desc=name, unit="epoch", progress=options.progress)
     for epoch in bar:
         going = [row for row in rows if not runs[row].stopped]
         if not going:
@@ -240,13 +239,15 @@ def _record(
     return {"epoch": epoch} | numbers | {"seconds": seconds}
 
 
+# Of a loop whose stability costs little beside an epoch.
+_MODES = 100
 # The part of an epoch's samples that a fallback may have to solve before it is said.
 _LEFT_OVER = 0.5
 
 
 def _doubt(run: Run, handful: tuple[Array, Array], method: AbstractMethod, min_converged: float) -> None:
     """Note, and warn, that too few samples have converged, and why, that most had to be solved twice, or that
-    loops have become unstable; each once a run."""
+    loops are unstable; each once a run."""
     few = lambda record: record["converged"] < min_converged
     twice = lambda record: not few(record) and record["fallback"] > _LEFT_OVER
     first = lambda holds: holds(last) and not any(holds(record) for record in before)
@@ -263,9 +264,9 @@ def _doubt(run: Run, handful: tuple[Array, Array], method: AbstractMethod, min_c
         unknown = "No cause was found in a handful of samples: look at the residuals in the method's report."
         found = [f"Only {last['converged']:.1%} of the samples converged in epoch {epoch}."]
         found += reasons or [unknown]
-    if not any(UNSTABLE in doubt for doubt in [*run.doubts, *found]):
-        loops = method.loop_doubts(run.model, *handful)
-        found += [f"After epoch {epoch}: {doubt}" for doubt in loops]
+    if not run.unstable and (loops := method.loop_doubts(run.model, *handful, most=_MODES)):
+        run.unstable = True
+        found += [f"After epoch {epoch}: {doubt}" for doubt in loops if doubt not in found]
     if found:
         run.doubts += found
         warn(" ".join(found))

@@ -28,6 +28,7 @@ class Run:
     stopped: str | None = None
     stopped_by: StoppedBy | None = None
     doubts: list[str] = dataclasses.field(default_factory=list)
+    unstable: bool = False  # as one of the doubts says
 
     def add(self, record: Record, model: Network, best: str) -> None:
         self.model = model
@@ -42,7 +43,7 @@ class Run:
 
     def facts(self) -> dict[str, Any]:
         """All but the models, ready for JSON."""
-        names = ("records", "best_epoch", "stopped", "stopped_by", "doubts")
+        names = ("records", "best_epoch", "stopped", "stopped_by", "doubts", "unstable")
         return {name: getattr(self, name) for name in names}
 
     def result(self) -> tuple[Network, History]:
