@@ -80,7 +80,7 @@ def _show(
     width = columns.index(DIFFERENCE) if DIFFERENCE in columns else len(columns)
     # Differences have a line each: a screen is narrow.
     screen = Screen()
-    screen.print(_fitting(screen, title, columns[:width], [row[:width] for row in rows], names))
+    screen.table(_fitting(screen, title, columns[:width], [row[:width] for row in rows], names))
     differences = [
         f"{_called(name)} minus {_called(names[0])}: {row[width]}"
         for name, row in zip(names, rows, strict=True)
@@ -123,8 +123,7 @@ def _fitting(
     short = Table(Column("run", overflow="fold", min_width=8), *narrow, title=title)
     for name, row in zip(names, scores, strict=True):
         short.add_row(_called(name), *row)
-    # Where not even that has room, the whole one wraps in every column.
-    return short if console.measure(short, options=anywhere).minimum <= console.width else whole
+    return short
 
 
 def _load(folder: pathlib.Path) -> dict[str, Any]:

@@ -104,12 +104,13 @@ def finished(tmp_path) -> pathlib.Path:
     return folder
 
 
-def test_a_table_says_what_is_there_and_replaces_no_other(finished, capsys, monkeypatch):
-    monkeypatch.setenv("COLUMNS", "40")
+@pytest.mark.parametrize("columns", ["20", "40"])
+def test_a_table_says_what_is_there_and_replaces_no_other(finished, capsys, monkeypatch, columns):
+    monkeypatch.setenv("COLUMNS", columns)
     command = [str(finished)]
     assert compare_command(command) == 0
     shown, table = capsys.readouterr().out, (finished.parent / "table.md").read_text(encoding="utf-8")
-    assert "digits, 1 epoch, 1 seed" in shown and "…" not in shown
+    assert "digits, 1 epoch, 1 seed" in shown and "50.00" in shown and "…" not in shown
     assert "The last column is the difference" not in table  # there is none
     assert compare_command(command) == 2
     assert "holds table.md already" in capsys.readouterr().err

@@ -2,9 +2,11 @@
 
 import contextlib
 import pathlib
+import sys
 from collections.abc import Iterator
 
 from rich.console import Console
+from rich.table import Table
 
 
 class Screen(Console):
@@ -12,6 +14,12 @@ class Screen(Console):
 
     def __init__(self) -> None:
         super().__init__(markup=False, highlight=False)
+
+    def table(self, table: Table) -> None:
+        """Print it; where it has no room, wider than the screen, for rich would leave columns empty."""
+        anywhere = self.options.update(max_width=sys.maxsize)
+        self.width = max(self.width, self.measure(table, options=anywhere).minimum)
+        self.print(table)
 
     def on_broken_pipe(self) -> None:
         raise  # rich calls this while it handles the BrokenPipeError

@@ -47,7 +47,7 @@ def report(sweep: Sweep, out: pathlib.Path) -> Result | None:
     drawn("best.png", plot_comparison, [result.folder for result in scored[:BEST]], out / "best.png")
     with written(out):
         screen = Screen()
-        screen.print(_on_screen(results))
+        screen.table(_on_screen(results))
         screen.print(f"Results: {out}", soft_wrap=True)
     return results[0] if scored else None
 
