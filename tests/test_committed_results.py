@@ -145,7 +145,10 @@ def test_a_benchmarks_tables_are_those_of_its_figures(name, tmp_path):
     assert (tmp_path / f"{name}.md").read_bytes() == (BENCHMARKS / f"{name}.md").read_bytes()
 
 
+FIVE = ("bp", "dfa", "dfc", "dfc-ss", "dfc-ssa")
 COMPARED = {
+    "digits-fixed": FIVE,
+    "digits-learned": FIVE,
     "strong/mnist": ("dfc-ss", "strong-dfc", "strong-dfc-2phase", "bp"),
     "strong/fashion_mnist": ("dfc-ss", "strong-dfc", "strong-dfc-2phase", "bp"),
     "theories/mnist-30-epochs": ("bp", "least-control", "least-control-6.4"),
