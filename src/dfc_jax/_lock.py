@@ -46,7 +46,9 @@ class Lock:
             folder.mkdir(parents=True, exist_ok=True)
             descriptor = _locked(path, subject)
         except OSError as error:
-            problem = f"{subject}, which cannot be written ({error.strerror or error})"
+            no_folder = isinstance(error, FileExistsError | NotADirectoryError)
+            reason = "there is a file of that name" if no_folder else error.strerror or error
+            problem = f"{subject}, which cannot be written ({reason})"
             raise OSError(f"{problem}; name another folder, or free it.") from error
         os.lseek(descriptor, 0, os.SEEK_SET)
         with contextlib.suppress(OSError):  # on a full disk it says nothing

@@ -41,11 +41,11 @@ class RunFolder(eqx.Module):
 
     path: pathlib.Path = eqx.field(static=True)
     _lock: Lock | None = eqx.field(default=None, repr=False)
-    _going_on: _Once | None = eqx.field(default=None, repr=False)  # of a run that was there before
+    _going_on: Callable[[], None] | None = eqx.field(default=None, repr=False)  # of a run that was there
 
     def __check_init__(self) -> None:
         check_type("_lock", self._lock, Lock, type(None))
-        check_type("_going_on", self._going_on, _Once, type(None))
+        check_type("_going_on", self._going_on, Callable, type(None))
 
     @staticmethod
     def create(path: str | os.PathLike, config: dict[str, Any]) -> "RunFolder":
