@@ -58,6 +58,7 @@ def noisy(x: jax.Array, key: jax.Array) -> jax.Array:
     return x + 0.1 * jr.normal(key, x.shape, x.dtype)
 
 
+@pytest.mark.filterwarnings("ignore:After epoch:UserWarning")  # noise has nothing to teach
 @pytest.mark.parametrize("noise, seeds", [(False, 1), pytest.param(True, 2, marks=pytest.mark.slow)])
 def test_training_with_sleep_uses_every_key_once(uses: list[Use], noise: bool, seeds: int) -> None:
     """With noise in the wake phase too, or in sleep alone; noise is drawn twice a sample, for two steps."""

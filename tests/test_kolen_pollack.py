@@ -47,6 +47,7 @@ METHODS = {
 }
 
 
+@pytest.mark.filterwarnings("ignore:After epoch:UserWarning")  # at first feedback is that of another network
 @pytest.mark.parametrize(
     "name", [pytest.param(n, marks=() if n in ("ssa", "clipped") else pytest.mark.slow) for n in METHODS]
 )
