@@ -43,18 +43,17 @@ def compare(folders: Sequence[pathlib.Path], out: pathlib.Path) -> None:
 
     **Raises:** `ValueError` if a folder holds no finished run, or the runs are of different data sets.
     """
-    for folder in folders:
-        _load(folder)
+    loaded = {folder: _load(folder) for folder in folders}
     with tempfile.TemporaryDirectory() as away:
         pooled = [
             group[0] if len(group) == 1 else pool(group, pathlib.Path(away) / _together(group))
             for group in by_seeds(folders)
         ]
-        _compare(pooled, out)
+        runs = [loaded[folder] if folder in loaded else _load(folder) for folder in pooled]
+        _compare(pooled, runs, out)
 
 
-def _compare(folders: Sequence[pathlib.Path], out: pathlib.Path) -> None:
-    runs = [_load(folder) for folder in folders]
+def _compare(folders: Sequence[pathlib.Path], runs: list[dict[str, Any]], out: pathlib.Path) -> None:
     names, unnamed = named(folders)
     datasets = sorted({run["config"]["dataset"] for run in runs})
     if len(datasets) > 1:
@@ -143,8 +142,6 @@ def _load(folder: pathlib.Path) -> dict[str, Any]:
     if method[0] not in COLOURS:
         raise ValueError(f"{problem}: `method` is {method[0]!r} in {str(folder / 'config.json')!r}.")
     options = options_of(folder)  # which says what else they cannot be
-    if summary["mean"] and not (folder / "metrics.jsonl").exists():
-        raise ValueError(f"{problem}: there is no metrics.jsonl.")
     check_same_epochs(folder, options.seeds, summary)
     return {**held, "summary": summary}
 

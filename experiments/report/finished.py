@@ -36,8 +36,9 @@ def check_same_epochs(folder: pathlib.Path, seeds: Sequence[int], summary: dict[
         for line in (folder / "metrics.jsonl").read_text(encoding="utf-8").splitlines():
             record = json.loads(line)
             held[str(record["seed"])].append(record["epoch"])
-    except FileNotFoundError:
-        pass  # of a run whose seeds all stopped in their first epoch
+    except FileNotFoundError as error:
+        if summary["mean"]:  # not all seeds stopped in their first epoch
+            raise ValueError(f"{problem}: there is no metrics.jsonl.") from error
     except (OSError, ValueError, TypeError, KeyError, RecursionError) as error:
         raise ValueError(f"{problem}: metrics.jsonl: {type(error).__name__}: {error}.") from error
     for seed, found in summary["seeds"].items():

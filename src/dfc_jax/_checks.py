@@ -74,9 +74,8 @@ def check_number(
     kind = jnp.result_type(float)
     with np.errstate(over="ignore"):
         rounded = array.astype(kind) if numeric else array
-    lost = numeric and not fits(rounded) and fits(array)
-    seen = f", which {kind} rounds to {rounded}" if lost else ""
     fine = numeric and fits(rounded)
+    seen = f", which {kind} rounds to {rounded}" if numeric and not fine and fits(array) else ""
     require(fine, f"`{name}` is {value}{seen}; it must be a finite number{low}{high}.")
 
 

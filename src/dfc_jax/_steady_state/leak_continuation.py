@@ -17,9 +17,9 @@ from jaxtyping import Array, Int
 
 from dfc_jax._dynamics.closed_loop import ClosedLoop
 from dfc_jax._dynamics.controller import PIController
-from dfc_jax._dynamics.states import PerLayer, Sample
+from dfc_jax._dynamics.states import Sample
 from dfc_jax._fields import count, number
-from dfc_jax._numerics.arrays import Flag, OutputVector, Scalar
+from dfc_jax._numerics.arrays import Flag, Scalar
 from dfc_jax._numerics.compiled import compiled
 from dfc_jax._numerics.conjugate_gradients import conjugate_gradients
 from dfc_jax._numerics.trees import minus
@@ -30,10 +30,8 @@ from dfc_jax._steady_state.optimal_control import (
     feedback_at,
     response,
     rest_and_residual,
+    RestPoint,
 )
-
-
-_Point = tuple[OutputVector, PerLayer]  # u, eps
 
 
 class LeakContinuation(AbstractOptimalControl):
@@ -102,8 +100,8 @@ class LeakContinuation(AbstractOptimalControl):
 
 
 class _State(eqx.Module):
-    point: _Point
-    safe: _Point  # the last steady state on the way
+    point: RestPoint
+    safe: RestPoint  # the last steady state on the way
     leak: Scalar  # that is tried
     safe_leak: Scalar
     factor: Scalar
@@ -120,12 +118,12 @@ def _with_leak(loop: ClosedLoop, leak: Scalar) -> ClosedLoop:
     return eqx.tree_at(lambda l: l.controller, loop, PIController(jnp.zeros_like(leak), leak))
 
 
-def _error(loop: ClosedLoop, sample: Sample, point: _Point, leak: Scalar) -> Scalar:
+def _error(loop: ClosedLoop, sample: Sample, point: RestPoint, leak: Scalar) -> Scalar:
     """The residual of a point at another leak."""
     return rest_and_residual(_with_leak(loop, leak), sample, *point)[1]
 
 
-def _newton(loop: ClosedLoop, sample: Sample, point: _Point, leak: Scalar, rtol: Scalar) -> _Point:
+def _newton(loop: ClosedLoop, sample: Sample, point: RestPoint, leak: Scalar, rtol: Scalar) -> RestPoint:
     """One step from a point; see the module."""
     control, apical = point
     pull = lambda apical, control: feedback_at(loop, sample, loop.sweep(sample, apical), control)

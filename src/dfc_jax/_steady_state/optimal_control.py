@@ -37,7 +37,7 @@ from dfc_jax._steady_state.rescue import block_size, solve_left_over
 
 
 _Grams = Float[Array, "batch out out"]
-_Point = tuple[OutputVector, PerLayer]  # u and eps
+RestPoint = tuple[OutputVector, PerLayer]  # u and eps
 
 
 class AbstractOptimalControl(AbstractEquilibrium):
@@ -152,7 +152,7 @@ _TURNS_AHEAD = 20
 _MUCH_BETTER = 3.0
 
 
-def _start(loop: ClosedLoop, sample: Sample) -> tuple[OutputMatrix, _Point]:
+def _start(loop: ClosedLoop, sample: Sample) -> tuple[OutputMatrix, RestPoint]:
     """S of one sample, and the u and eps of the feedforward state along e^-, which lie near the solution."""
     voltages = sample.feedforward.voltages
     pulled = loop.network.pulled_back(voltages, voltages, sample.error)
@@ -189,11 +189,11 @@ class _State(eqx.Module):
 def _evaluate(
     loop: ClosedLoop,
     sample: Sample,
-    point: _Point,
+    point: RestPoint,
     gram: OutputMatrix,
     tolerance: Scalar,
     ahead: Scalar,
-) -> tuple[_Point, Scalar]:
+) -> tuple[RestPoint, Scalar]:
     """(u', eps') of one sample, and how far the conditions are from being met by u' and eps.
 
     `tolerance` is that of the readout's equation, relative to the target error; `ahead`: see `feedback_at`.
@@ -205,7 +205,7 @@ def _evaluate(
     return (wanted, pulled), stationarity(loop, sample, deviation, apical, wanted, pulled)
 
 
-def _moved(point: _Point, image: _Point) -> Float[Array, "..."]:
+def _moved(point: RestPoint, image: RestPoint) -> Float[Array, "..."]:
     """How the eps of the first layer moves, which depends on all above it; by all layers there are no fewer
     turns."""
     return image[1][0] - point[1][0]
