@@ -9,7 +9,12 @@ import zipfile
 
 SHARED = ("dfc_jax/__init__.py", "dfc_jax/_command.py", "dfc_jax/py.typed")
 SCRIPTS = ("run.py", "sweep.py", "compare.py", "pool.py", "table1.py", "figures.py")
-PRESETS = ("neurips2021/presets.py", "neurips2021/toy_presets.py", "icml2022/presets.py")
+PRESETS = (
+    "neurips2021/presets.py",
+    "neurips2021/toy_presets.py",
+    "icml2022/presets.py",
+    "neurips2022/presets.py",
+)
 UNWANTED = ("tests", "results", "notebooks", "benchmarks", "docs", "runs", "__pycache__")
 
 

@@ -2,9 +2,13 @@
 
 import dataclasses
 
+import jax
+import numpy as np
 import pytest
 from helpers import records
 from options.config import Config
+from options.objects import make_model
+from options.ready import of_method
 from run import main
 
 import dfc_jax as dfc
@@ -63,6 +67,35 @@ def test_what_does_not_learn_layered_feedback_is_direct_on_cifar(given):
     assert not Config(dataset="cifar10", feedback_learning=learning).checked().resolved().layered
 
 
+@pytest.mark.parametrize("dataset", ["cifar10", "cifar100"])
+@pytest.mark.parametrize("method", ["dfc-ss", "bp"])
+def test_a_preset_has_the_network_of_holomorphic_equilibrium_propagation(dataset, method):
+    given = Config(dataset=dataset, preset="holomorphic-ep-net").checked()
+    config, usual = of_method(given, method), of_method(Config(dataset=dataset), method)
+    assert (config.channels, config.hidden, config.epochs, config.optimiser.lr) == (
+        (128, 256, 512, 512),
+        (),
+        90,
+        1e-3,
+    )
+    assert config.activations() == [dfc.LeakyReLU()] * 4
+    network = {name: getattr(usual, name) for name in ("channels", "hidden", "epochs", "preset")}
+    assert dataclasses.replace(config, **network, optimiser=usual.optimiser) == usual
+    assert of_method(config, method) == config  # as a run that goes on reads it
+    shorter = dataclasses.replace(given, epochs=3, optimiser=dataclasses.replace(given.optimiser, lr=2e-3))
+    assert (of_method(shorter, method).epochs, of_method(shorter, method).optimiser.lr) == (3, 2e-3)
+
+
+def test_the_large_network_of_a_preset_is_what_its_paper_describes():
+    config = of_method(Config(dataset="cifar10", preset="holomorphic-ep-net"), "bp")
+    images = dfc.Dataset.from_arrays(np.zeros((100, 3 * 32 * 32), np.float32), np.arange(100) % 10)
+    data = dataclasses.replace(images, image=(3, 32, 32))
+    model = jax.eval_shape(lambda: make_model(config, "bp", data, 0))
+    kernels = [(3, 3, 3, 128), (3, 3, 128, 256), (3, 3, 256, 512), (3, 3, 512, 512)]
+    weights = [leaf.shape for leaf in jax.tree.leaves(model.layers) if len(leaf.shape) > 1]
+    assert weights == [*kernels, (10, 2 * 2 * 512)]
+
+
 @pytest.mark.parametrize(
     "options, problem",
     [
@@ -77,6 +110,19 @@ def test_what_does_not_learn_layered_feedback_is_direct_on_cifar(given):
             "`augment` is given; student_teacher has no images",
         ),
         ({"model": "conv", "channels": (2,) * 5}, "`image` is (1, 8, 8), too small for 5 convolutions"),
+        ({"preset": "holomorphic-ep-net"}, "which exists for cifar10 and cifar100, not digits"),
+        (
+            {"preset": "holomorphic-ep-net", "dataset": "cifar10", "channels": (8, 8)},
+            "`channels` is (8, 8); the preset holomorphic-ep-net sets it",
+        ),
+        (
+            {"preset": "holomorphic-ep-net", "dataset": "cifar10", "model": "mlp"},
+            "`model` is mlp; the preset holomorphic-ep-net sets it",
+        ),
+        (
+            {"preset": "holomorphic-ep-net", "dataset": "cifar10", "method": ("bp",), "nudge": 0.2},
+            "`nudge` is given, which bp does not read",
+        ),
         ({"process": 1}, "`coordinator`, `processes` and `process` are for --distributed"),
     ],
 )

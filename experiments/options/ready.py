@@ -1,12 +1,14 @@
 """Options of one method with nothing left open, and data that suit them: what training starts from."""
 
 import dataclasses
+from collections.abc import Callable
 
 from icml2022.presets import strong_paper
 from neurips2021.presets import paper
+from neurips2022.presets import holomorphic_ep_net
 from options import objects, together
 from options.checks import check_measured
-from options.config import Config, Method
+from options.config import Config, Method, Preset
 from options.together import writes
 from report.event_files import check_installed
 
@@ -15,8 +17,17 @@ import dfc_jax as dfc
 
 def of_method(config: Config, method: Method) -> Config:
     """The options of one method, preset and defaults filled in."""
-    translate = {None: lambda config, _: config, "strong-paper": strong_paper}.get(config.preset, paper)
-    return dataclasses.replace(translate(config, method), method=(method,)).resolved()
+    if config.preset is not None:
+        config = _PRESETS[config.preset](config, method)
+    return dataclasses.replace(config, method=(method,)).resolved()
+
+
+_PRESETS: dict[Preset, Callable[[Config, Method], Config]] = {
+    "paper": paper,
+    "paper-train-loss": paper,
+    "strong-paper": strong_paper,
+    "holomorphic-ep-net": holomorphic_ep_net,
+}
 
 
 def check_objects(config: Config, method: Method) -> None:
