@@ -10,7 +10,7 @@ import pytest
 from helpers import make_batch, make_network
 
 import dfc_jax as dfc
-from dfc_jax._training.epochs import _doubt
+from dfc_jax._training.doubts import doubt_epoch
 from dfc_jax._training.state import Run
 
 
@@ -79,14 +79,14 @@ def test_ten_tolerances_from_rest_are_near_enough(monkeypatch) -> None:
 
 def test_each_doubt_about_an_epoch_is_said_once(monkeypatch) -> None:
     said: list[str] = []
-    monkeypatch.setattr("dfc_jax._training.epochs.warn", said.append)
+    monkeypatch.setattr("dfc_jax._training.doubts.warn", said.append)
     model = dfc.mlp((2, 2), key=jr.key(0))
     handful = jnp.ones((1, 2)), jnp.eye(2)[:1]
     run = Run(model, model)
     for converged, fallback in [(1.0, 0.5), (1.0, 0.6), (0.5, 0.8), (1.0, 0.8), (0.5, 0.8)]:
         record = {"converged": converged, "fallback": fallback, "validation_loss": 1.0}
         run.add({"epoch": len(run.records) + 1} | record, model, "validation_loss")
-        _doubt(run, handful, dfc.Backprop(), 0.9)
+        doubt_epoch(run, handful, dfc.Backprop(), 0.9)
     assert len(said) == 2 and run.doubts[1].startswith("Only 50.0% of the samples converged in epoch 3.")
     assert "left 60% of the samples of epoch 2 to the `fallback`" in said[0]
 

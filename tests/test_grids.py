@@ -137,14 +137,16 @@ def test_other_programs_than_the_folder_holds_are_refused(tmp_path: pathlib.Path
     fit_many(models, DATA, epochs=1, resume=one)
     fit_many(models, DATA, epochs=1, method=methods, resume=several)
     held = {path: path.read_bytes() for path in tmp_path.rglob("*.*")}
-    for folder, number, changed in (
-        (one, 2, {"at_once": 1}),
-        (one, 2, {"method": methods}),
-        (several, 2, {}),
-        (several, 3, {"method": [*methods, BACKPROP]}),
+    divided, other = "which holds these runs divided into other programs", "which holds another run: `method`"
+    for folder, number, changed, problem in (
+        (one, 2, {"at_once": 1}, divided),
+        (one, 2, {"method": methods}, divided),
+        (several, 2, {"at_once": 2}, divided),
+        (several, 2, {"method": steady(0.3)}, other),
+        (several, 3, {"method": [*methods, BACKPROP]}, divided),
     ):
-        models = [small_network(k, (6, 8, 3)) for k in range(number)]
-        with pytest.raises(ValueError, match="which holds these runs divided into other programs"):
+        models = [small_network(k, (6, 8, 3)) for k in range(1, number + 1)]
+        with pytest.raises(ValueError, match=problem):
             fit_many(models, DATA, epochs=2, resume=folder, **changed)
     assert {path: path.read_bytes() for path in tmp_path.rglob("*.*")} == held
 

@@ -12,15 +12,14 @@ import equinox as eqx
 
 from dfc_jax._checks import check_type, require
 from dfc_jax._lock import Lock, lock_of_process
-from dfc_jax._runs import checkpoints
 from dfc_jax._runs.environment import environment
 from dfc_jax._runs.files import clear_parts, delete, sync, write_whole
 from dfc_jax._runs.history import History, Record
-from dfc_jax._runs.loading import check_belongs, lines_of, read_config, records_of, seeds_of
+from dfc_jax._runs.loading import check_belong, held_in, lines_of, read_config, seeds_of
 
 
 # What a run leaves beside its config.json.
-_LEFT = ("metrics.jsonl", "checkpoints/*.checkpoint")
+_LEFT = ("metrics.jsonl", "checkpoints/*.checkpoint", "checkpoints/program-*/*.checkpoint")
 
 
 class _Once:
@@ -214,23 +213,25 @@ def _recorded(folder: pathlib.Path, metrics: pathlib.Path, config: dict[str, Any
 
     **Raises:** `ValueError` if there are epochs but no checkpoint, or more of them than `config` asks for.
     """
-    found = checkpoints.newest(folder / "checkpoints")
-    if found is None:
+    seeds = seeds_of(config, "config")
+    found = held_in(folder / "checkpoints", seeds)
+    if not found:
         lines = len(metrics.read_bytes().splitlines()) if metrics.exists() else 0
         problem = f"{str(folder)!r} holds {lines} lines in metrics.jsonl but no checkpoint to go on from"
         require(lines == 0, f"{problem}; name a new folder.")
         return ""
-    done, epochs = found.facts.get("epoch"), config.get("epochs")
-    if isinstance(done, int) and isinstance(epochs, int):
-        problem = f"`epochs` is {epochs}, but {str(folder)!r} holds {done} already"
-        require(epochs >= done, f"{problem}; ask for as many at least.")
-    seeds, held = seeds_of(config, "config"), lines_of(metrics)
-    runs = dict(zip(seeds, records_of(found, len(seeds)), strict=True))
-    check_belongs(found, runs, held)
+    for checkpoint, _ in found:
+        done, epochs = checkpoint.facts.get("epoch"), config.get("epochs")
+        if isinstance(done, int) and isinstance(epochs, int):
+            problem = f"`epochs` is {epochs}, but {str(folder)!r} holds {done} already"
+            require(epochs >= done, f"{problem}; ask for as many at least.")
+    held = lines_of(metrics)
+    check_belong(found, held)
     lines = [
-        (record["epoch"], i, _line(seed, held.get((seed, record["epoch"]), {}) | record))
-        for i, (seed, run) in enumerate(runs.items())
-        for record in run
+        (i, record["epoch"], seeds.index(seed), _line(seed, held.get((seed, record["epoch"]), {}) | record))
+        for i, (_, runs) in enumerate(found)
+        for seed, records in runs.items()
+        for record in records
     ]
     return "".join(line for *_, line in sorted(lines))
 

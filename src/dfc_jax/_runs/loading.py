@@ -4,7 +4,7 @@ import contextlib
 import json
 import os
 import pathlib
-from typing import Any
+from typing import Any, NamedTuple
 
 import equinox as eqx
 
@@ -13,6 +13,7 @@ from dfc_jax._network.network import Network
 from dfc_jax._runs import checkpoints
 from dfc_jax._runs.history import Record
 from dfc_jax._runs.model_file import check_architecture, described
+from dfc_jax._runs.programs import newest, programs_in
 
 
 class LoadedRun(eqx.Module):
@@ -28,35 +29,30 @@ def load_run(path: str | os.PathLike, like: Network | None = None) -> LoadedRun:
     """The models and the configuration of a run, without the script that made it.
 
     `path` is the folder of a command or of a `RunFolder`, or one that `fit(resume=path)` made: its `config`
-    is empty, and its runs are numbered from 0. Networks with layers or activations of the user's own need a
-    model of the same architecture in `like`.
+    is empty, and its runs are numbered from 0. Runs of a program that has not begun are not there. Networks
+    with layers or activations of the user's own need a model of the same architecture in `like`.
 
     **Raises:** `ValueError` if the folder holds no checkpoint that is intact, if what it holds is not what a
     run leaves, or `like` is needed or wrong.
     """
     folder = pathlib.Path(path)
-    alone = not (folder / "config.json").exists() and any(folder.glob("*.checkpoint"))
+    alone = not (folder / "config.json").exists() and bool(programs_in(folder))
     config = {} if alone else read_config(folder)["config"]
-    found = checkpoints.newest(folder if alone else folder / "checkpoints")
-    if found is None:
+    seeds = None if alone else seeds_of(config, str(folder / "config.json"))
+    found = held_in(folder if alone else folder / "checkpoints", seeds)
+    if not found:
         raise ValueError(f"{str(folder)!r} holds no checkpoint yet.")
-    if alone:
-        records = records_of(found)
-        seeds = list(range(len(records)))
-    else:
-        seeds = seeds_of(config, str(folder / "config.json"))
-        records = records_of(found, len(seeds))
-        lines = lines_of(folder / "metrics.jsonl")
-        check_belongs(found, dict(zip(seeds, records, strict=True)), lines)
-    model = described(found) if like is None else like
-    check_architecture(found, model)
-    best, last = found.first(([model] * len(seeds), [model] * len(seeds)))
-    return LoadedRun(
-        config,
-        dict(zip(seeds, last, strict=True)),
-        dict(zip(seeds, best, strict=True)),
-        dict(zip(seeds, records, strict=True)),
-    )
+    if not alone:
+        check_belong(found, lines_of(folder / "metrics.jsonl"))
+    run = LoadedRun(config, {}, {}, {})
+    for checkpoint, records in found:
+        model = described(checkpoint) if like is None else like
+        check_architecture(checkpoint, model)
+        best, last = checkpoint.first(([model] * len(records), [model] * len(records)))
+        run.best_models.update(zip(records, best, strict=True))
+        run.models.update(zip(records, last, strict=True))
+        run.records.update(records)
+    return run
 
 
 def seeds_of(config: dict[str, Any], name: str) -> list[int]:
@@ -88,19 +84,37 @@ def read_config(folder: pathlib.Path) -> dict[str, Any]:
     return held
 
 
-def records_of(checkpoint: checkpoints.Checkpoint, number: int | None = None) -> list[list[Record]]:
-    """The records of every run in a checkpoint.
+class Held(NamedTuple):
+    """A program's newest checkpoint, and the records of its runs by seed."""
 
-    **Raises:** `ValueError` if it holds none, or not `number` runs where that is given.
+    checkpoint: checkpoints.Checkpoint
+    records: dict[int, list[Record]]
+
+
+def held_in(folder: pathlib.Path, seeds: list[int] | None = None) -> list[Held]:
+    """Of every program in the folder of checkpoints that has one; without `seeds` the runs are numbered.
+
+    **Raises:** `ValueError` if a checkpoint is none, or of other runs than those.
     """
+    found = []
+    for positions, checkpoint in newest(folder):
+        records = _records_of(checkpoint)
+        everyone = list(range(len(records))) if seeds is None else seeds
+        wanted = list(range(len(everyone))) if positions is None else positions
+        if len(records) != len(wanted) or (seeds is not None and max(wanted) >= len(seeds)):
+            problem = f"{str(checkpoint.path)!r} is no checkpoint of this run: it holds {len(records)} runs"
+            raise ValueError(f"{problem}, and config.json {len(everyone)} `seeds`.")
+        names = wanted if seeds is None else [seeds[i] for i in wanted]
+        found.append(Held(checkpoint, dict(zip(names, records, strict=True))))
+    return found
+
+
+def _records_of(checkpoint: checkpoints.Checkpoint) -> list[list[Record]]:
+    """The records of every run in a checkpoint. **Raises:** `ValueError` if it holds none."""
     runs = checkpoint.facts.get("runs")
-    problem = f"{str(checkpoint.path)!r} is no checkpoint of this run"
     if not isinstance(runs, list) or not runs or not all(_has_records(run) for run in runs):
+        problem = f"{str(checkpoint.path)!r} is no checkpoint of this run"
         raise ValueError(f"{problem}: its `runs` hold no records of epochs.")
-    require(
-        number in (None, len(runs)),
-        f"{problem}: it holds {len(runs)} runs, and config.json {number} `seeds`.",
-    )
     return [run["records"] for run in runs]
 
 
@@ -115,20 +129,16 @@ def lines_of(metrics: pathlib.Path) -> dict[tuple[Any, Any], Record]:
     return found
 
 
-def check_belongs(
-    checkpoint: checkpoints.Checkpoint,
-    records: dict[int, list[Record]],
-    lines: dict[tuple[Any, Any], Record],
-) -> None:
-    """Raise `ValueError` if `lines` of `metrics.jsonl` have other losses than the `records` of a checkpoint,
-    by seed."""
-    for seed, run in records.items():
-        for record in run:
-            line, name = lines.get((seed, record["epoch"]), {}), "train_loss"
-            if name in line and json.dumps(line[name]) != json.dumps(record.get(name)):
-                problem = f"{str(checkpoint.path)!r} is no checkpoint of this run"
-                where = f"in epoch {record['epoch']} of seed {seed} its loss is not that of metrics.jsonl"
-                raise ValueError(f"{problem}: {where}.")
+def check_belong(held: list[Held], lines: dict[tuple[Any, Any], Record]) -> None:
+    """Raise `ValueError` if `lines` of `metrics.jsonl` have other losses than the records of a checkpoint."""
+    for checkpoint, runs in held:
+        for seed, records in runs.items():
+            for record in records:
+                line, name = lines.get((seed, record["epoch"]), {}), "train_loss"
+                if name in line and json.dumps(line[name]) != json.dumps(record.get(name)):
+                    problem = f"{str(checkpoint.path)!r} is no checkpoint of this run"
+                    where = f"in epoch {record['epoch']} of seed {seed} its loss is not that of metrics.jsonl"
+                    raise ValueError(f"{problem}: {where}.")
 
 
 def _has_records(run: Any) -> bool:

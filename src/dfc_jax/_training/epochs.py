@@ -1,62 +1,36 @@
 """The loop over epochs, for one training run or for several as one program."""
 
-import dataclasses
 import math
-import os
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.sharding import Mesh
 from jaxtyping import Array, Key, PyTree
 
-from dfc_jax._analysis.diagnostics import Diagnostics
-from dfc_jax._analysis.failures import reasons_for_failure
 from dfc_jax._bar import progress_bar
 from dfc_jax._checks import warn
-from dfc_jax._data.dataset import Dataset
 from dfc_jax._methods.base import AbstractMethod
 from dfc_jax._network.learned import learned_weights
 from dfc_jax._network.network import Network
 from dfc_jax._numerics.finite import all_finite
 from dfc_jax._runs.history import History, Record
-from dfc_jax._training.batches import Augmentation, Batches, traced_augmentation
+from dfc_jax._training.batches import Batches
 from dfc_jax._training.devices import placed
-from dfc_jax._training.evaluation import evaluate_all, Metric, own_scores
+from dfc_jax._training.doubts import doubt_epoch, doubts_before
+from dfc_jax._training.evaluation import evaluate_all, own_scores
 from dfc_jax._training.identity import identity_of
 from dfc_jax._training.interrupts import heard_again
-from dfc_jax._training.optimisers import initial_state, network_to_use
-from dfc_jax._training.recipes import Given, own_and_shared, Recipe, stacked
+from dfc_jax._training.optimisers import network_to_use
+from dfc_jax._training.recipes import Given, Recipe
 from dfc_jax._training.resuming import check_agreement, resumed, save
 from dfc_jax._training.several_runs import fold_in, split
 from dfc_jax._training.sleep_epochs import DIVERGED, parts_of, pretrain, sleep
+from dfc_jax._training.start import Options, pretraining_state_of, start_of
 from dfc_jax._training.state import each, Run, some, State
 from dfc_jax._training.wake import wake_epoch
-
-
-OnEpoch = Callable[[int, Record, Network], bool | None]
-
-
-@dataclasses.dataclass(frozen=True)
-class Options:
-    """The arguments of `fit_many` that all runs share."""
-
-    data: Dataset
-    epochs: int
-    batch_size: int
-    augment: Augmentation | None
-    mesh: Mesh | None
-    diagnostics: Diagnostics | None
-    best: str
-    patience: int | None
-    metrics: Mapping[str, Metric]
-    on_epoch: OnEpoch | None
-    progress: bool
-    resume: str | os.PathLike | None
-    min_converged: float
 
 
 def train(
@@ -87,16 +61,13 @@ def _train(
 ) -> None:
     """Train, and note in `runs` what is known of them."""
     many = len(runs) > 1
-    own, shared = own_and_shared(recipes)
     handful = jnp.asarray(options.data.train.x[:8]), jnp.asarray(options.data.train.y[:8])
     learnings = [run.learning for run in given if run.learning is not None]
     for doubt in dict.fromkeys(doubt for learning in learnings for doubt in learning.phase.doubts()):
         warn(doubt)
-    data, key = placed(options.data, options.mesh), stacked([run.key for run in given])
-    augment = traced_augmentation(options.augment, data.train.x, key)
-    batches = Batches(data.train, options.batch_size, augment, options.mesh)
-    pretraining_key, key = split(many, key)
-    state = stacked([_initial_state(run) for run in given])
+    start = start_of(given, recipes, options)
+    batches, state, own, shared = start.batches, start.state, start.own, start.shared
+    pretraining_key, key = start.pretraining_key, start.key
     identity = {}
     if options.resume is not None:
         identity = identity_of(given, recipes, options.data, batches)
@@ -108,7 +79,7 @@ def _train(
     if done is None:
         if shared.pretrainer is not None:
             pretrainer, epochs = (own.pretrainer, shared.pretrainer), shared.pretraining_epochs
-            feedback_state = stacked([_pretraining_state(run) for run in given])
+            feedback_state = pretraining_state_of(given)
             learnt = state.model, feedback_state, pretrainer, epochs
             pretrained = pretrain(many, *learnt, batches, pretraining_key, options.progress)
             state = eqx.tree_at(lambda s: s.model, state, pretrained)
@@ -117,7 +88,7 @@ def _train(
         save(options.resume, done, state, runs, rows, key, identity)
     # Of the model that learns now: feedback that was to be pre-trained need not have been right before.
     computed = [given[row] for row in rows]
-    for doubt in dict.fromkeys(_doubts_before(computed, each(state.model, len(rows)), handful)):
+    for doubt in dict.fromkeys(doubts_before(computed, each(state.model, len(rows)), handful)):
         warn(doubt)
 
     many, keys = len(rows) > 1, key
@@ -138,13 +109,13 @@ def _train(
             rows, many = going, len(going) > 1
         if epoch == done + 1 or fewer:
             bar.set_postfix_str("compiling")
-        start = time.perf_counter()
+        began = time.perf_counter()
         state, totals = _epoch(many, state, batches, fold_in(many, keys, epoch), own, shared)
         model = network_to_use(many, state.model, state.weights_state)
         loss = own.method.loss, shared.method.loss
-        metrics = totals | evaluate_all(many, model, loss, data, options.mesh)
+        metrics = totals | evaluate_all(many, model, loss, start.data, options.mesh)
         found = list(zip(rows, each(model, len(rows)), each(metrics, len(rows)), strict=True))
-        seconds = (time.perf_counter() - start) / len(rows)
+        seconds = (time.perf_counter() - began) / len(rows)
         for row, candidate, values in found:
             run = runs[row]
             if run.stopped:
@@ -155,7 +126,7 @@ def _train(
                 continue
             method = given[row].method
             run.add(_record(epoch, values, seconds, candidate, method, options), candidate, options.best)
-            _doubt(run, handful, method, options.min_converged)
+            doubt_epoch(run, handful, method, options.min_converged)
             _stop_if_asked(row, run, options)
         save(options.resume, epoch, state, runs, rows, key, identity)
         check_signals()
@@ -170,25 +141,6 @@ _WORTH_COMPILING = 1e9
 def _worth_compiling(rows: int, going: int, work: int) -> bool:
     """Whether the runs that are going leave the others of so many out, each of which is so much work."""
     return 2 * going <= rows and (rows - going) * work >= _WORTH_COMPILING
-
-
-def _initial_state(run: Given) -> State:
-    asleep = None if run.learning is None else initial_state(run.model.feedback, run.learning.optimiser)
-    return State(run.model, initial_state(run.model.layers, run.optimiser), asleep)
-
-
-def _pretraining_state(run: Given) -> PyTree:
-    assert run.learning is not None  # since there is to be pre-training
-    return initial_state(run.model.feedback, run.learning.to_pretrain)
-
-
-def _doubts_before(given: list[Given], models: list[Network], handful: tuple[Array, Array]) -> Iterator[str]:
-    """What the methods know to go wrong, each of them asked once."""
-    asked = set()
-    for run, model in zip(given, models, strict=True):
-        if id(run.method) not in asked:
-            asked.add(id(run.method))
-            yield from run.method.doubts(model, *handful)
 
 
 def _stop_if_asked(position: int, run: Run, options: Options) -> None:
@@ -237,39 +189,6 @@ def _record(
         own = own_scores(options.metrics, model, getattr(options.data, part))
         numbers |= {f"{part}_{name}": value for name, value in own.items()}
     return {"epoch": epoch} | numbers | {"seconds": seconds}
-
-
-# Of a loop whose stability costs little beside an epoch.
-_MODES = 100
-# The part of an epoch's samples that a fallback may have to solve before it is said.
-_LEFT_OVER = 0.5
-
-
-def _doubt(run: Run, handful: tuple[Array, Array], method: AbstractMethod, min_converged: float) -> None:
-    """Note, and warn, that too few samples have converged, and why, that most had to be solved twice, or that
-    loops are unstable; each once a run."""
-    few = lambda record: record["converged"] < min_converged
-    twice = lambda record: not few(record) and record["fallback"] > _LEFT_OVER
-    first = lambda holds: holds(last) and not any(holds(record) for record in before)
-    *before, last = run.records
-    epoch, found = last["epoch"], []
-    if first(twice):
-        found = [
-            f"The `equilibrium` left {last['fallback']:.0%} of the samples of epoch {epoch} to the "
-            "`fallback`: the updates are right, but two schemes work for one. Look for one that finds these "
-            "steady states."
-        ]
-    elif first(few):
-        reasons = reasons_for_failure(method, run.model, *handful)
-        unknown = "No cause was found in a handful of samples: look at the residuals in the method's report."
-        found = [f"Only {last['converged']:.1%} of the samples converged in epoch {epoch}."]
-        found += reasons or [unknown]
-    if not run.unstable and (loops := method.loop_doubts(run.model, *handful, most=_MODES)):
-        run.unstable = True
-        found += [f"After epoch {epoch}: {doubt}" for doubt in loops if doubt not in found]
-    if found:
-        run.doubts += found
-        warn(" ".join(found))
 
 
 def _note_pretraining(runs: list[Run], models: list[Network]) -> None:

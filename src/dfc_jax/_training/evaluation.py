@@ -33,7 +33,7 @@ def evaluate(model: Network, loss: AbstractLoss, split: Split, *, classification
     check_type("loss", loss, AbstractLoss)
     check_type("split", split, Split)
     x, y = jnp.asarray(split.x), jnp.asarray(split.y)
-    mean_loss, accuracy = _evaluate(False, (model, None), loss, x, y, None)  # which checks the shapes first
+    mean_loss, accuracy = evaluation(False, (model, None), loss, x, y, None)  # which checks the shapes first
     check_loss("loss", loss, y.shape[1], classification)
     if classification:
         check_classes("split.y", y)
@@ -99,7 +99,7 @@ def check_loss(name: str, loss: AbstractLoss, outputs: int, classification: bool
 
 @eqx.filter_jit
 @for_runs
-def _evaluate(
+def evaluation(
     run: tuple[Network, PyTree],
     shared: AbstractLoss,
     x: Float[Array, "samples ..."],
@@ -141,7 +141,7 @@ def evaluate_all(
     scores = {}
     for name in ("validation", "test"):
         split = getattr(data, name)
-        mean_loss, accuracy = _evaluate(many, (model, loss[0]), loss[1], split.x, split.y, mesh)
+        mean_loss, accuracy = evaluation(many, (model, loss[0]), loss[1], split.x, split.y, mesh)
         scores[f"{name}_loss"] = mean_loss
         if data.classification:
             scores[f"{name}_accuracy"] = accuracy

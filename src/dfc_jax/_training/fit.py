@@ -27,13 +27,13 @@ from dfc_jax._training.arguments import (
 )
 from dfc_jax._training.batches import Augmentation, Batches
 from dfc_jax._training.devices import mesh_of, placed
-from dfc_jax._training.epochs import OnEpoch, Options
 from dfc_jax._training.evaluation import Metric
 from dfc_jax._training.optimisers import initial_state
 from dfc_jax._training.programs import train_all
 from dfc_jax._training.recipes import Given
 from dfc_jax._training.resuming import writing
 from dfc_jax._training.sleep_epochs import DIVERGED, FeedbackLearning, learner_of, pretrain
+from dfc_jax._training.start import OnEpoch, Options
 
 
 def fit(
@@ -161,9 +161,11 @@ def fit_many(
 
     **Arguments:** as of `fit`, with as many `keys` as `models`; `on_epoch` is called with the position of
     the model, its record and the model, which alone it may stop. Where there are several programs, `resume`
-    holds a folder of each, which `load_run` does not read.
+    holds a folder of each, and they stay what they are when it goes on.
 
-    - `at_once`: the most models of a program, where more would not fit into memory; by default no limit.
+    - `at_once`: the most models of a program. By default as many as fit by what the compiler plans, into
+      what the device has left or, of a CPU, into the memory of the machine; all of them where the device does
+      not say, and where there are several processes.
 
     **Raises:** as `fit`, and `ValueError` if there are other numbers of models, keys or what each has.
     """

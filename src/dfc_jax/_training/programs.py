@@ -1,7 +1,7 @@
 """Runs that may differ in more than numbers: which of them are one program, and one program after another."""
 
 import dataclasses
-import json
+import itertools
 import os
 import pathlib
 
@@ -9,34 +9,27 @@ import jax
 
 from dfc_jax._checks import require
 from dfc_jax._network.network import Network
-from dfc_jax._runs.files import write_whole
 from dfc_jax._runs.history import History
-from dfc_jax._training.epochs import Options, train
-from dfc_jax._training.recipes import alike, Given, recipes_of
+from dfc_jax._runs.programs import note_programs, place, programs_in
+from dfc_jax._training.epochs import train
+from dfc_jax._training.memory import most_at_once
+from dfc_jax._training.recipes import alike, Given, Recipe, recipes_of
+from dfc_jax._training.start import Options
 from dfc_jax._training.state import Run
 
 
-_LAYOUT = "programs.json"
-
-
 def train_all(given: list[Given], at_once: int | None, options: Options) -> list[tuple[Network, History]]:
-    """Train all runs, at most so many at once.
+    """Train all runs, at most so many at once; by default as many as fit, or as in the folder.
 
     **Raises:** `ValueError` if `options.resume` holds runs that were divided into other programs.
     """
     try:
         recipes = recipes_of(given)
+        programs = _divided(given, recipes, at_once, options)
     except KeyboardInterrupt:
         if jax.process_count() > 1:  # the others would wait for this one
             raise
         return [_not_reached(run) for run in given]
-    programs = [
-        group[start : start + (at_once or len(group))]
-        for group in alike(given, recipes)
-        for start in range(0, len(group), at_once or len(group))
-    ]
-    if options.resume is not None:
-        _check_layout(pathlib.Path(options.resume), programs)
     found: dict[int, tuple[Network, History]] = {}
     for number, positions in enumerate(programs):
         of_these = options if len(programs) == 1 else _of_program(options, number, positions)
@@ -48,24 +41,45 @@ def train_all(given: list[Given], at_once: int | None, options: Options) -> list
     return [found[i] if i in found else _not_reached(run) for i, run in enumerate(given)]
 
 
-def _check_layout(folder: pathlib.Path, programs: list[list[int]]) -> None:
-    """Raise if the folder's runs are other programs, and note there which these are, if they are several."""
-    file, now = folder / _LAYOUT, programs if len(programs) > 1 else None
-    begun = any(folder.glob("program-*/*.checkpoint"))
-    held = json.loads(file.read_text(encoding="utf-8")) if begun and file.exists() else None
-    alone = any(folder.glob("*.checkpoint"))
-    problem = f"`resume` is {os.fspath(folder)!r}, which holds these runs divided into other programs"
-    fine = held == now if held is not None else now is None or not alone
-    require(fine, f"{problem}; give the same models, methods and `at_once`, or name another folder.")
-    if now is not None and held is None and jax.process_index() == 0:
-        write_whole(file, (json.dumps(now) + "\n").encode())
+def _divided(
+    given: list[Given], recipes: list[Recipe], at_once: int | None, options: Options
+) -> list[list[int]]:
+    """The positions of the runs of each program, noted in the folder where there are several."""
+    groups = alike(given, recipes)
+    folder = None if options.resume is None else pathlib.Path(options.resume)
+    if folder is not None and (begun := programs_in(folder)):
+        everyone = list(range(len(given)))
+        held = [everyone if program.positions is None else program.positions for program in begun]
+        asked = held if at_once is None else _chunks(groups, [at_once] * len(groups))
+        within = all(any(set(runs) <= set(group) for group in groups) for runs in held)
+        fine = asked == held and within and sorted(itertools.chain(*held)) == everyone
+        problem = f"`resume` is {os.fspath(folder)!r}, which holds these runs divided into other programs"
+        require(fine, f"{problem}; give the same models, methods and `at_once`, or name another folder.")
+        return held
+    sizes = [_most(given, recipes, group, options) if at_once is None else at_once for group in groups]
+    programs = _chunks(groups, sizes)
+    if folder is not None and jax.process_index() == 0:
+        note_programs(folder, programs)
+    return programs
+
+
+def _most(given: list[Given], recipes: list[Recipe], group: list[int], options: Options) -> int:
+    return most_at_once([given[i] for i in group], [recipes[i] for i in group], options)
+
+
+def _chunks(groups: list[list[int]], sizes: list[int]) -> list[list[int]]:
+    return [
+        group[start : start + size]
+        for group, size in zip(groups, sizes, strict=True)
+        for start in range(0, len(group), size)
+    ]
 
 
 def _of_program(options: Options, number: int, positions: list[int]) -> Options:
     """What is asked for of the runs at these positions, with a folder of their own."""
     on_epoch, resume = options.on_epoch, options.resume
     heard = on_epoch and (lambda i, record, model: on_epoch(positions[i], record, model))
-    folder = None if resume is None else pathlib.Path(resume) / f"program-{number}"
+    folder = None if resume is None else place(pathlib.Path(resume), number)
     return dataclasses.replace(options, on_epoch=heard, resume=folder)
 
 

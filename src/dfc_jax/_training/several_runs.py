@@ -21,6 +21,7 @@ def for_runs(function: Callable[..., PyTree]) -> Callable[..., PyTree]:
         axes = eqx.if_array(0), *[None] * len(shared)
         return eqx.filter_vmap(function, in_axes=axes)(run, *shared)
 
+    of_runs.__name__ = function.__name__  # by which profiles and logs of compilations know it
     return of_runs
 
 

@@ -130,13 +130,13 @@ def sleep(
     """
     own, shared = learner
     for i, part in enumerate(parts):
-        model, state = _sleep_epoch(many, (model, state, fold_in(many, key, i), own), shared, batches, part)
+        model, state = sleep_epoch(many, (model, state, fold_in(many, key, i), own), shared, batches, part)
     return model, state
 
 
 @eqx.filter_jit
 @for_runs
-def _sleep_epoch(
+def sleep_epoch(
     run: tuple[Network, PyTree, PRNGKeyArray, PyTree],
     shared: Learner,
     batches: Batches,
