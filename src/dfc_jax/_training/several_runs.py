@@ -21,7 +21,8 @@ def for_runs(function: Callable[..., PyTree]) -> Callable[..., PyTree]:
         axes = eqx.if_array(0), *[None] * len(shared)
         return eqx.filter_vmap(function, in_axes=axes)(run, *shared)
 
-    of_runs.__name__ = function.__name__  # by which profiles and logs of compilations know it
+    # By which profiles and logs of compilations know it.
+    of_runs.__name__ = getattr(function, "__name__", of_runs.__name__)
     return of_runs
 
 
