@@ -37,6 +37,15 @@ def digits(batch_size: int) -> tuple[Float[np.ndarray, "batch 784"], Float[np.nd
     return padded.reshape(len(padded), -1), data.train.y[:batch_size]
 
 
+def coloured_digits(
+    batch_size: int,
+) -> tuple[Float[np.ndarray, "batch 3072"], Float[np.ndarray, "batch 10"]]:
+    """The same with a margin and three times, as images of (3, 32, 32). **Raises:** as `digits`."""
+    x, y = digits(batch_size)
+    framed = np.pad(x.reshape(-1, 1, 28, 28), ((0, 0), (0, 0), (2, 2), (2, 2)))
+    return np.repeat(framed, 3, axis=1).reshape(len(x), -1), y
+
+
 def make_regimes(hidden: tuple[int, ...], batch_size: int, seed: int) -> dict[str, Regime]:
     """The regimes by name: at initialisation, after 20 and after 400 steps of backprop with Adam; nudged,
     and with strong feedback; with the product of the weights as feedback, random, or left from the start."""

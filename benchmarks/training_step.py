@@ -18,11 +18,10 @@ from typing import Any
 import equinox as eqx
 import jax
 import jax.random as jr
-import numpy as np
 import optax
 from contenders import METHODS
 from jaxtyping import Array, PyTree
-from regimes import digits
+from regimes import coloured_digits, digits
 from reporting import (
     check,
     environment,
@@ -124,12 +123,10 @@ def main(options: Options) -> None:
 def _problem(options: Options) -> tuple[dfc.Network, Array, Array, Array]:
     """The initial network and a batch of digits as images."""
     model_key, key = jr.split(jr.key(options.seed))
-    x, y = digits(options.batch_size)
     if options.channels:
-        framed = np.pad(x.reshape(-1, 1, 28, 28), ((0, 0), (0, 0), (2, 2), (2, 2)))
-        x = np.repeat(framed, 3, axis=1).reshape(len(x), -1)
         model = dfc.convnet((3, 32, 32), options.channels, options.sizes, key=model_key)
-        return model, *jax.device_put((x, y)), key
+        return model, *jax.device_put(coloured_digits(options.batch_size)), key
+    x, y = digits(options.batch_size)
     if options.sizes[0] != 784 or options.sizes[-1] != 10:
         raise ValueError(f"`sizes` is {options.sizes}; the digits need 784 inputs and 10 outputs.")
     return dfc.mlp(options.sizes, key=model_key), *jax.device_put((x, y)), key

@@ -160,6 +160,15 @@ def test_the_scaling_benchmark_measures_every_method_on_every_axis(tmp_path: pat
 
 
 @pytest.mark.script
+def test_the_cost_of_feedback_is_measured_for_every_row(tmp_path: pathlib.Path) -> None:
+    asked = ("bp", "dfa", "direct-sleep", "layered-mirror-kolen-pollack", "exact")
+    rows = small_run("feedback_cost", tmp_path, "--rows", *asked)["rows"]
+    assert tuple(rows) == asked and set(rows["bp"]["ratios"]) == {1.0}
+    for name in asked[2:]:  # no time, which is the machine's, but that every sample is solved
+        assert len(rows[name]["ratios"]) == 2 and rows[name]["converged"] == 1
+
+
+@pytest.mark.script
 def test_the_expected_sleep_update_is_the_mean_of_many_draws(tmp_path: pathlib.Path) -> None:
     noises = small_run("sleep", tmp_path)["noises"]
     assert len(noises) == 5
