@@ -111,7 +111,6 @@ exclude_patterns = [
     "repository/README.md",  # index.md, guide.md, symbols.md and reproduction.md include its sections
     "repository/CONTRIBUTING.md",  # docs/CONTRIBUTING.md and docs/CHANGELOG.md include them
     "repository/CHANGELOG.md",
-    "repository/experiments/results/mnist-*/dfc/table.md",  # one method's rows of the table above it
 ]
 html_theme = "furo"
 html_title = "dfc_jax"

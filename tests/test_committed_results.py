@@ -149,6 +149,8 @@ FIVE = ("bp", "dfa", "dfc", "dfc-ss", "dfc-ssa")
 COMPARED = {
     "digits-fixed": FIVE,
     "digits-learned": FIVE,
+    "mnist-fixed": FIVE,
+    "mnist-learned": FIVE,
     "strong/mnist": ("dfc-ss", "strong-dfc", "strong-dfc-2phase", "bp"),
     "strong/fashion_mnist": ("dfc-ss", "strong-dfc", "strong-dfc-2phase", "bp"),
     "theories/mnist-30-epochs": ("bp", "least-control", "least-control-6.4"),
