@@ -151,6 +151,7 @@ COMPARED = {
     "digits-learned": FIVE,
     "mnist-fixed": FIVE,
     "mnist-learned": FIVE,
+    "cifar10-fixed": ("bp", "dfc-ss", "dfc-ssa"),
     "strong/mnist": ("dfc-ss", "strong-dfc", "strong-dfc-2phase", "bp"),
     "strong/fashion_mnist": ("dfc-ss", "strong-dfc", "strong-dfc-2phase", "bp"),
     "theories/mnist-30-epochs": ("bp", "least-control", "least-control-6.4"),
