@@ -34,6 +34,8 @@ def broken(cause: str) -> tuple[dfc.AbstractMethod, dfc.Network, jnp.ndarray, jn
             method = dfc.DFCSS(equilibrium=dfc.Simulated(t1=0.3), fallback=None)
         case "saturated":
             model = eqx.tree_at(lambda m: m.layers[1].transform.weight, model, replace_fn=lambda w: 300 * w)
+        case "target":
+            method = dfc.DFCSS(target=dfc.Nudge(1e200))
         case "input":
             x = x.at[2].set(jnp.inf)
     return method, model, x, y
@@ -47,6 +49,7 @@ def broken(cause: str) -> tuple[dfc.AbstractMethod, dfc.Network, jnp.ndarray, jn
         pytest.param("step", "`scheme.dt` is 0.5, too long", marks=pytest.mark.slow),
         ("time", "`t1` is 0.3, too short"),
         pytest.param("saturated", "of the neurons of layer 2 are saturated", marks=pytest.mark.slow),
+        ("target", "away from the output, which is more than float64 can square: lower the nudge"),
         ("input", "17% of the samples tried are not finite"),
     ],
 )

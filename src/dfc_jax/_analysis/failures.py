@@ -15,10 +15,10 @@ _SATURATED, _MANY = 0.01, 0.5  # a slope of so little of the largest possible; s
 def reasons_for_failure(method: AbstractMethod, model: Network, x: BatchInputs, y: BatchOutputs) -> list[str]:
     """What keeps samples from converging, in a sentence each with what to change; empty if nothing is found.
 
-    Looked for are inputs that are not finite, saturated neurons, and what `method.doubts` knows: an unstable
-    loop (largest real part of its eigenvalues) and whether it is the gain or the feedback that makes it so,
-    a step above its stability bound, a time too short. A handful of samples is enough. Not for
-    use under jit.
+    Looked for are inputs that are not finite, targets that are too far away, saturated neurons, and what
+    `method.doubts` knows: an unstable loop (largest real part of its eigenvalues) and whether it is the gain
+    or the feedback that makes it so, a step above its stability bound, a time too short. A handful of samples
+    is enough. Not for use under jit.
     """
     x, y = as_batch(model, x, y)
     loop = method.loop(model)
@@ -34,7 +34,19 @@ def reasons_for_failure(method: AbstractMethod, model: Network, x: BatchInputs, 
         return found
     x, y = x[finite], y[finite]
     samples = loop.samples(x, y)
-    return [*found, *method.doubts(model, x, y), *_saturation(model, samples)]
+    return [*found, *_overflow(samples), *method.doubts(model, x, y), *_saturation(model, samples)]
+
+
+def _overflow(samples: Sample) -> list[str]:
+    error = np.asarray(samples.error)
+    with np.errstate(over="ignore"):
+        fine = np.isfinite(np.sum(error**2, axis=1))
+    if fine.all():
+        return []
+    return [
+        f"The target of {np.mean(~fine):.0%} of the samples tried is {np.max(np.abs(error)):.3g} away from "
+        f"the output, which is more than {error.dtype} can square: lower the nudge, or scale the targets."
+    ]
 
 
 def _saturation(model: Network, samples: Sample) -> list[str]:
