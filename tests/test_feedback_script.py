@@ -40,6 +40,7 @@ def test_what_learns_in_a_row_is_of_the_kind_that_its_rule_is_for(
     assert learning.sleeps or learning.wake is not None
     if learning.wake is not None:
         assert isinstance(models[name].feedback, learning.wake.learns)
+    if isinstance(learning.wake, dfc.KolenPollack | dfc.DirectKolenPollack):
         assert learning.optimiser is OPTIMISER  # equal ones, under which differences decay
     if learning.sleeps:
         assert isinstance(models[name].feedback, learning.phase.learns)

@@ -182,3 +182,52 @@ def test_transforms_of_another_kind_than_the_layers_are_refused():
     update, _ = dfc.Backprop()(model, X, Y)
     with pytest.raises(ValueError, match="has other transforms than the layers; KolenPollack needs"):
         dfc.KolenPollack()(dfc.Network(model.layers, without), X, Y, update, dfc.CrossEntropy())
+
+
+def redrawn(model: dfc.Network, key: jax.Array) -> dfc.Network:
+    """The model with the feedback that a step of `optax.sgd(1.0)` leaves."""
+    rule, update = dfc.RedrawnMagnitudes(), dfc.Backprop()(model, X, Y)[0]
+    found = rule(model, X, Y, update, dfc.CrossEntropy(), key=key)
+    assert eqx.tree_equal(found.layers, update.layers)
+    return dfc.Network(model.layers, eqx.apply_updates(model.feedback, minus(found.feedback)))
+
+
+def minus(tree: dfc.AbstractFeedback) -> dfc.AbstractFeedback:
+    return jax.tree.map(lambda leaf: -leaf if eqx.is_inexact_array(leaf) else leaf, tree)
+
+
+def test_magnitudes_are_drawn_anew_and_signs_stay_those_of_the_weights() -> None:
+    """Of 40,000 synapses: half-normal of the weights' size, and independent from batch to batch."""
+    model = make_network(jr.key(0), (4, 200, 200, 3), feedback=dfc.SignSymmetry(random=True))
+    first, second = (redrawn(model, jr.key(k)) for k in (1, 2))
+    weights = np.asarray(model.layers[1].transform.weight)
+    drawn = [np.asarray(m.feedback.backward(m.layers)[0].weight) for m in (model, first, second)]
+    for B in drawn:
+        assert np.array_equal(np.sign(B), np.sign(weights))
+        assert np.sqrt(np.mean(B**2)) == pytest.approx(np.sqrt(np.mean(weights**2)), rel=0.02)
+        assert np.mean(np.abs(B)) == pytest.approx(np.sqrt(2 / np.pi * np.mean(weights**2)), rel=0.02)
+    for i, j in ((0, 1), (0, 2), (1, 2)):
+        assert abs(np.corrcoef(np.abs(drawn[i]).ravel(), np.abs(drawn[j]).ravel())[0, 1]) < 0.02
+    assert eqx.tree_equal(redrawn(model, jr.key(1)), first)
+
+
+def test_every_batch_has_magnitudes_of_its_own() -> None:
+    model = cast(dfc.mlp((6, 8, 3), key=jr.key(0), feedback=dfc.SignSymmetry(random=True)), np.float32)
+    learns, seen = awake(dfc.RedrawnMagnitudes(), optax.sgd(1.0)), [model.feedback]
+    method = cast(dfc.DFCSSA(CONTROLLER, loss=dfc.MeanSquaredError()), np.float32)
+    options = {"feedback_learning": learns, "on_epoch": lambda _, m: seen.append(m.feedback)}
+    found, history = fit(model, regression(), method=method, epochs=2, **options)
+    first, _, last = (np.asarray(feedback.magnitudes[0].weight) for feedback in seen)
+    assert np.min(np.abs(first - last)) > 1e-6 and len({flat(f).tobytes() for f in seen}) == 3
+    assert history.records[-1]["train_loss"] < history.records[0]["train_loss"]
+    again, _ = fit(model, regression(), method=method, epochs=2, **options)
+    assert np.array_equal(flat(again), flat(found))
+
+
+def test_magnitudes_are_those_of_sign_symmetry_and_need_a_key() -> None:
+    model = make_network(jr.key(0), feedback=dfc.CopyOfWeights())
+    with pytest.raises(ValueError, match="LayeredFeedback; RedrawnMagnitudes needs SignSymmetricFeedback"):
+        redrawn(model, jr.key(0))
+    rule, signs = dfc.RedrawnMagnitudes(), make_network(jr.key(0), feedback=dfc.SignSymmetry(random=True))
+    with pytest.raises((ValueError, TypeError), match="`key` is None"):
+        rule(signs, X, Y, dfc.Backprop()(signs, X, Y)[0], dfc.CrossEntropy())

@@ -23,6 +23,7 @@ STYLES = {
     "layered-initial": {"color": "#E69F00"},
     "layered-signs": {"color": "#009E73"},
     "layered-random-signs": {"color": "#7FCEB9"},
+    "layered-redrawn-signs": {"color": "#004D40"},
     "layered-kolen-pollack": {"color": "#CC79A7"},
     "layered-mirror": {"color": "#56B4E9"},
     "layered-mirror-kolen-pollack": {"color": "#0072B2"},

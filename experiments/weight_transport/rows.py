@@ -74,6 +74,13 @@ def _mirror_then_kolen_pollack(optimiser: optax.GradientTransformation) -> dfc.F
     )
 
 
+def _redrawn(optimiser: optax.GradientTransformation) -> dfc.FeedbackLearning:
+    del optimiser
+    return dfc.FeedbackLearning(
+        optax.sgd(1.0), pretraining_epochs=0, epochs_per_wake_epoch=0, wake=dfc.RedrawnMagnitudes()
+    )
+
+
 ROWS = {
     "direct-initial": Row("direct, product of the initial weights", dfc.ProductOfWeights(), direct=True),
     "direct-sleep": Row("direct, sleep", dfc.RandomFeedback(), _sleep, direct=True),
@@ -84,6 +91,9 @@ ROWS = {
     "layered-initial": Row("layered, initial weights", dfc.CopyOfWeights()),
     "layered-signs": Row("layered, signs of the weights", dfc.SignSymmetry()),
     "layered-random-signs": Row("layered, signs of the weights, sizes random", dfc.SignSymmetry(random=True)),
+    "layered-redrawn-signs": Row(
+        "layered, signs of the weights, sizes drawn for every batch", dfc.SignSymmetry(random=True), _redrawn
+    ),
     "layered-kolen-pollack": Row("layered, Kolen-Pollack", dfc.RandomLayeredFeedback(), _kolen_pollack),
     "layered-mirror": Row("layered, weight mirror", dfc.RandomLayeredFeedback(), _mirror),
     "layered-mirror-kolen-pollack": Row(

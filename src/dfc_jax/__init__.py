@@ -107,6 +107,7 @@ from dfc_jax._methods.wake_rules import (
     AbstractWakeRule as AbstractWakeRule,
     DirectKolenPollack as DirectKolenPollack,
     KolenPollack as KolenPollack,
+    RedrawnMagnitudes as RedrawnMagnitudes,
 )
 from dfc_jax._methods.weight_mirror import WeightMirror as WeightMirror
 from dfc_jax._network.activations import (

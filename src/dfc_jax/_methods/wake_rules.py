@@ -3,13 +3,20 @@
 import abc
 from typing import ClassVar
 
+import equinox as eqx
 import jax
 import jax.numpy as jnp
+from jaxtyping import PRNGKeyArray
 
 from dfc_jax._dynamics.losses import AbstractLoss
 from dfc_jax._fields import Part
 from dfc_jax._network.feedback import AbstractFeedback, FeedbackWeights, learnable
-from dfc_jax._network.layered_feedback import LayeredFeedback, learnable_layers
+from dfc_jax._network.layered_feedback import (
+    LayeredFeedback,
+    learnable_layers,
+    random_transforms,
+    SignSymmetricFeedback,
+)
 from dfc_jax._network.network import as_batch, Network
 from dfc_jax._network.plasticity import feedback_rule
 from dfc_jax._numerics.arrays import BatchInputs, BatchOutputs
@@ -18,17 +25,24 @@ from dfc_jax._numerics.finite import zero_unless_finite
 
 
 class AbstractWakeRule(Part):
-    """A rule for the feedback weights in the wake phase, `(model, x, y, update, loss) -> update`."""
+    """A rule for the feedback weights in the wake phase, `(model, x, y, update, loss, key=...) -> update`."""
 
     learns: ClassVar[type[AbstractFeedback]]  # what kind of feedback this rule is for
 
     @abc.abstractmethod
     def __call__(
-        self, model: Network, x: BatchInputs, y: BatchOutputs, update: Network, loss: AbstractLoss
+        self,
+        model: Network,
+        x: BatchInputs,
+        y: BatchOutputs,
+        update: Network,
+        loss: AbstractLoss,
+        *,
+        key: PRNGKeyArray | None = None,
     ) -> Network:
         """`update`, a method's for the forward weights in this batch, with one of the feedback weights, too.
 
-        Shaped and signed like a gradient, averaged over the batch.
+        Shaped and signed like a gradient, averaged over the batch. `key` is for rules that draw.
         """
 
 
@@ -46,9 +60,16 @@ class KolenPollack(AbstractWakeRule):
     learns: ClassVar[type[AbstractFeedback]] = LayeredFeedback
 
     def __call__(
-        self, model: Network, x: BatchInputs, y: BatchOutputs, update: Network, loss: AbstractLoss
+        self,
+        model: Network,
+        x: BatchInputs,
+        y: BatchOutputs,
+        update: Network,
+        loss: AbstractLoss,
+        *,
+        key: PRNGKeyArray | None = None,
     ) -> Network:
-        del x, y, loss
+        del x, y, loss, key
         learnable_layers(model.feedback, model.layers, "KolenPollack")
         return Network(update.layers, LayeredFeedback(tuple(l.transform for l in update.layers[1:])))
 
@@ -66,8 +87,16 @@ class DirectKolenPollack(AbstractWakeRule):
 
     @compiled
     def __call__(
-        self, model: Network, x: BatchInputs, y: BatchOutputs, update: Network, loss: AbstractLoss
+        self,
+        model: Network,
+        x: BatchInputs,
+        y: BatchOutputs,
+        update: Network,
+        loss: AbstractLoss,
+        *,
+        key: PRNGKeyArray | None = None,
     ) -> Network:
+        del key
         weights = learnable(model.feedback, FeedbackWeights, "DirectKolenPollack").weights
         x, y = as_batch(model, x, y)
         state = jax.vmap(model.feedforward)(x)
@@ -75,3 +104,35 @@ class DirectKolenPollack(AbstractWakeRule):
         rates, gradient = jax.vmap(zero_unless_finite)(signals)
         hidden = feedback_rule(rates, gradient)
         return Network(update.layers, FeedbackWeights((*hidden, jnp.zeros_like(weights[-1]))))
+
+
+class RedrawnMagnitudes(AbstractWakeRule):
+    """The magnitudes of `SignSymmetry(random=True)` are drawn anew for every batch ("brSF"): no learning.
+
+    They are absolute values of normal numbers, of the root mean square that the forward weights have then
+    (Moskovitz, Litwin-Kumar and Abbott, 2018). Give `FeedbackLearning` the optimiser `optax.sgd(1.0)`, whose
+    step puts them in the place of those before.
+
+    **Raises:** `ValueError` without a key, or for feedback of another kind.
+    """
+
+    learns: ClassVar[type[AbstractFeedback]] = SignSymmetricFeedback
+
+    def __call__(
+        self,
+        model: Network,
+        x: BatchInputs,
+        y: BatchOutputs,
+        update: Network,
+        loss: AbstractLoss,
+        *,
+        key: PRNGKeyArray | None = None,
+    ) -> Network:
+        del x, y, loss
+        held = learnable(model.feedback, SignSymmetricFeedback, "RedrawnMagnitudes").magnitudes
+        if key is None:
+            raise ValueError("`key` is None; RedrawnMagnitudes draws from a key.")
+        before, rest = eqx.partition(held, eqx.is_inexact_array)
+        drawn = eqx.filter(random_transforms(model.layers, key), eqx.is_inexact_array)
+        difference = jax.tree.map(jnp.subtract, before, drawn)
+        return Network(update.layers, SignSymmetricFeedback(eqx.combine(difference, rest)))

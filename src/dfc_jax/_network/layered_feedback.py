@@ -141,14 +141,14 @@ class RandomLayeredFeedback(AbstractFeedbackInit):
         self, layers: Sequence[Layer], shapes: Sequence[tuple[int, ...]], key: PRNGKeyArray
     ) -> LayeredFeedback:
         del shapes
-        return LayeredFeedback(_random(layers, key))
+        return LayeredFeedback(random_transforms(layers, key))
 
 
 class SignSymmetry(AbstractFeedbackInit):
     """`SignSymmetricFeedback` of the root mean square of the forward weights.
 
     - `random`: whether each magnitude is drawn, as the absolute value of a normal number ("frSF"), or all of
-      a layer are alike ("uSF").
+      a layer are alike ("uSF"). `RedrawnMagnitudes` draws them anew for every batch ("brSF").
     """
 
     random: bool = flag("random", False)
@@ -158,14 +158,14 @@ class SignSymmetry(AbstractFeedbackInit):
     ) -> SignSymmetricFeedback:
         del shapes
         if self.random:
-            return SignSymmetricFeedback(_random(layers, key))
+            return SignSymmetricFeedback(random_transforms(layers, key))
         transforms = tuple(layer.transform for layer in layers[1:])
         alike = lambda leaf: jnp.full_like(leaf, _root_mean_square(leaf))
         weights, rest = eqx.partition(transforms, eqx.is_inexact_array)
         return SignSymmetricFeedback(eqx.combine(jax.tree.map(alike, weights), rest))
 
 
-def _random(layers: Sequence[Layer], key: PRNGKeyArray) -> tuple[Transform, ...]:
+def random_transforms(layers: Sequence[Layer], key: PRNGKeyArray) -> tuple[Transform, ...]:
     """Transforms like those of all layers but the first, with normal numbers of the same root mean square."""
     weights, rest = eqx.partition(tuple(layer.transform for layer in layers[1:]), eqx.is_inexact_array)
     leaves, structure = jax.tree.flatten(weights)

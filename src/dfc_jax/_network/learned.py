@@ -12,7 +12,7 @@ from jaxtyping import PyTree
 
 from dfc_jax._network.feedback import FeedbackWeights
 from dfc_jax._network.layer import Layer
-from dfc_jax._network.layered_feedback import LayeredFeedback
+from dfc_jax._network.layered_feedback import LayeredFeedback, SignSymmetricFeedback
 
 
 def learned_weights(tree: PyTree) -> PyTree:
@@ -39,8 +39,11 @@ def no_change(tree: PyTree) -> PyTree:
     return jax.tree.map(jnp.zeros_like, eqx.filter(tree, eqx.is_inexact_array))
 
 
+_Feedback = FeedbackWeights | LayeredFeedback | SignSymmetricFeedback
+
+
 def _holds_weights(part: PyTree) -> bool:
-    return isinstance(part, Layer | FeedbackWeights | LayeredFeedback)
+    return isinstance(part, Layer | _Feedback)
 
 
 def _learned(part: PyTree) -> PyTree:
@@ -50,4 +53,4 @@ def _learned(part: PyTree) -> PyTree:
         return eqx.tree_at(
             lambda layer: layer.activation, floats, jax.tree.map(lambda _: False, part.activation)
         )
-    return floats if isinstance(part, FeedbackWeights | LayeredFeedback) else False
+    return floats if isinstance(part, _Feedback) else False

@@ -2,6 +2,7 @@
 
 import equinox as eqx
 import jax.numpy as jnp
+import jax.random as jr
 import optax
 from jaxtyping import PRNGKeyArray, PyTree
 
@@ -38,13 +39,17 @@ def wake_epoch(
     ) -> tuple[PyTree, dict[str, Scalar]]:
         weights, state, feedback_state = carry
         model = eqx.combine(weights, rest)
+        rule = None if learner is None else learner.wake
+        rule_key = None
+        if rule is not None:
+            key, rule_key = jr.split(key)
         update, report = method(model, x, y, key=key)
         moved, loss = learned_weights(update.layers), jnp.mean(report.loss)
         change, state = recipe.optimise(moved, state, weights.layers, loss)
         feedback = weights.feedback
-        if learner is not None and learner.wake is not None:
-            update = learner.wake(model, x, y, update, method.loss)
-        if learner is not None and (learner.wake is not None or method.learns_feedback):
+        if rule is not None:
+            update = rule(model, x, y, update, method.loss, key=rule_key)
+        if learner is not None and (rule is not None or method.learns_feedback):
             feedback, feedback_state = learn_feedback(feedback, feedback_state, learner, update)
         layers = optax.apply_updates(weights.layers, change)
         metrics = {
