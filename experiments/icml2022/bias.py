@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 from icml2022.figures import Curve, draw_curve, feedback_learning, new_network, Noise, TAU_NOISE
-from icml2022.mean_updates import angle, at_rest, bias_of, cosine, LessBias, signal
+from icml2022.mean_updates import angle, at_rest, bias_of, cosine, forward_alone, LessBias, signal
 from jaxtyping import Array, Float
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -26,12 +26,14 @@ COLOURS = {WEAK: "#0072B2", STRONG: "#882255"}
 OUTPUT_ALONE = "weak, noise in the output layer alone"
 AS_IT_IS, NO_BIAS, OTHER_NOISE = "weak feedback", "less the bias", "less the bias, of other noise"
 BIAS_ALONE, QUIET_OUTPUT = "the bias alone", "no noise in the output layer"
+ASLEEP = "feedback learned asleep"
 RUNS = {  # trainings under weak feedback: colour
     AS_IT_IS: "#0072B2",
     NO_BIAS: "#009E73",
     OTHER_NOISE: "#E69F00",
     BIAS_ALONE: "#666666",
     QUIET_OUTPUT: "#CC79A7",
+    ASLEEP: "#56B4E9",
 }
 SIZES, STYLES = (64, 64, 64, 10), ("-", "--", ":")  # a style for each layer
 
@@ -58,7 +60,7 @@ class NoiseBias(Common):
         return {
             "task": f"digits, {'-'.join(map(str, SIZES))}",
             "forward": "Adam, lr 3e-3",
-            "feedback": "learned, Adam, lr 5e-5, after pre-training with 5e-3",
+            "feedback": "learned, Adam, lr 5e-5 (5e-3 in sleep phases), after pre-training with 5e-3",
             "weak": repr(_single(WEAK, self.sigma)),
             "strong": repr(_single(STRONG, self.sigma)),
         }
@@ -97,6 +99,7 @@ class NoiseBias(Common):
             OTHER_NOISE: LessBias(weak, same_noise=False),
             BIAS_ALONE: at_rest(weak),
             QUIET_OUTPUT: dataclasses.replace(weak, noise=quiet),
+            ASLEEP: forward_alone(weak),
         }[run]
 
     def _train(self, data: dfc.Dataset, run: str) -> Rows:
@@ -116,7 +119,7 @@ class NoiseBias(Common):
             optax.adam(3e-3),
             epochs=self.epochs,
             keys=[jax.random.fold_in(jax.random.key(seed), 1) for seed in seeds],
-            feedback_learning=feedback_learning(False),
+            feedback_learning=feedback_learning(run == ASLEEP),
             on_epoch=note,
             progress=False,
         )
@@ -141,13 +144,11 @@ class NoiseBias(Common):
     def _draw_bias(self, ax: Axes, rows: Rows) -> None:
         for curve, colour in COLOURS.items():
             for i, style in enumerate(STYLES, start=1):
-                label = f"{curve.split(',')[0]}, layer {i}"
+                label = f"weak, layer {i}" if curve == WEAK else "strong" if i == 1 else ""
                 draw_curve(ax, _chosen(rows, curve, f"bias_{i}"), "sigma", "value", colour, label, style)
         ax.axhline(1, color="black", linewidth=0.8, linestyle=":")
-        ax.set(
-            xscale="log", yscale="log", xlabel=r"$\sigma$", ylabel="size of the bias over that of the signal"
-        )
-        ax.legend(loc="upper left", frameon=False, fontsize=8)
+        ax.set(xscale="log", yscale="log", xlabel=r"$\sigma$", ylabel="|bias| / |signal|")
+        ax.legend(loc="lower right", frameon=False, fontsize=8)
 
     def _draw_angles(self, ax: Axes, rows: Rows) -> None:
         for curve, colour in COLOURS.items():
@@ -157,7 +158,7 @@ class NoiseBias(Common):
         ax.axhline(90, color="black", linewidth=0.8, linestyle=":")
         ax.set(xscale="log", xlabel=r"$\sigma$", ylabel="angle of the mean update\nto the gradient (degrees)")
         ax.set_ylim(0, 105)
-        ax.legend(loc="upper left", frameon=False, fontsize=8)
+        ax.legend(loc="lower right", frameon=False, fontsize=8)
 
     def facts(self, rows: Rows) -> dict[str, Any]:
         measured = {
@@ -174,11 +175,11 @@ class NoiseBias(Common):
         return measured | self._slopes(rows) | trained
 
     def _slopes(self, rows: Rows) -> dict[str, float]:
-        """The slopes of the logarithm of the bias over that of sigma, from the second sigma on."""
+        """The slope of the logarithm of the bias over that of sigma, for less noise than in training."""
         found = {}
         for curve in COLOURS:
             for i in range(1, len(STYLES) + 1):
-                chosen = _chosen(rows, curve, f"bias_{i}")[1:]
+                chosen = [row for row in _chosen(rows, curve, f"bias_{i}") if row["sigma"] < self.sigma]
                 logs = [[np.log(row[name]) for row in chosen] for name in ("sigma", "value")]
                 if len(chosen) > 1:
                     found[f"{curve}, slope of bias_{i}"] = float(np.polyfit(*logs, 1)[0])

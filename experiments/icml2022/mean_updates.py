@@ -66,6 +66,30 @@ class LessBias(dfc.AbstractMethod):
         return eqx.tree_at(lambda u: u.layers, update, layers), report
 
 
+class _ForwardAlone(dfc.StrongDFC):
+    @property
+    def learns_feedback(self) -> bool:
+        return False
+
+    def __call__(
+        self,
+        model: dfc.Network,
+        x: Float[Array, "batch ..."],
+        y: Float[Array, "batch out"],
+        *,
+        key: PRNGKeyArray | None = None,
+    ) -> tuple[dfc.Network, Any]:
+        update, report = super().__call__(model, x, y, key=key)
+        return eqx.tree_at(
+            lambda u: u.feedback, update, jax.tree.map(jnp.zeros_like, update.feedback)
+        ), report
+
+
+def forward_alone(method: dfc.StrongDFC) -> dfc.StrongDFC:
+    """The method without its feedback learning, which is left to a sleep phase."""
+    return _ForwardAlone(**{f.name: getattr(method, f.name) for f in dataclasses.fields(method)})
+
+
 def at_rest(method: dfc.StrongDFC) -> dfc.StrongDFC:
     """The method without a target: the output is held where it is, and all that is left is noise."""
     return dataclasses.replace(method, target=dfc.Rest())
