@@ -127,6 +127,7 @@ def test_less_the_bias_it_is_the_update_without_noise(same_noise: bool) -> None:
 
 
 @pytest.mark.script
+@pytest.mark.usefixtures("as_users_run")
 def test_the_figure_has_every_curve(tmp_path) -> None:
     sizes = {"epochs": 1, "seeds": 1, "samples": 8, "number": 2, "sigmas": (0.01, 0.03, 0.1)}
     options = NoiseBias(out=tmp_path, progress=False, **sizes)
