@@ -3,6 +3,7 @@
     python experiments/figures.py 2                           one figure as published, some in seconds
     python experiments/figures.py 3 --epochs 30               a shorter run
     python experiments/figures.py noise                       weak and strong feedback under noise
+    python experiments/figures.py noise-bias                  what noise adds to the mean update
     python experiments/figures.py alignment --task mnist --feedback learned --epochs 5
 
 Each writes NAME.png and NAME.pdf, their data as NAME.csv, and NAME.json: the command, the configuration,
@@ -23,7 +24,8 @@ from typing import Any
 
 import numpy as np
 import options.needed  # noqa: F401
-from icml2022.figures import Noise, SinglePhase, STRONG_FIGURES
+from icml2022.bias import NoiseBias
+from icml2022.figures import Noise, SinglePhase
 from neurips2021.figures import FIGURES, Options
 from options.script import outermost, parse, resumable
 from report.figure import Curves, plain, Rows
@@ -32,7 +34,10 @@ from report.pictures import plt
 import dfc_jax as dfc
 
 
-def save(options: Options | SinglePhase | Noise, rows: Rows, seconds: float) -> None:
+STRONG_FIGURES = {"single-phase": SinglePhase, "noise": Noise, "noise-bias": NoiseBias}
+
+
+def save(options: Options | SinglePhase | Noise | NoiseBias, rows: Rows, seconds: float) -> None:
     """The picture, its data, and a note of where both came from; nothing is written before all is there."""
     table = io.StringIO(newline="")
     writer = csv.DictWriter(table, list(rows[0]))
@@ -66,7 +71,7 @@ def _short(value: Any) -> Any:
 
 
 @outermost
-def main(options: Options | SinglePhase | Noise) -> int:
+def main(options: Options | SinglePhase | Noise | NoiseBias) -> int:
     """Compute, save and draw one figure; returns the exit status."""
     options = dataclasses.replace(options, out=pathlib.Path(options.out))
     options.check()

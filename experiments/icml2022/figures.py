@@ -79,7 +79,7 @@ class SinglePhase(Common):
         learning = dfc.FeedbackLearning(optimiser, pretraining_epochs=0, epochs_per_wake_epoch=0)
         rows = []
         dfc.fit_many(
-            [_network((15, 10, 10, 5), seed) for seed in seeds],
+            [new_network((15, 10, 10, 5), seed) for seed in seeds],
             self._method(start),
             standardised(dfc.student_teacher(seed=self.seed)),
             optax.adam(3e-3),
@@ -96,13 +96,13 @@ class SinglePhase(Common):
         figure, axes = plt.subplots(2, 2, figsize=(8, 5.6), sharex=True, layout="constrained")
         for (measure, label), ax in zip(MEASURES.items(), axes.flat, strict=True):
             for variant, (_, _, colour) in VARIANTS.items():
-                _curve(
+                draw_curve(
                     ax, [row for row in rows if row["variant"] == variant], "epoch", measure, colour, variant
                 )
             ax.set_ylabel(label)
         axes[0, 0].axhline(0.8, color="black", linewidth=0.8, linestyle=":")
         axes[1, 0].set_yscale("log")
-        return _finished(figure, axes[-1], "epoch")
+        return finished(figure, axes[-1], "epoch")
 
     def facts(self, rows: Rows) -> dict[str, Any]:
         last = [row for row in rows if row["epoch"] == self.epochs]
@@ -158,7 +158,7 @@ class Noise(Common):
     name = "noise"
 
     def configuration(self) -> dict[str, Any]:
-        methods = {NAMES[curve]: repr(self._method(curve, self.sigmas[0])) for curve in CURVES}
+        methods = {NAMES[curve]: repr(self.method(curve, self.sigmas[0])) for curve in CURVES}
         return {
             "forward": "Adam, lr 3e-3",
             "feedback": "learned, Adam, lr 5e-3 and, in one phase, 5e-5",
@@ -175,7 +175,8 @@ class Noise(Common):
             rows += [{"curve": curve, "sigma": sigma, "noise_std": std} | row for row in found]
         return rows
 
-    def _method(self, curve: Curve, sigma: float) -> dfc.AbstractMethod:
+    def method(self, curve: Curve, sigma: float) -> dfc.AbstractMethod:
+        """The method of a curve under noise of this size."""
         controller, noise = dfc.PIController(2.0, 1e-3), dfc.FilteredNoise(sigma, TAU_NOISE)
         target = dfc.Clamp(0.99) if curve.startswith("strong") else dfc.Nudge(0.1)
         if curve.endswith("average"):
@@ -189,13 +190,13 @@ class Noise(Common):
         seeds = range(self.seed, self.seed + self.seeds)
         sizes = (data.input_size, *self.hidden, data.output_size)
         found = dfc.fit_many(
-            [_network(sizes, seed) for seed in seeds],
-            self._method(curve, sigma),
+            [new_network(sizes, seed) for seed in seeds],
+            self.method(curve, sigma),
             data,
             optax.adam(3e-3),
             epochs=self.epochs,
             keys=[jax.random.fold_in(jax.random.key(seed), 1) for seed in seeds],
-            feedback_learning=_learning(curve.endswith("average")),
+            feedback_learning=feedback_learning(curve.endswith("average")),
             progress=False,
         )
         last = [history.records[-1] for _, history in found]
@@ -208,9 +209,9 @@ class Noise(Common):
         figure, ax = plt.subplots(figsize=(6.4, 4.2), layout="constrained")
         for curve, (colour, style) in CURVES.items():
             chosen = [row | {"percent": 100 * row["test_accuracy"]} for row in rows if row["curve"] == curve]
-            _curve(ax, chosen, "noise_std", "percent", colour, NAMES[curve], style)
+            draw_curve(ax, chosen, "noise_std", "percent", colour, NAMES[curve], style)
         ax.set(xscale="log", ylabel="test accuracy (%)")
-        return _finished(figure, [ax], "standard deviation of the noise in the voltages")
+        return finished(figure, [ax], "standard deviation of the noise in the voltages")
 
     def facts(self, rows: Rows) -> dict[str, Any]:
         mean = lambda chosen: float(np.mean([row["test_accuracy"] for row in chosen]))
@@ -223,14 +224,14 @@ class Noise(Common):
         }
 
 
-def _network(sizes: tuple[int, ...], seed: int) -> dfc.Network:
+def new_network(sizes: tuple[int, ...], seed: int) -> dfc.Network:
     """A new network with random feedback; training has the seed's next key."""
     key = jax.random.fold_in(jax.random.key(seed), 0)
     return dfc.mlp(sizes, key=key, feedback=dfc.RandomFeedback())
 
 
 @functools.cache
-def _learning(two_phases: bool) -> dfc.FeedbackLearning:
+def feedback_learning(two_phases: bool) -> dfc.FeedbackLearning:
     """Pre-trained feedback, learned on in sleep phases or in the single phase."""
     optimiser = lambda lr: optax.chain(optax.add_decayed_weights(0.01), optax.adam(lr))
     if two_phases:
@@ -249,7 +250,7 @@ def _learning(two_phases: bool) -> dfc.FeedbackLearning:
     return dfc.FeedbackLearning(optimiser(5e-5), dfc.HighPassPhase(rest), optimiser(5e-3), **options)
 
 
-def _curve(ax: Axes, rows: Rows, x: str, y: str, colour: str, label: str, style: str = "-") -> None:
+def draw_curve(ax: Axes, rows: Rows, x: str, y: str, colour: str, label: str, style: str = "-") -> None:
     """Mean over the seeds, and their range."""
     places = sorted({row[x] for row in rows})
     values = [[row[y] for row in rows if row[x] == place] for place in places]
@@ -259,12 +260,9 @@ def _curve(ax: Axes, rows: Rows, x: str, y: str, colour: str, label: str, style:
     )
 
 
-def _finished(figure: Figure, bottom: list[Axes], xlabel: str) -> Figure:
+def finished(figure: Figure, bottom: list[Axes], xlabel: str) -> Figure:
     for ax in bottom:
         ax.set_xlabel(xlabel)
     handles, labels = figure.axes[0].get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside upper center", ncols=2, frameon=False, fontsize=9)
     return tidied(figure)
-
-
-STRONG_FIGURES = {"single-phase": SinglePhase, "noise": Noise}
