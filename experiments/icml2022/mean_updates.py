@@ -58,7 +58,9 @@ class LessBias(dfc.AbstractMethod):
         key: PRNGKeyArray | None = None,
     ) -> tuple[dfc.Network, Any]:
         assert key is not None
-        other = key if self.same_noise else jax.random.fold_in(key, 1)
+        other = key
+        if not self.same_noise:
+            key, other = jax.random.split(key)
         update, report = self.single(model, x, y, key=key)
         bias, _ = at_rest(self.single)(model, x, y, key=other)
         unit = self.single.target.unit()
