@@ -116,9 +116,10 @@ def test_less_the_bias_it_is_the_update_without_noise(same_noise: bool) -> None:
     """Up to what is odd in the noise, and up to what two independent draws of it differ by."""
     method = single_phase(1e-3, dfc.Nudge(0.1))
     model, x, y = linear()
-    whole, less = (m(model, x, y, key=jr.key(4))[0] for m in (method, LessBias(method, same_noise)))
-    key = jr.key(4) if same_noise else jr.fold_in(jr.key(4), 1)
-    bias_alone, _ = at_rest(method)(model, x, y, key=key)
+    less, _ = LessBias(method, same_noise)(model, x, y, key=jr.key(4))
+    key, other = (jr.key(4), jr.key(4)) if same_noise else jr.split(jr.key(4))
+    whole, _ = method(model, x, y, key=key)
+    bias_alone, _ = at_rest(method)(model, x, y, key=other)
     wanted = minus(whole.layers, bias_alone.layers, 0.1)
     assert relative_error(less.layers, wanted) < 1e-10
     assert relative_error(less.feedback, whole.feedback) == 0
