@@ -24,6 +24,7 @@ from typing import Any
 import numpy as np
 import options.needed  # noqa: F401
 from icml2022.figures import Noise, SinglePhase, STRONG_FIGURES
+from icml2022.states import States, STRONG_STATES
 from neurips2021.figures import FIGURES, Options
 from options.script import outermost, parse, resumable
 from report.figure import Curves, plain, Rows
@@ -32,7 +33,7 @@ from report.pictures import plt
 import dfc_jax as dfc
 
 
-def save(options: Options | SinglePhase | Noise, rows: Rows, seconds: float) -> None:
+def save(options: Options | SinglePhase | Noise | States, rows: Rows, seconds: float) -> None:
     """The picture, its data, and a note of where both came from; nothing is written before all is there."""
     table = io.StringIO(newline="")
     writer = csv.DictWriter(table, list(rows[0]))
@@ -66,7 +67,7 @@ def _short(value: Any) -> Any:
 
 
 @outermost
-def main(options: Options | SinglePhase | Noise) -> int:
+def main(options: Options | SinglePhase | Noise | States) -> int:
     """Compute, save and draw one figure; returns the exit status."""
     options = dataclasses.replace(options, out=pathlib.Path(options.out))
     options.check()
@@ -83,7 +84,7 @@ def main(options: Options | SinglePhase | Noise) -> int:
 @outermost
 def command(arguments: Sequence[str] | None = None) -> int:
     """The whole command; returns the exit status."""
-    return main(parse(FIGURES | STRONG_FIGURES, arguments, __doc__))
+    return main(parse(FIGURES | STRONG_FIGURES | STRONG_STATES, arguments, __doc__))
 
 
 if __name__ == "__main__":
