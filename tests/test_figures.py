@@ -261,7 +261,7 @@ def test_what_is_finished_of_a_figure_is_kept(tmp_path, monkeypatch, capsys):
 
 
 def test_trials_do_not_write_where_the_published_figures_lie():
-    for kind in (figures.FIGURES | figures.STRONG_FIGURES).values():
+    for kind in (figures.FIGURES | figures.STRONG_FIGURES | figures.STRONG_STATES).values():
         assert kind().out.absolute() != ROOT / "experiments" / "results" / "figures"
 
 
