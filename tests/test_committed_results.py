@@ -161,6 +161,7 @@ COMPARED = {
         "rest-cosine",
         "rest-value-0.9",
         "rest-exact-cosine",
+        "rest-leak-0.4",
         "rest-leak-1",
     ),
     "theories/mnist-30-epochs": ("bp", "least-control", "least-control-6.4"),
@@ -206,6 +207,7 @@ def test_the_table_of_the_leak_is_that_of_its_runs_and_its_angles_are_those_of_t
         "at rest, leak 0.001, rate 3e-4": ("rest-slow", None),
         "at rest, leak 0.001, class value 0.9": ("rest-value-0.9", None),
         "at rest, leak 0.001, exact feedback": (None, "rest-exact-cosine"),
+        "at rest, leak 0.4": ("rest-leak-0.4", None),
         "at rest, leak 1": ("rest-leak-1", None),
     }
     for name, runs in rows.items():
