@@ -26,6 +26,7 @@ import numpy as np
 import options.needed  # noqa: F401
 from icml2022.bias import NoiseBias
 from icml2022.figures import Noise, SinglePhase
+from icml2022.states import States
 from neurips2021.figures import FIGURES, Options
 from options.script import outermost, parse, resumable
 from report.figure import Curves, plain, Rows
@@ -34,10 +35,17 @@ from report.pictures import plt
 import dfc_jax as dfc
 
 
-STRONG_FIGURES = {"single-phase": SinglePhase, "noise": Noise, "noise-bias": NoiseBias}
+StrongFigure = SinglePhase | Noise | NoiseBias | States
+
+STRONG_FIGURES = {
+    "single-phase": SinglePhase,
+    "noise": Noise,
+    "noise-bias": NoiseBias,
+    "strong-states": States,
+}
 
 
-def save(options: Options | SinglePhase | Noise | NoiseBias, rows: Rows, seconds: float) -> None:
+def save(options: Options | StrongFigure, rows: Rows, seconds: float) -> None:
     """The picture, its data, and a note of where both came from; nothing is written before all is there."""
     table = io.StringIO(newline="")
     writer = csv.DictWriter(table, list(rows[0]))
@@ -71,7 +79,7 @@ def _short(value: Any) -> Any:
 
 
 @outermost
-def main(options: Options | SinglePhase | Noise | NoiseBias) -> int:
+def main(options: Options | StrongFigure) -> int:
     """Compute, save and draw one figure; returns the exit status."""
     options = dataclasses.replace(options, out=pathlib.Path(options.out))
     options.check()

@@ -156,6 +156,17 @@ COMPARED = {
     "cifar10-fixed": ("bp", "dfc-ss", "dfc-ssa"),
     "strong/mnist": ("dfc-ss", "strong-dfc", "strong-dfc-2phase", "bp"),
     "strong/fashion_mnist": ("dfc-ss", "strong-dfc", "strong-dfc-2phase", "bp"),
+    "strong/controls": (
+        "../mnist/strong-dfc-2phase",
+        "after-t-cosine",
+        "../mnist/strong-dfc-2phase-at-rest",
+        "rest-slow",
+        "rest-cosine",
+        "rest-value-0.9",
+        "rest-exact-cosine",
+        "rest-leak-0.4",
+        "rest-leak-1",
+    ),
     "theories/mnist-30-epochs": ("bp", "least-control", "least-control-6.4"),
 }
 
@@ -188,6 +199,26 @@ def test_strong_feedbacks_page_says_what_its_tables_say(name):
     runs = [read(RESULTS / "strong" / name / run / "summary.json") for run in COMPARED[f"strong/{name}"]]
     two, single, phases, backprop = (f"{100 * run['mean']['test_accuracy']:.2f} %" for run in runs)
     assert f"single phase {single}, two phases {phases}, DFC-SS {two}, backprop {backprop}." in page
+
+
+def test_the_table_of_the_leak_is_that_of_its_runs_and_its_angles_are_those_of_the_figure():
+    page = (RESULTS / "strong" / "README.md").read_text("utf-8")
+    of = lambda run: read(RESULTS / "strong" / "controls" / run / "summary.json")["mean"]["test_accuracy"]
+    rows = {
+        "after half a tau_u": ("../mnist/strong-dfc-2phase", "after-t-cosine"),
+        "at rest, leak 0.001": ("../mnist/strong-dfc-2phase-at-rest", "rest-cosine"),
+        "at rest, leak 0.001, rate 3e-4": ("rest-slow", None),
+        "at rest, leak 0.001, class value 0.9": ("rest-value-0.9", None),
+        "at rest, leak 0.001, exact feedback": (None, "rest-exact-cosine"),
+        "at rest, leak 0.4": ("rest-leak-0.4", None),
+        "at rest, leak 1": ("rest-leak-1", None),
+    }
+    for name, runs in rows.items():
+        cells = " | ".join("" if run is None else f"{100 * of(run):.2f} %" for run in runs)
+        assert f"| {name} | {cells} |".replace("  ", " ") in page.replace("  ", " ")
+    facts = read(RESULTS / "figures" / "strong-states.json")["facts"]
+    near = [facts[f"trained at rest, epoch {i}, at rest, leak 0.4"]["angle_to_after"] for i in (0, 1, 3)]
+    assert f"{min(near):.1f} to {max(near):.1f} degrees" in page
 
 
 def test_the_best_epochs_of_all_summaries_are_in_their_metrics():
