@@ -257,3 +257,18 @@ def test_a_wide_table_keeps_its_numbers_whole_on_a_narrow_screen(finished, tmp_p
     assert [row[1:] for row in cells if row[1]] == [["50.00", "1", "100.00", "1.00"]] * 3
     said = " ".join(row[0] for row in cells)
     assert all(f"optimiser.lr {lr}" in said for lr in (0.016, 0.032, 0.064)) and "hidden 16 16" in said
+
+
+@pytest.mark.parametrize("letters", [10, 40, 41, 90, 300])
+def test_a_legend_of_any_length_covers_no_panel_and_is_whole(letters: int) -> None:
+    figure, axes = curves.plt.subplots(1, 2, figsize=(9.5, 3.6), layout="constrained")
+    words = " ".join(["option"] * letters)[:letters].strip()
+    curves._explain(figure, [curves.Line2D([], [], label=f"{words}{i}") for i in range(9)])
+    figure.draw_without_rendering()
+    (legend,), whole = figure.legends, figure.bbox
+    covered = legend.get_window_extent()
+    assert not any(covered.overlaps(ax.get_tightbbox()) for ax in axes)
+    assert whole.x0 <= covered.x0 and covered.x1 <= whole.x1
+    assert whole.y0 <= covered.y0 and covered.y1 <= whole.y1
+    assert all(ax.get_window_extent().height > 0.5 * 3.6 * figure.dpi for ax in axes)
+    curves.plt.close(figure)

@@ -3,6 +3,7 @@
 import json
 import pathlib
 import sys
+import textwrap
 from collections import defaultdict
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -10,6 +11,7 @@ from typing import Any
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.colors import LinearSegmentedColormap, to_hex, to_rgb
+from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator, NullLocator
 from report.naming import Named, named
@@ -48,6 +50,8 @@ NAMES = {
 
 
 STYLES = {"train": "-", "validation": "--", "test": ":"}
+SHORT = 40  # letters of a legend that has room beside the panels
+LETTERS, LINE = 12, 0.19  # to an inch, and the inches of a line of the legend
 
 
 def drawn(name: str, draw: Callable[..., pathlib.Path | None], *arguments: Any) -> pathlib.Path | None:
@@ -93,7 +97,7 @@ def _plot(folders: Sequence[pathlib.Path], path: pathlib.Path, splits: Sequence[
     entries = _entries([run for run, _ in runs], lines)
     there = {name.partition("_")[0] for _, curves in runs for name in curves}
     entries += [Line2D([], [], color="grey", linestyle=STYLES[s], label=s) for s in splits if s in there]
-    figure.legend(handles=entries, loc="outside center right", frameon=False, fontsize=9)
+    _explain(figure, entries)
     figure.suptitle(_title([run for run, _ in runs]), fontsize=10)
     figure.savefig(path, dpi=150)
     plt.close(figure)
@@ -119,7 +123,7 @@ def plot_alignment(folders: Sequence[pathlib.Path], path: pathlib.Path) -> pathl
         _tidy(ax)
     axes[0, 0].set(ylabel="angle to the gradient (degrees)", ylim=(0, None))
     entries = _entries([run for run, _ in runs], lines)
-    figure.legend(handles=entries, loc="outside center right", frameon=False, fontsize=9)
+    _explain(figure, entries)
     figure.savefig(path, dpi=150)
     plt.close(figure)
     return path
@@ -189,6 +193,19 @@ def _entries(runs: Sequence[Named], lines: Sequence[dict[str, Any]]) -> list[Lin
         parts += [f"{name} {run.told[name]}" for name in run.differs]
         entries.append(Line2D([], [], **line, label=", ".join(parts), linewidth=3))
     return entries
+
+
+def _explain(figure: Figure, entries: list[Line2D]) -> None:
+    """The legend beside the panels, or, for what does not fit there, below them in a figure made higher."""
+    beside = max(len(str(entry.get_label())) for entry in entries) <= SHORT
+    if not beside:
+        width, height = figure.get_size_inches()
+        for entry in entries:
+            entry.set_label(textwrap.fill(str(entry.get_label()), int(LETTERS * width)))
+        lines = sum(str(entry.get_label()).count("\n") + 1 for entry in entries)
+        figure.set_size_inches(width, height + LINE * lines)
+    place = "outside center right" if beside else "outside lower center"
+    figure.legend(handles=entries, loc=place, frameon=False, fontsize=9)
 
 
 def draw_curve(
