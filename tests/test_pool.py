@@ -67,9 +67,13 @@ def test_seeds_trained_apart_are_pooled_and_compared(apart):
 
 
 def test_seeds_of_another_script_are_pooled_without_its_pictures(tmp_path, capfd):
-    held = RESULTS / "feedback"
-    runs = [str(held / name / "bp") for name in ("cifar10", "cifar10-seed-1")]
-    assert pool_command([*runs, "--out", str(tmp_path / "both")]) == 0
+    held, other = RESULTS / "feedback" / "cifar10" / "bp", tmp_path / "other"
+    other.mkdir()
+    for name in ("metrics.jsonl", "summary.json", "config.json"):  # the same with seed 1
+        text = (held / name).read_text().replace('"seed": 0', '"seed": 1').replace('"0": {', '"1": {')
+        (other / name).write_text(text.replace('"seeds": [\n      0\n', '"seeds": [\n      1\n'))
+    assert pool_command([str(held), str(other), "--out", str(tmp_path / "both")]) == 0
+    assert {r["seed"] for r in records(tmp_path / "both")} == {0, 1}
     assert capfd.readouterr() == ("", "")
     names = ("config.json", "metrics.jsonl", "summary.json")
     assert {path.name for path in (tmp_path / "both").iterdir()} == {*names}
