@@ -1,7 +1,7 @@
 """What learning costs with every kind of feedback, a step, as a ratio to backpropagation's.
 
-    python benchmarks/feedback_cost.py                    # convolutions on images of 3 x 32 x 32; ten minutes
-    python benchmarks/feedback_cost.py --channels --hidden 256 256 256    # dense layers, 28 x 28; two minutes
+    python benchmarks/feedback_cost.py                    # convolutions on images of 3 x 32 x 32; five minutes
+    python benchmarks/feedback_cost.py --channels --hidden 256 256 256 --activation tanh    # dense layers
     python benchmarks/feedback_cost.py --small            # a small network, for a first look
 
 The rows are those of `experiments/feedback.py`, trained as there: batches drawn, the method, AdamW, and what

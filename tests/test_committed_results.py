@@ -233,3 +233,12 @@ def test_the_best_epochs_of_all_summaries_are_in_their_metrics():
             assert curves[metric][row, best] == found[metric], folder
             last = curves["train_loss"][row][: found["epochs"]][-1]
             assert last == found["last_train_loss"] or found["stopped"], folder
+
+
+@pytest.mark.parametrize("row", ["direct-initial", "direct-sleep", "layered-initial", "layered-signs",
+                                 "layered-mirror-kolen-pollack", "exact"])  # fmt: skip
+def test_the_costs_of_feedback_are_those_of_the_benchmark(row):
+    page = (RESULTS / "feedback" / "README.md").read_text("utf-8")
+    files = (read(BENCHMARKS / f"feedback_cost{kind}.json") for kind in ("", "_dense"))
+    medians = [f"{np.median(found['rows'][row]['ratios']):.2f}" for found in files]
+    assert f"| {' | '.join(medians)} |\n" in page
