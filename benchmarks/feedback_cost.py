@@ -1,6 +1,6 @@
 """What learning costs with every kind of feedback, a step, as a ratio to backpropagation's.
 
-    python benchmarks/feedback_cost.py                    # convolutions on images of 3 x 32 x 32; five minutes
+    python benchmarks/feedback_cost.py                    # convolutions, 3 x 32 x 32; five minutes
     python benchmarks/feedback_cost.py --channels --hidden 256 256 256 --activation tanh    # dense layers
     python benchmarks/feedback_cost.py --small            # a small network, for a first look
 
@@ -174,7 +174,7 @@ def _write(result: dict[str, Any], options: Options, name: str) -> None:
         axes.plot([min(found["ratios"]), max(found["ratios"])], [place] * 2, color="black", linewidth=1.5)
     axes.set_yticks(range(len(rows)), [LABELS[row] for row in rows])
     axes.invert_yaxis()
-    axes.set(xlabel="time of a step relative to backpropagation's (line: smallest to largest)")
+    axes.set(xlabel="time of a step over backprop's (line: its range)")
     figure.suptitle(f"{network}\n{machine(where)}", fontsize=9)
     finish(figure, options.out / f"{name}.png")
 
