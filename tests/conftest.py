@@ -122,3 +122,18 @@ def server(monkeypatch: pytest.MonkeyPatch) -> Iterator:
     expect(monkeypatch, "mnist", MNIST, (server.address("first/"), server.address("second/")))
     yield server
     server.stop()
+
+
+@pytest.fixture
+def programs(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """How many runs each program that is trained has."""
+    from dfc_jax._training import programs as all_programs  # not before JAX is set up
+
+    found, train = [], all_programs.train
+
+    def noted(given: list, *rest: object) -> tuple:
+        found.append(len(given))
+        return train(given, *rest)
+
+    monkeypatch.setattr(all_programs, "train", noted)
+    return found

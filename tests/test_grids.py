@@ -26,7 +26,7 @@ from small_runs import (
 
 import dfc_jax as dfc
 from dfc_jax._runs import checkpoints
-from dfc_jax._training import epochs as all_epochs, programs as all_programs
+from dfc_jax._training import epochs as all_epochs
 from dfc_jax._training.recipes import own_and_shared
 
 
@@ -42,19 +42,6 @@ def steady(nudge: float, k_p: float = 2.0) -> dfc.DFCSSA:
 
 def adamw(rate: float, decay: float) -> optax.GradientTransformation:
     return optax.adamw(rate, weight_decay=decay)
-
-
-@pytest.fixture
-def programs(monkeypatch: pytest.MonkeyPatch) -> list[int]:
-    """How many runs each program that is trained has."""
-    found, train = [], all_programs.train
-
-    def noted(given: list, *rest: object) -> tuple:
-        found.append(len(given))
-        return train(given, *rest)
-
-    monkeypatch.setattr(all_programs, "train", noted)
-    return found
 
 
 def same(found: list, wanted: list) -> None:

@@ -11,7 +11,7 @@ from helpers import flat, relative_error
 from small_runs import fit_many, in_single_precision, learning, regression, small_network, without_times
 
 import dfc_jax as dfc
-from dfc_jax._training import memory, programs as all_programs
+from dfc_jax._training import memory
 
 
 pytestmark = pytest.mark.usefixtures("standard_promotion")  # Optax mixes whole numbers and floats.
@@ -21,19 +21,6 @@ DATA = regression()
 
 def networks(number: int) -> list[dfc.Network]:
     return [small_network(k, (6, 8, 3)) for k in range(number)]
-
-
-@pytest.fixture
-def programs(monkeypatch: pytest.MonkeyPatch) -> list[int]:
-    """How many runs each program that is trained has."""
-    found, train = [], all_programs.train
-
-    def noted(given: list, *rest: object) -> tuple:
-        found.append(len(given))
-        return train(given, *rest)
-
-    monkeypatch.setattr(all_programs, "train", noted)
-    return found
 
 
 @pytest.fixture
