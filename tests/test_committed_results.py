@@ -242,3 +242,12 @@ def test_the_costs_of_feedback_are_those_of_the_benchmark(row):
     files = (read(BENCHMARKS / f"feedback_cost{kind}.json") for kind in ("", "_dense"))
     medians = [f"{np.median(found['rows'][row]['ratios']):.2f}" for found in files]
     assert f"| {' | '.join(medians)} |\n" in page
+
+
+def test_the_page_on_noise_says_what_its_figure_says():
+    page = (RESULTS / "figures" / "README.md").read_text("utf-8").split("## Bias from noise")[1]
+    facts = read(RESULTS / "figures" / "noise-bias.json")["facts"]
+    accuracies = [value for name, value in facts.items() if name.endswith("test_accuracy")]
+    assert len(accuracies) == 6 and all(f"{100 * value:.1f} %" in page for value in accuracies)
+    biases = [facts[f"weak, single phase, sigma 0.1, bias_{layer}"] for layer in (1, 2, 3)]
+    assert "{:.0f}, {:.1f} and {:.1f} times".format(*biases) in page
