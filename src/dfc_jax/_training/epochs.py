@@ -67,7 +67,7 @@ def _train(
         warn(doubt)
     start = start_of(given, recipes, options)
     batches, state, own, shared = start.batches, start.state, start.own, start.shared
-    pretraining_key, key = start.pretraining_key, start.key
+    pretraining_key, key = split(many, start.key)
     identity = {}
     if options.resume is not None:
         identity = identity_of(given, recipes, options.data, batches)

@@ -72,10 +72,10 @@ def _programs(given: list[Given], recipes: list[Recipe], options: Options) -> It
     start, mesh, many = start_of(given, recipes, options), options.mesh, len(given) > 1
     shared, batches = start.shared, start.batches
     own, state = placed((start.own, start.state), mesh)
-    key, pretraining_key = placed((start.key, start.pretraining_key), mesh)
+    key = placed(start.key, mesh)  # of no draw: nothing is run here
     if shared.pretrainer is not None and shared.pretraining_epochs > 0:
         part, asleep = parts_of(shared.pretraining_epochs)[0], placed(pretraining_state_of(given), mesh)
-        run = state.model, asleep, pretraining_key, own.pretrainer
+        run = state.model, asleep, key, own.pretrainer
         yield _lowered(sleep_epoch, many, run, shared.pretrainer, batches, part)
     if shared.learner is not None and shared.sleep_epochs > 0:
         part = parts_of(shared.sleep_epochs)[0]

@@ -17,7 +17,6 @@ from dfc_jax._training.devices import placed
 from dfc_jax._training.evaluation import Metric
 from dfc_jax._training.optimisers import initial_state
 from dfc_jax._training.recipes import Given, own_and_shared, Recipe, stacked
-from dfc_jax._training.several_runs import split
 from dfc_jax._training.state import State
 
 
@@ -50,7 +49,6 @@ class Start(eqx.Module):
     batches: Batches
     state: State
     key: Key[Array, "*runs"]
-    pretraining_key: Key[Array, "*runs"]
     own: PyTree
     shared: Recipe
 
@@ -60,9 +58,8 @@ def start_of(given: list[Given], recipes: list[Recipe], options: Options) -> Sta
     data, key = placed(options.data, options.mesh), stacked([run.key for run in given])
     augment = traced_augmentation(options.augment, data.train.x, key)
     batches = Batches(data.train, options.batch_size, augment, options.mesh)
-    pretraining_key, key = split(len(given) > 1, key)
     state = stacked([_initial_state(run) for run in given])
-    return Start(data, batches, state, key, pretraining_key, *own_and_shared(recipes))
+    return Start(data, batches, state, key, *own_and_shared(recipes))
 
 
 def _initial_state(run: Given) -> State:
