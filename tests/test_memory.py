@@ -80,6 +80,13 @@ def test_the_bytes_are_those_of_the_arrays_and_more(bytes_of) -> None:
     assert bytes_of(8) > 1.5 * bytes_of(4) - data > 2 * bytes_of(2) - 3 * data
 
 
+def test_what_a_batch_takes_while_it_is_computed_counts(bytes_of) -> None:
+    """The arrays that go in and come out are the same whatever its size."""
+    small, large = (bytes_of(4, batch_size=size) for size in (8, 96))
+    rates = 4 * (96 - 8) * (8 + 3) * DATA.train.x.itemsize
+    assert large - small > rates
+
+
 def test_feedback_that_sleeps_counts(bytes_of) -> None:
     models = [small_network(k, (6, 8, 3), feedback=dfc.RandomFeedback()) for k in range(2)]
     asleep = {n: bytes_of(2, models, feedback_learning=learning(pretraining_epochs=n)) for n in (0, 1)}
