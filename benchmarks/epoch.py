@@ -28,10 +28,12 @@ from reporting import (
     outermost,
     parse,
     plt,
+    ranged,
     save,
     settings_of,
     table,
 )
+from timing import in_turn
 
 import dfc_jax as dfc
 
@@ -71,8 +73,7 @@ def main(options: Options) -> None:
         seconds(method, 1)
     rounds = []
     for i in range(options.rounds):
-        names = list(EPOCHS) if i % 2 == 0 else list(EPOCHS)[::-1]
-        times = {name: seconds(EPOCHS[name], options.epochs) for name in names}
+        times = {name: seconds(EPOCHS[name], options.epochs) for name in in_turn(list(EPOCHS), i)}
         rounds.append({name: times[name] for name in EPOCHS})
     ratios = {name: [times[name] / times["Backprop"] for times in rounds] for name in EPOCHS}
     speed = {name: len(data.train) / statistics.median(times[name] for times in rounds) for name in EPOCHS}
@@ -88,8 +89,7 @@ def main(options: Options) -> None:
 def _write(result: dict[str, Any], options: Options) -> None:
     where, ratios = result["environment"], result["ratios"]
     caption = f"{options.dataset}, 3 x 256 tanh, batch 128, float32, {machine(where)}"
-    spread = {n: f"{statistics.median(r):.2f} [{min(r):.2f}, {max(r):.2f}]" for n, r in ratios.items()}
-    rows = [[name, spread[name], f"{result['speed'][name]:.3g}"] for name in EPOCHS]
+    rows = [[name, ranged(ratios[name]), f"{result['speed'][name]:.3g}"] for name in EPOCHS]
     lines = [*heading(where, caption, LEGEND), "", *table(["method", "ratio", "per second"], rows)]
     save(result, lines, options.out, "epoch")
     figure, axes = plt.subplots(figsize=(7, 3), layout="constrained")

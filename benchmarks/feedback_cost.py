@@ -29,10 +29,12 @@ from reporting import (
     outermost,
     parse,
     plt,
+    ranged,
     save,
     settings_of,
     table,
 )
+from timing import in_turn
 
 
 # isort: split
@@ -97,7 +99,7 @@ def main(options: Options) -> None:
     rounds, converged = [], {}
     for turn in range(options.rounds):
         times = {}
-        for row in options.rows if turn % 2 == 0 else options.rows[::-1]:
+        for row in in_turn(options.rows, turn):
             times[row], converged[row] = _trained(row, asked, data, options.epochs)
         rounds.append(times)
     result = {
@@ -151,16 +153,9 @@ def _write(result: dict[str, Any], options: Options, name: str) -> None:
     where, rows = result["environment"], result["rows"]
     network = "-".join(map(str, (*options.channels, *options.hidden, 10)))
     kind = "convolutions, 3 x 32 x 32" if options.channels else "784 inputs"
-    how = f"{options.activation}, {kind}, DFC-SS, batch {options.batch_size}, float32"
-    network = f"{network} {how}"
-    middle = {row: statistics.median(found["ratios"]) for row, found in rows.items()}
+    network += f" {options.activation}, {kind}, DFC-SS, batch {options.batch_size}, float32"
     cells = [
-        [
-            LABELS[row],
-            f"{middle[row]:.2f} [{min(found['ratios']):.2f}, {max(found['ratios']):.2f}]",
-            f"{found['converged']:.0%}",
-        ]
-        for row, found in rows.items()
+        [LABELS[row], ranged(found["ratios"]), f"{found['converged']:.0%}"] for row, found in rows.items()
     ]
     lines = [
         *heading(where, f"{network}, {machine(where)}", LEGEND),
@@ -170,7 +165,7 @@ def _write(result: dict[str, Any], options: Options, name: str) -> None:
     save(result, lines, options.out, name)
     figure, axes = plt.subplots(figsize=(8, 0.36 * len(rows) + 1.2), layout="constrained")
     for place, (row, found) in enumerate(rows.items()):
-        axes.barh(place, middle[row], color=COLOURS[6 if row in BASELINES else 0])
+        axes.barh(place, statistics.median(found["ratios"]), color=COLOURS[6 if row in BASELINES else 0])
         axes.plot([min(found["ratios"]), max(found["ratios"])], [place] * 2, color="black", linewidth=1.5)
     axes.set_yticks(range(len(rows)), [LABELS[row] for row in rows])
     axes.invert_yaxis()

@@ -4,7 +4,9 @@ import dataclasses
 import json
 import pathlib
 import shlex
+import statistics
 import sys
+from collections.abc import Sequence
 from typing import Any
 
 from matplotlib.ticker import LogLocator, NullLocator, StrMethodFormatter
@@ -90,6 +92,11 @@ def table(columns: list[str], rows: list[list[str]], texts: int = 1) -> list[str
 def shown(value: float | None, spec: str) -> str:
     """A figure, or a dash where there is none."""
     return "-" if value is None else format(value, spec)
+
+
+def ranged(ratios: Sequence[float]) -> str:
+    """The median of the rounds and, in brackets, their range."""
+    return f"{statistics.median(ratios):.2f} [{min(ratios):.2f}, {max(ratios):.2f}]"
 
 
 def save(result: dict[str, Any], lines: list[str], folder: pathlib.Path, name: str) -> None:

@@ -17,7 +17,20 @@ from typing import Any
 import jax.random as jr
 import optax
 from contenders import EPOCHS
-from reporting import check, environment, heading, machine, OUT, outermost, parse, save, settings_of, table
+from reporting import (
+    check,
+    environment,
+    heading,
+    machine,
+    OUT,
+    outermost,
+    parse,
+    ranged,
+    save,
+    settings_of,
+    table,
+)
+from timing import in_turn
 
 import dfc_jax as dfc
 
@@ -72,7 +85,7 @@ def _measured(name: str, data: dfc.Dataset, options: Options) -> dict[str, dict[
     accuracies = {count: _trained(name, count, data, options)[1] for count in options.seeds}  # compiles, too
     rounds = []
     for turn in range(options.rounds):
-        order = options.seeds if turn % 2 == 0 else options.seeds[::-1]
+        order = in_turn(options.seeds, turn)
         rounds.append({count: _trained(name, count, data, options)[0] for count in order})
     return {
         str(count): {
@@ -111,8 +124,7 @@ def _write(result: dict[str, Any], options: Options) -> None:
     rows = []
     for name, counts in result["methods"].items():
         for count, entry in counts.items():
-            ratios = entry["ratios"]
-            ratio = f"{statistics.median(ratios):.2f} [{min(ratios):.2f}, {max(ratios):.2f}]"
+            ratio = ranged(entry["ratios"])
             rows.append(
                 [name, count, f"{entry['milliseconds']:.3g}", ratio, f"{100 * entry['accuracy']:.1f}"]
             )

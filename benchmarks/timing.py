@@ -3,7 +3,7 @@
 import dataclasses
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import equinox as eqx
@@ -55,12 +55,17 @@ def _seconds(call: Callable[[], PyTree], calls: int) -> float:
     return (time.perf_counter() - start) / calls
 
 
+def in_turn(items: Sequence[Any], turn: int) -> Sequence[Any]:
+    """In one order, and in every other turn in the opposite one."""
+    return items if turn % 2 == 0 else items[::-1]
+
+
 def measure(cases: list[Case], rounds: int, seconds: float) -> None:
     """Time all cases in turn, in one order and then in the other; the slow ones drop out first."""
     spent = dict.fromkeys(range(len(cases)), 0.0)
     for turn in range(rounds):
         order = [i for i in spent if turn < 3 or spent[i] < seconds]
-        for i in order if turn % 2 == 0 else reversed(order):
+        for i in in_turn(order, turn):
             cases[i].times[turn] = _seconds(cases[i].call, cases[i].calls)
             spent[i] += cases[i].times[turn] * cases[i].calls
 

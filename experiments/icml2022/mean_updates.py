@@ -63,8 +63,7 @@ class LessBias(dfc.AbstractMethod):
             key, other = jax.random.split(key)
         update, report = self.single(model, x, y, key=key)
         bias, _ = at_rest(self.single)(model, x, y, key=other)
-        unit = self.single.target.unit()
-        layers = jax.tree.map(lambda all_of_it, part: all_of_it - part / unit, update.layers, bias.layers)
+        layers = minus(update.layers, bias.layers, self.single.target.unit())
         return eqx.tree_at(lambda u: u.layers, update, layers), report
 
 

@@ -7,6 +7,7 @@ import dataclasses
 
 from options.config import Config, Method
 from options.defaults import COLOUR_CONV, DEFAULTS
+from options.published import set_by_preset
 
 
 CHANNELS = (128, 256, 512, 512)  # of 3 x 3 convolutions, a mean over 2 x 2 after each; then the outputs
@@ -26,8 +27,7 @@ def holomorphic_ep_net(config: Config, _: Method) -> Config:
     for name, wanted in network.items():
         given = getattr(config, name)
         if given not in (None, wanted):
-            problem = f"`{name}` is {given}; the preset {config.preset} sets it"
-            raise ValueError(f"{problem}: give one or the other.")
+            raise set_by_preset(config, name, given)
     rate = RATE if config.optimiser.lr is None else config.optimiser.lr
     return dataclasses.replace(
         config,

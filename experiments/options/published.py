@@ -1,6 +1,7 @@
-"""What the presets of both papers share."""
+"""What the presets of several papers share."""
 
 import dataclasses
+from typing import Any
 
 from options.config import Config
 from options.groups import Controller, Feedback, Optimiser, Solver
@@ -29,6 +30,9 @@ def refuse_beside(config: Config) -> None:
         ("feedback_learning", chosen, ours),
     ):
         if given != free:
-            raise ValueError(
-                f"`{name}` is {given}; the preset {config.preset} sets it: give one or the other."
-            )
+            raise set_by_preset(config, name, given)
+
+
+def set_by_preset(config: Config, name: str, given: Any) -> ValueError:
+    """What is said of an option that was given beside a preset that sets it."""
+    return ValueError(f"`{name}` is {given}; the preset {config.preset} sets it: give one or the other.")

@@ -12,6 +12,7 @@ from jaxtyping import Array, Key, PyTree
 
 from dfc_jax._bar import progress_bar
 from dfc_jax._checks import warn
+from dfc_jax._data.dataset import Dataset
 from dfc_jax._methods.base import AbstractMethod
 from dfc_jax._network.learned import learned_weights
 from dfc_jax._network.network import Network
@@ -34,13 +35,16 @@ from dfc_jax._training.wake import wake_epoch
 
 
 def train(
-    given: list[Given], recipes: list[Recipe], options: Options
+    given: list[Given], recipes: list[Recipe], data: Dataset, options: Options
 ) -> tuple[list[tuple[Network, History]], bool]:
-    """Train one model, or several that differ in numbers alone as one program; and whether Ctrl-C came."""
+    """Train one model, or several that differ in numbers alone as one program; and whether Ctrl-C came.
+
+    `data` are those of the options, on their devices.
+    """
     runs, interrupted = [Run(run.model, run.model) for run in given], False
     try:
         with heard_again() as check_signals:
-            _train(given, recipes, runs, options, check_signals)
+            _train(given, recipes, runs, data, options, check_signals)
     except KeyboardInterrupt:
         if jax.process_count() > 1:  # the others would wait for this one
             raise
@@ -56,6 +60,7 @@ def _train(
     given: list[Given],
     recipes: list[Recipe],
     runs: list[Run],
+    data: Dataset,
     options: Options,
     check_signals: Callable[[], None],
 ) -> None:
@@ -65,7 +70,7 @@ def _train(
     learnings = [run.learning for run in given if run.learning is not None]
     for doubt in dict.fromkeys(doubt for learning in learnings for doubt in learning.phase.doubts()):
         warn(doubt)
-    start = start_of(given, recipes, options)
+    start = start_of(given, recipes, data, options)
     batches, state, own, shared = start.batches, start.state, start.own, start.shared
     pretraining_key, key = split(many, start.key)
     identity = {}
@@ -113,7 +118,7 @@ def _train(
         state, totals = _epoch(many, state, batches, fold_in(many, keys, epoch), own, shared)
         model = network_to_use(many, state.model, state.weights_state)
         loss = own.method.loss, shared.method.loss
-        metrics = totals | evaluate_all(many, model, loss, start.data, options.mesh)
+        metrics = totals | evaluate_all(many, model, loss, data, options.mesh)
         found = list(zip(rows, each(model, len(rows)), each(metrics, len(rows)), strict=True))
         seconds = (time.perf_counter() - began) / len(rows)
         for row, candidate, values in found:

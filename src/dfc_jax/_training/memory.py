@@ -7,6 +7,7 @@ from typing import Any
 import jax
 
 from dfc_jax._bar import progress_bar
+from dfc_jax._data.dataset import Dataset
 from dfc_jax._training.devices import placed
 from dfc_jax._training.evaluation import evaluation
 from dfc_jax._training.recipes import Given, Recipe
@@ -15,7 +16,7 @@ from dfc_jax._training.start import Options, pretraining_state_of, start_of
 from dfc_jax._training.wake import wake_epoch
 
 
-def most_at_once(given: list[Given], recipes: list[Recipe], options: Options) -> int:
+def most_at_once(given: list[Given], recipes: list[Recipe], data: Dataset, options: Options) -> int:
     """As many of the runs, which differ in numbers alone, as fit by what the compiler plans, at least one.
 
     All of them where the device does not say what it has, and where there are several processes, which would
@@ -25,7 +26,7 @@ def most_at_once(given: list[Given], recipes: list[Recipe], options: Options) ->
     device = jax.devices()[0] if options.mesh is None else options.mesh.devices.flat[0]
     free = None if number == 1 or jax.process_count() > 1 else free_memory(device)
     while free is not None and number > 1:
-        needed = _needed(given[:number], recipes[:number], options)
+        needed = _needed(given[:number], recipes[:number], data, options)
         if needed is None:
             number //= 2
         elif needed > free:
@@ -49,10 +50,10 @@ def free_memory(device: jax.Device) -> int | None:
     return int((1 - _SPARE) * os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"))
 
 
-def _needed(given: list[Given], recipes: list[Recipe], options: Options) -> int | None:
+def _needed(given: list[Given], recipes: list[Recipe], data: Dataset, options: Options) -> int | None:
     """The bytes of the largest of the programs; None if the compiler says itself that it is too large."""
     name = f"{type(given[0].method).__name__}, compiling"
-    bar = progress_bar(_programs(given, recipes, options), name, leave=False, progress=options.progress)
+    bar = progress_bar(_programs(given, recipes, data, options), name, leave=False, progress=options.progress)
     most = 0
     for program in bar:
         try:
@@ -67,9 +68,9 @@ def _needed(given: list[Given], recipes: list[Recipe], options: Options) -> int 
     return most
 
 
-def _programs(given: list[Given], recipes: list[Recipe], options: Options) -> Iterator[Any]:
+def _programs(given: list[Given], recipes: list[Recipe], data: Dataset, options: Options) -> Iterator[Any]:
     """Those that training runs, lowered one after another."""
-    start, mesh, many = start_of(given, recipes, options), options.mesh, len(given) > 1
+    start, mesh, many = start_of(given, recipes, data, options), options.mesh, len(given) > 1
     shared, batches = start.shared, start.batches
     own, state = placed((start.own, start.state), mesh)
     key = placed(start.key, mesh)  # of no draw: nothing is run here
@@ -83,7 +84,7 @@ def _programs(given: list[Given], recipes: list[Recipe], options: Options) -> It
         yield _lowered(sleep_epoch, many, run, shared.learner, batches, part)
     run = state.model, (state.weights_state, state.feedback_state), key, own
     yield _lowered(wake_epoch, many, run, shared, batches)
-    for split in (start.data.validation, start.data.test):
+    for split in (data.validation, data.test):
         judged = state.model, own.method.loss
         yield _lowered(evaluation, many, judged, shared.method.loss, split.x, split.y, mesh)
 

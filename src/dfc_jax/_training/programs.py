@@ -8,9 +8,11 @@ import pathlib
 import jax
 
 from dfc_jax._checks import require
+from dfc_jax._data.dataset import Dataset
 from dfc_jax._network.network import Network
 from dfc_jax._runs.history import History
 from dfc_jax._runs.programs import note_programs, place, programs_in
+from dfc_jax._training.devices import placed
 from dfc_jax._training.epochs import train
 from dfc_jax._training.memory import most_at_once
 from dfc_jax._training.recipes import alike, Given, Recipe, recipes_of
@@ -25,7 +27,8 @@ def train_all(given: list[Given], at_once: int | None, options: Options) -> list
     """
     try:
         recipes = recipes_of(given)
-        programs = _divided(given, recipes, at_once, options)
+        data = placed(options.data, options.mesh)  # once for all programs
+        programs = _divided(given, recipes, at_once, data, options)
     except KeyboardInterrupt:
         if jax.process_count() > 1:  # the others would wait for this one
             raise
@@ -34,7 +37,7 @@ def train_all(given: list[Given], at_once: int | None, options: Options) -> list
     for number, positions in enumerate(programs):
         of_these = options if len(programs) == 1 else _of_program(options, number, positions)
         members = [given[i] for i in positions], [recipes[i] for i in positions]
-        results, interrupted = train(*members, of_these)
+        results, interrupted = train(*members, data, of_these)
         found |= zip(positions, results, strict=True)
         if interrupted:
             break
@@ -42,7 +45,7 @@ def train_all(given: list[Given], at_once: int | None, options: Options) -> list
 
 
 def _divided(
-    given: list[Given], recipes: list[Recipe], at_once: int | None, options: Options
+    given: list[Given], recipes: list[Recipe], at_once: int | None, data: Dataset, options: Options
 ) -> list[list[int]]:
     """The positions of the runs of each program, noted in the folder where there are several."""
     groups = alike(given, recipes)
@@ -56,15 +59,12 @@ def _divided(
         problem = f"`resume` is {os.fspath(folder)!r}, which holds these runs divided into other programs"
         require(fine, f"{problem}; give the same models, methods and `at_once`, or name another folder.")
         return held
-    sizes = [_most(given, recipes, group, options) if at_once is None else at_once for group in groups]
-    programs = _chunks(groups, sizes)
+    members = lambda group: ([given[i] for i in group], [recipes[i] for i in group])
+    most = lambda group: most_at_once(*members(group), data, options) if at_once is None else at_once
+    programs = _chunks(groups, [most(group) for group in groups])
     if folder is not None and jax.process_index() == 0:
         note_programs(folder, programs)
     return programs
-
-
-def _most(given: list[Given], recipes: list[Recipe], group: list[int], options: Options) -> int:
-    return most_at_once([given[i] for i in group], [recipes[i] for i in group], options)
 
 
 def _chunks(groups: list[list[int]], sizes: list[int]) -> list[list[int]]:

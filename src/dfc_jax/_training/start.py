@@ -13,7 +13,6 @@ from dfc_jax._data.dataset import Dataset
 from dfc_jax._network.network import Network
 from dfc_jax._runs.history import Record
 from dfc_jax._training.batches import Augmentation, Batches, traced_augmentation
-from dfc_jax._training.devices import placed
 from dfc_jax._training.evaluation import Metric
 from dfc_jax._training.optimisers import initial_state
 from dfc_jax._training.recipes import Given, own_and_shared, Recipe, stacked
@@ -45,7 +44,6 @@ class Options:
 class Start(eqx.Module):
     """One run, or several along the first axis, before anything is learnt; and what they share."""
 
-    data: Dataset
     batches: Batches
     state: State
     key: Key[Array, "*runs"]
@@ -53,13 +51,14 @@ class Start(eqx.Module):
     shared: Recipe
 
 
-def start_of(given: list[Given], recipes: list[Recipe], options: Options) -> Start:
-    """Of runs that differ in numbers alone. The data are on their devices, all else on the default one."""
-    data, key = placed(options.data, options.mesh), stacked([run.key for run in given])
+def start_of(given: list[Given], recipes: list[Recipe], data: Dataset, options: Options) -> Start:
+    """Of runs that differ in numbers alone, all but the `data`, which are on their devices, on the default
+    one."""
+    key = stacked([run.key for run in given])
     augment = traced_augmentation(options.augment, data.train.x, key)
     batches = Batches(data.train, options.batch_size, augment, options.mesh)
     state = stacked([_initial_state(run) for run in given])
-    return Start(data, batches, state, key, *own_and_shared(recipes))
+    return Start(batches, state, key, *own_and_shared(recipes))
 
 
 def _initial_state(run: Given) -> State:
