@@ -11,7 +11,8 @@ from helpers import angle, flat, Gained, make_batch, make_network, Plain, relati
 from jaxtyping import Array, PyTree
 
 import dfc_jax as dfc
-from dfc_jax._average.implicit_steps import implicit_inverse, ImplicitStep
+from dfc_jax._average.implicit_steps import ImplicitStep
+from dfc_jax._dynamics.implicit_euler import implicit_inverse
 
 
 CONTROLLER, NUDGE, TAU_V = dfc.PIController(1.0, 0.05), 0.5, 0.2

@@ -40,7 +40,10 @@ def test_a_batch_is_the_mean_of_its_samples(method, getkey):
         mean = jax.tree.map(lambda *leaves: sum(leaves) / len(leaves), *singles)
         assert relative_error(update, mean) < (1e-3 if shared_steps else 1e-10)
         for i, single in enumerate(reports):
-            assert report.converged[i] == single.converged[0] and report.stable[i] == single.stable[0]
+            assert (
+                report.converged[i] == single.converged[0]
+                and report.condition_three[i] == single.condition_three[0]
+            )
             assert abs(report.residual[i] - single.residual[0]) < (1e-2 if shared_steps else 1e-9)
             assert shared_steps or report.iterations[i] == single.iterations[0]
 

@@ -253,6 +253,16 @@ def test_the_page_on_noise_says_what_its_figure_says():
     assert "{:.0f}, {:.1f} and {:.1f} times".format(*biases) in page
 
 
+def test_no_result_calls_condition_three_stable():
+    """As versions before did, which also called by that name whether an error had halved."""
+    for path in RESULTS.glob("**/metrics.jsonl"):
+        records = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+        assert all("condition_three" in record for record in records if "stable" in record), path
+    for folder in SUMMARIES:
+        means = read(folder / "summary.json")["mean"]
+        assert "fraction_condition_three" in means or "fraction_stable" not in means, folder
+
+
 def test_no_result_names_a_path_of_the_machine_that_made_it():
     for folder in (RESULTS, BENCHMARKS):
         for path in folder.rglob("*"):

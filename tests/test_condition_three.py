@@ -41,9 +41,39 @@ def test_stability_agrees_with_the_eigenvalues() -> None:
                 gain = plain.gain(plain.settle(np.asarray(x[b]), u)[0]) + leak * np.eye(3)
                 slowest = np.min(np.linalg.eigvals(gain).real)
                 if abs(slowest) > band * np.linalg.norm(gain):
-                    assert bool(found.stable[b]) == (slowest > 0), (name, seed, slowest)
+                    assert bool(found.condition_three[b]) == (slowest > 0), (name, seed, slowest)
                     verdicts[name, bool(slowest > 0)] += 1
     assert min(verdicts.values()) >= 6, verdicts
+
+
+@pytest.mark.parametrize("few", [True, False], ids=["own-jacobians", "along-the-control"])
+def test_condition_three_of_what_was_simulated(few: bool, change) -> None:
+    """In the last states of trajectories that may not have come to rest: eigenvalues in NumPy. With many
+    outputs: whether the error, with the leak, has fallen along the control."""
+    if not few:
+        change("dfc_jax._steady_state.base._DENSE_OUTPUTS", 2)
+    leak, (x, y) = 0.1, make_batch(jr.key(11), 6)
+    base, verdicts = make_network(jr.key(12), (4, 6, 5, 3), feedback=dfc.RandomFeedback()), []
+    for seed in range(4):
+        keys = jr.split(jr.key(seed), 3)
+        Q = [0.5 * jr.normal(k, (n, 3)) for k, n in zip(keys, (6, 5, 3), strict=True)]
+        model = eqx.tree_at(lambda m: list(m.feedback.weights), base, Q)
+        loop = dfc.ClosedLoop(model, dfc.PIController(0.0, leak), dfc.Nudge(0.02), tau_v=0.02)
+        found = find(dfc.StateAtTime(dfc.PublishedEuler(0.01, 100), tau_v=0.02), loop, x, y)
+        plain = Plain(model)
+        for b in range(6):
+            if few:
+                feedforward, _ = plain.settle(np.asarray(x[b]))
+                moved = zip(feedforward, found.deviation.voltage, strict=True)
+                gain = plain.gain([v + np.asarray(d[b]) for v, d in moved]) + leak * np.eye(3)
+                measured = np.min(np.linalg.eigvals(gain).real) / np.linalg.norm(gain)
+            else:
+                u, rate = np.asarray(found.control[b]), np.asarray(found.deviation.rate[-1][b])
+                measured = u @ (rate + leak * u) / np.linalg.norm(u) / np.linalg.norm(rate)
+            if abs(measured) > 0.02:
+                assert bool(found.condition_three[b]) == (measured > 0)
+                verdicts.append(measured > 0)
+    assert 4 <= np.sum(verdicts) <= len(verdicts) - 4
 
 
 @pytest.mark.parametrize("n", [2, 10])

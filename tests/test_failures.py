@@ -1,5 +1,7 @@
 """Why samples fail: each cause is made on purpose, and must be named."""
 
+import re
+
 import equinox as eqx
 import jax
 import jax.numpy as jnp
@@ -89,7 +91,7 @@ def test_each_doubt_about_an_epoch_is_said_once(monkeypatch) -> None:
     for converged, fallback in [(1.0, 0.5), (1.0, 0.6), (0.5, 0.8), (1.0, 0.8), (0.5, 0.8)]:
         record = {"converged": converged, "fallback": fallback, "validation_loss": 1.0}
         run.add({"epoch": len(run.records) + 1} | record, model, "validation_loss")
-        doubt_epoch(run, handful, dfc.Backprop(), 0.9)
+        doubt_epoch(run, handful, dfc.Backprop(), 0.9, None)
     assert len(said) == 2 and run.doubts[1].startswith("Only 50.0% of the samples converged in epoch 3.")
     assert "left 60% of the samples of epoch 2 to the `fallback`" in said[0]
 
@@ -110,3 +112,6 @@ def test_a_loop_that_becomes_unstable_while_it_learns_is_said_once() -> None:
         _, history = dfc.fit(model, method, data, optax.adam(3e-2), **options)
     assert len(history.doubts) == 1
     assert min(record["converged"] for record in history.records) > 0.95
+    said = int(re.match(r"After epoch (\d)", history.doubts[0])[1])
+    assert all(record["stable"] == 1 for record in history.records[: said - 1])
+    assert history.records[said - 1]["stable"] < 1

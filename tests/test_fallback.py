@@ -62,7 +62,7 @@ def test_strong_feedback_by_logarithms_and_by_continuation(gain: float) -> None:
     continued = find(dfc.PseudoTransient(rtol=1e-9, max_iterations=200), loop, x, y)
     for name, found in (("secants", secants), ("continued", continued)):
         assert np.all(found.converged), (name, found.residual)
-        assert np.all(found.converged) and np.all(found.stable)
+        assert np.all(found.converged) and np.all(found.condition_three)
         assert np.max(residuals(loop, x, y, found.control)) < 2e-9
         assert np.max(np.abs(np.asarray(found.residual) - residuals(loop, x, y, found.control))) < 1e-10
     assert relative_error(secants.control, continued.control) < 1e-5
@@ -128,7 +128,7 @@ def test_stability_under_strong_feedback_is_that_of_the_dynamics() -> None:
             slowest = np.min(modes.real)
             if abs(slowest) > 0.01 * np.linalg.norm(gain):
                 verdicts[bool(slowest > 0)] += 1
-                wrong += bool(found.stable[b]) != (slowest > 0)
+                wrong += bool(found.condition_three[b]) != (slowest > 0)
     assert min(verdicts.values()) >= 5 and wrong <= 0.1 * sum(verdicts.values()), (verdicts, wrong)
 
 

@@ -25,7 +25,7 @@ def test_a_singular_linear_system_is_not_solved() -> None:
 def test_what_the_iteration_leaves_over_is_solved_directly(method: dfc.AbstractMethod, change) -> None:
     model, (x, y) = make_network(jr.key(0), (4, 6, 5, 3)), make_batch(jr.key(1), 4)
     wanted, own = learn(method, model, x, y)
-    change("dfc_jax._steady_state.linear._DENSE_OUTPUTS", 2)
+    change("dfc_jax._steady_state.base._DENSE_OUTPUTS", 2)
     change("dfc_jax._steady_state.linear._LINEAR_ITERATIONS", 1)
     jax.clear_caches()
     found, report = learn(method, model, x, y)

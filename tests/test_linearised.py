@@ -102,6 +102,39 @@ def test_an_unstable_loop_is_doubted_whatever_the_method() -> None:
     assert dfc.DFCSSA().doubts(strong, x.at[0].set(jnp.nan), y)
 
 
+@pytest.mark.parametrize("kind", [dfc.PIController, dfc.LeakyIntegratorController])
+def test_a_loop_is_stable_if_its_eigenvalues_are_negative(kind: type) -> None:
+    """Random weights, feedback, gains and lags, weak to far too strong, in both precisions."""
+    draw, verdicts = np.random.default_rng(0), []
+    base, (x, y) = make_network(jr.key(0), (4, 10, 10, 10, 3)), make_batch(jr.key(1), 8)
+    for _ in range(24):
+        layers = jax.tree.map(lambda leaf, f=draw.uniform(0.5, 3): f * leaf, base.layers)
+        feedback = [10 ** draw.uniform(-1, 1.3) * draw.normal(size=(n, 3)) for n in (10, 10, 10, 3)]
+        if draw.integers(2):
+            feedback = dfc.ProductOfWeights().init(layers, [*[(10,)] * 3, (3,)], jr.key(0)).weights
+        model = dfc.Network(layers, dfc.FeedbackWeights(tuple(jnp.asarray(Q) for Q in feedback)))
+        controller = kind(draw.uniform(0, 5), 10 ** draw.uniform(-3, 0))
+        loop = dfc.ClosedLoop(model, controller, dfc.Nudge(0.1), tau_v=10 ** draw.uniform(-2, 0.5))
+        rightmost = dfc.loop_eigenvalues(loop, loop.samples(x, y)).real.max(axis=1)
+        clear = np.abs(rightmost) > 1e-4
+        verdicts.extend(rightmost[clear] < 0)
+        for dtype in (jnp.float32, jnp.float64):
+            own, *batch = cast((loop, x, y), dtype)
+            stable = np.asarray(dfc.loop_is_stable(own, own.samples(*batch)))
+            assert np.array_equal(stable[clear], rightmost[clear] < 0)
+    assert 0.2 < np.mean(verdicts) < 0.8
+
+
+def test_what_rests_on_the_axis_or_is_not_finite_is_not_stable() -> None:
+    loop, samples = make_loop(dfc.PIController(1.0, 0.0), dfc.Clamp())  # softmax: a mode of rate zero
+    assert not np.any(dfc.loop_is_stable(loop, samples))
+    loop, samples = make_loop()
+    broken = eqx.tree_at(
+        lambda s: s.feedforward.voltages[0], samples, replace_fn=lambda v: v.at[1].set(jnp.nan)
+    )
+    assert dfc.loop_is_stable(loop, broken).tolist() == [True, False, True, True]
+
+
 def end(loop: dfc.ClosedLoop, sample: dfc.Sample, dt: float, steps: int) -> float:
     solution = dfc.simulate(loop, sample, t1=steps * dt, dt0=dt, solver=diffrax.Euler(), max_steps=steps + 1)
     return float(jnp.linalg.norm(loop.control(jax.tree.map(lambda leaf: leaf[-1], solution.ys), sample)))
@@ -153,9 +186,10 @@ def test_nothing_is_said_of_a_loop_with_too_many_modes(monkeypatch: pytest.Monke
     loop, samples = make_loop()
     negative = tuple(-Q for Q in loop.network.feedback.weights)
     flipped = eqx.tree_at(lambda l: l.network.feedback.weights, loop, negative)
-    assert stability.instability_doubts(flipped, samples)
+    found = stability.loop_stability(flipped, samples)
+    assert found is not None and not found.stable.any() and len(found.doubts) == 1
     monkeypatch.setattr(stability, "has_few_modes", lambda *_: False)
-    assert not stability.instability_doubts(flipped, samples)
+    assert stability.loop_stability(flipped, samples) is None
 
 
 @pytest.mark.parametrize("instant", [True, False])

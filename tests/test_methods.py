@@ -52,9 +52,9 @@ def test_the_update_is_shaped_like_the_model_and_leaves_the_feedback_alone(metho
     assert np.all(flat(update.feedback) == 0)
     assert np.all(flat(update.layers) != 0)
     assert report.output.shape == (3, 3)
-    for field in (report.loss, report.converged, report.residual, report.iterations, report.stable):
+    for field in (report.loss, report.converged, report.residual, report.iterations, report.condition_three):
         assert field.shape == (3,)
-    assert report.converged.dtype == report.stable.dtype == bool
+    assert report.converged.dtype == report.condition_three.dtype == bool
     assert relative_error(report.output, jax.vmap(lambda x: model(x))(x)) < 1e-12
     assert relative_error(report.loss, jax.vmap(method.loss)(report.output, y)) < 1e-12
 
@@ -143,7 +143,7 @@ def test_exact_feedback_has_the_damped_minimum_norm_form(method, alpha, getkey):
         teaching = slope(v) * (J.T @ u)
         assert relative_error(bias, -teaching / nudge) < 1e-4
         assert relative_error(weight, -np.outer(teaching, rate) / nudge) < 1e-4
-    assert np.all(report.converged) and np.all(report.stable)
+    assert np.all(report.converged) and np.all(report.condition_three)
 
 
 @pytest.mark.slow

@@ -180,6 +180,7 @@ def test_a_run_of_an_earlier_version_loads(old_run: pathlib.Path) -> None:
     """The numbers that were recorded are those of the model that is read."""
     run = dfc.load_run(old_run)
     assert run.config["feedback"] == "learned" and [r["epoch"] for r in run.records[0]] == [1, 2]
+    assert not any("stable" in record for record in run.records[0])  # it was Condition 3
     test = dfc.load("digits").test
     found = dfc.evaluate(run.models[0], dfc.CrossEntropy(), test, classification=True)
     assert found["accuracy"] == pytest.approx(run.records[0][-1]["test_accuracy"], abs=1e-6)
@@ -192,8 +193,12 @@ def test_a_run_of_an_earlier_version_goes_on(old_run: pathlib.Path) -> None:
     before, config = (old_run / "metrics.jsonl").read_text(), from_dict(Config, dfc.load_run(old_run).config)
     assert cli(config, old_run, epochs=3, resume=True) == 0
     *kept, third = (old_run / "metrics.jsonl").read_text().splitlines()
-    assert kept == before.splitlines()
-    assert json.loads(third)["epoch"] == 3 and np.isfinite(json.loads(third)["train_loss"])
+    wanted = [json.loads(line) for line in before.splitlines()]
+    assert all(record.pop("stable") == 1 for record in wanted)  # Condition 3, which has that name now
+    assert [json.loads(line) for line in kept] == wanted
+    third = json.loads(third)
+    assert third["epoch"] == 3 and np.isfinite(third["train_loss"])
+    assert third["stable"] == 1 and third["condition_three"] == 1
 
 
 @pytest.mark.slow

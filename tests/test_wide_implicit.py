@@ -233,7 +233,7 @@ def test_a_step_that_is_not_solved_is_reported_and_ends_learning(change: Change)
     solved_to(change, 1e-4, iterations=2)
     others, _ = learn(method, model, x[1:], y[1:])
     update, report = learn(method, model, x, y)
-    assert report.converged.tolist() == report.stable.tolist() == [False, True, True]
+    assert report.converged.tolist() == report.condition_three.tolist() == [False, True, True]
     assert np.isnan(report.residual[0]) and np.all(np.isfinite(report.residual[1:]))
     scaled = jax.tree.map(lambda leaf: 2 / 3 * leaf, others.layers)
     assert relative_error(update.layers, scaled) < 1e-12

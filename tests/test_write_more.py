@@ -116,11 +116,11 @@ def test_own_equilibrium_never_vouches_for_an_unstable_state(
     _, report = at_rest(turned, batch)
     assert np.all(report.converged)
     plain = Plain(turned)
-    for x, u, stable in zip(batch[0], report.control, report.stable, strict=True):
+    for x, u, stable in zip(batch[0], report.control, report.condition_three, strict=True):
         gain = plain.gain(plain.settle(x, u)[0]) + ALPHA * np.eye(3)
         assert bool(stable) == (np.min(np.linalg.eigvalsh(gain + gain.T)) > 0)
         assert not stable or np.all(np.linalg.eigvals(gain).real > 0)
-    assert np.all(np.asarray(report.stable) == (sign > 0))
+    assert np.all(np.asarray(report.condition_three) == (sign > 0))
 
 
 def dfc_with(average: dfc.AbstractAverage) -> Callable:

@@ -48,6 +48,7 @@ from dfc_jax._dynamics.controller import (
     LeakyIntegratorController as LeakyIntegratorController,
     PIController as PIController,
 )
+from dfc_jax._dynamics.implicit_euler import loop_is_stable as loop_is_stable
 from dfc_jax._dynamics.losses import (
     AbstractLoss as AbstractLoss,
     CrossEntropy as CrossEntropy,

@@ -2,21 +2,23 @@
 
 import equinox as eqx
 import jax
+import jax.numpy as jnp
 import numpy as np
-from jaxtyping import PRNGKeyArray
+from jaxtyping import Array, Float, PRNGKeyArray
 
 from dfc_jax._average.base import AbstractAverage
 from dfc_jax._checks import require
 from dfc_jax._dynamics.closed_loop import ClosedLoop
+from dfc_jax._dynamics.implicit_euler import stable_with_gains
 from dfc_jax._dynamics.readout import IdentityReadout
 from dfc_jax._dynamics.stability import distance_from_rest
 from dfc_jax._dynamics.states import PerLayer, Sample
 from dfc_jax._dynamics.teaching import forward_change
 from dfc_jax._fields import number
 from dfc_jax._network.layer import Layer
-from dfc_jax._numerics.arrays import OutputVector, Scalar
+from dfc_jax._numerics.arrays import BatchFlags, OutputVector, Scalar
 from dfc_jax._numerics.compiled import compiled
-from dfc_jax._steady_state.base import Equilibrium
+from dfc_jax._steady_state.base import Equilibrium, own_jacobians_pay
 from dfc_jax._steady_state.linear import linear_solver
 
 
@@ -37,10 +39,11 @@ class ClosedFormAverage(AbstractAverage):
     targets that compare the output itself (`Nudge`), whose error is linear in it, and only for `duration`s
     well above the loop's time constants (2 or 3 tau_u, as a rule).
 
-    A sample that violates Condition 3 (see `Equilibrium`) has no such average for certain: it counts as not
-    converged and contributes nothing. Condition 3 does not see a loop that is unstable by its gain or lags:
-    such a sample contributes. `doubts` of the method, of which `fit` warns, and `loop_eigenvalues` see it.
-    The state in the report is the linearised steady state.
+    A sample whose loop is not stable (`loop_is_stable`) has no such average: it counts as not converged and
+    contributes nothing. With more than 16 outputs, or feature maps, that would cost more than all the rest,
+    and a sample contributes unless it is seen to violate Condition 3 (see `Equilibrium`); `loop_is_stable`
+    and the method's `doubts`, of which `fit` warns, tell. The state in the report is the linearised steady
+    state.
     """
 
     duration: Scalar = number("duration", 10.0, above=0)
@@ -68,7 +71,8 @@ class ClosedFormAverage(AbstractAverage):
             f"`target` is {type(loop.target).__name__}, which compares the {type(loop.readout).__name__}; "
             "ClosedFormAverage needs one that compares the output itself, as Nudge. Use ImplicitAverage.",
         )
-        solve = linear_solver(loop, samples)
+        stable, gains = _stable(loop, samples)
+        solve = linear_solver(loop, samples, gains)
         steady = solve(samples.error)
         rest = jax.vmap(loop.controlled)(samples, steady.control)
         passed_on = jax.vmap(lambda sample, voltage: _passed_on(loop, sample, voltage))(samples, rest.voltage)
@@ -78,9 +82,21 @@ class ClosedFormAverage(AbstractAverage):
         drive = zip(jax.vmap(loop.apical_input)(samples, average.control), rest.voltage, strict=True)
         mean = jax.vmap(loop.sweep)(samples, tuple(q - late * d for q, d in drive))
         found = steady.as_equilibrium(loop, samples, rest)
-        used = found.converged & average.solved & found.stable
+        used = found.converged & average.solved & (found.condition_three if stable is None else stable)
         update = forward_change(loop, samples, mean, used.astype(samples.error.dtype))
         return update, eqx.tree_at(lambda f: f.converged, found, used)
+
+
+def _stable(
+    loop: ClosedLoop, samples: Sample
+) -> tuple[BatchFlags | None, Float[Array, "batch out out"] | None]:
+    """Whether the trajectories come to rest, and the matrices E J Q + a I; None where both would cost more
+    than all the rest."""
+    if not own_jacobians_pay(samples):
+        return None, None
+    of_layers = jax.vmap(loop.layer_gains)(samples)
+    leak = loop.controller.steady_state_leak() * jnp.eye(samples.error.shape[1], dtype=samples.error.dtype)
+    return jax.vmap(lambda own: stable_with_gains(loop, own))(of_layers), sum(of_layers) + leak[None]
 
 
 def _passed_on(loop: ClosedLoop, sample: Sample, voltage: PerLayer) -> OutputVector:

@@ -9,8 +9,9 @@ import optimistix as optx
 from jaxtyping import Array, Float, PyTree
 
 from dfc_jax._average.base import Accumulator
-from dfc_jax._average.implicit_steps import implicit_inverse, ImplicitStep
+from dfc_jax._average.implicit_steps import ImplicitStep
 from dfc_jax._dynamics.closed_loop import ClosedLoop
+from dfc_jax._dynamics.implicit_euler import implicit_inverse
 from dfc_jax._dynamics.states import LoopState, Sample
 from dfc_jax._fields import count, number
 from dfc_jax._numerics.arrays import Flag, OutputVector, Scalar

@@ -2,8 +2,6 @@
 
 import abc
 from collections.abc import Sequence
-from functools import reduce
-from operator import add
 
 import equinox as eqx
 import jax
@@ -11,11 +9,11 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, PyTree
 
 from dfc_jax._dynamics.closed_loop import ClosedLoop
+from dfc_jax._dynamics.implicit_euler import implicit_inverse
 from dfc_jax._dynamics.states import Deviation, LoopState, PerLayer, Sample, sweep
 from dfc_jax._network.layer import Layer
-from dfc_jax._numerics.arrays import BatchOutputs, OutputMatrix, OutputVector, Scalar
+from dfc_jax._numerics.arrays import BatchOutputs, OutputVector, Scalar
 from dfc_jax._numerics.secant import OwnInverses, Point, SecantSolution, solve
-from dfc_jax._numerics.small_matrices import inverse
 
 
 def after_step(
@@ -95,16 +93,6 @@ class ImplicitStep(eqx.Module):
         error = self.loop.output_error(self.sample, deviation.rate[-1])
         integral = self.loop.controller.integral(control, error)
         return LoopState(deviation.voltage, integral, None, None)
-
-
-def implicit_inverse(loop: ClosedLoop, layer_gains: tuple[OutputMatrix, ...], h: Scalar) -> OutputMatrix:
-    """The inverse of I + b sum_i theta^(L-i+1) E J_i Q_i, theta = q / (1 + q): minus the Jacobian of
-    `ImplicitStep.unbalanced` where `layer_gains` are those of E J_i Q_i."""
-    _, b = loop.controller.implicit_gains(h)
-    theta = h / (h + loop.tau_v)
-    layers = len(layer_gains)
-    damped = reduce(add, (theta ** (layers - i) * gain for i, gain in enumerate(layer_gains)))
-    return inverse(jnp.eye(len(damped), dtype=damped.dtype) + b * damped)
 
 
 # The error of e that a step may leave, relative to |e^-|. A third of it changed an autoencoder's update by

@@ -19,7 +19,8 @@ class AbstractReadout(Part):
     """A function of the output r_L that the controller compares with its target.
 
     One of your own needs `error` and `difference`. Its steady state then solves F(u) = 0 itself, which is
-    well where the readout is nearly linear; `equations`, `start`, `room` and `stable` belong together.
+    well where the readout is nearly linear; `equations`, `start`, `room` and `condition_three` belong
+    together.
     """
 
     @abc.abstractmethod
@@ -73,7 +74,7 @@ class AbstractReadout(Part):
         """The change of an output over which the readout's derivative keeps its size, for Newton's steps."""
         return math.inf
 
-    def stable(self, inverse: OutputMatrix, output: OutputVector) -> Flag:
+    def condition_three(self, inverse: OutputMatrix, output: OutputVector) -> Flag:
         """Condition 3 for F at a root with output r_L, given the inverse of minus the equations' Jacobian."""
         del output
         return eigenvalues_right_of_zero(inverse)  # a matrix and its inverse share the signs
@@ -165,7 +166,7 @@ class SoftmaxReadout(AbstractReadout):
     def reach(self) -> float:
         return 3.0
 
-    def stable(self, inverse: OutputMatrix, output: OutputVector) -> Flag:
+    def condition_three(self, inverse: OutputMatrix, output: OutputVector) -> Flag:
         # With E = diag(p) - p p^T and the Jacobian -A of these equations, -dF/du = E A + a p 1^T. Its last
         # term is a mode of its own, of eigenvalue a, which nothing excites; it gets an eigenvalue of the
         # size of the others instead.

@@ -10,12 +10,14 @@ Everything here is computed by NumPy and SciPy on the host (JAX has these eigenv
 handful of samples, outside of jit. There is no apical compartment.
 """
 
+from typing import NamedTuple
+
 import jax
 import jax.flatten_util
 import jax.numpy as jnp
 import numpy as np
 import scipy.linalg
-from jaxtyping import Array, Complex, Float
+from jaxtyping import Array, Bool, Complex, Float
 
 from dfc_jax._checks import check_number, require
 from dfc_jax._dynamics.closed_loop import ClosedLoop
@@ -26,7 +28,8 @@ from dfc_jax._numerics.compiled import compiled
 
 
 def loop_eigenvalues(loop: ClosedLoop, samples: Sample) -> Complex[np.ndarray, "batch modes"]:
-    """The eigenvalues of each sample's loop, per tau_u. Stable if all have negative real parts.
+    """The eigenvalues of each sample's loop, per tau_u. Stable if all have negative real parts, of which
+    `loop_is_stable` sees no more, and at less cost.
 
     -1 / tau_v, which may be a multiple one, is given once for all neurons beyond the (L + 1) n_L modes.
     Those of a sample whose linearised loop is not finite are NaN.
@@ -48,34 +51,44 @@ def has_few_modes(loop: ClosedLoop, outputs: int, most: int = 500) -> bool:
     return outputs * (_layers(loop) + 1) <= most
 
 
-def instability_doubts(loop: ClosedLoop, samples: Sample, most: int = 500) -> list[str]:
-    """Whether the loop of these samples is unstable, and by whose fault, in a sentence; for `doubts`.
+class LoopStability(NamedTuple):
+    """Whether loops are stable, by their eigenvalues."""
 
-    Nothing is said of a loop with an apical compartment or more than `most` modes, or of samples that are
-    not finite.
+    stable: Bool[np.ndarray, " samples"]
+    doubts: list[str]  # that some are not, and by whose fault, in a sentence
+
+
+def loop_stability(loop: ClosedLoop, samples: Sample, most: int = 500) -> LoopStability | None:
+    """Whether the loops of those samples that are finite are stable, and by whose fault they are not.
+
+    None for a loop with an apical compartment or more than `most` modes, and without a finite sample.
     """
     finite, few = np.asarray(samples.finite), has_few_modes(loop, samples.error.shape[1], most)
     if loop.tau_apical is not None or not few or not finite.any():
-        return []
+        return None
     samples = jax.tree.map(lambda leaf: np.asarray(leaf)[finite], samples)  # JAX would compile each
     largest = loop_eigenvalues(loop, samples).real.max(axis=1)
+    stable = ~(largest > _GROWING)
+    return LoopStability(stable, [] if np.all(stable) else [_instability(loop, samples, largest)])
+
+
+def _instability(loop: ClosedLoop, samples: Sample, largest: Float[np.ndarray, " samples"]) -> str:
+    """What is to be said of samples of which some have an eigenvalue right of zero."""
     unstable = largest > _GROWING
-    if not np.any(unstable):
-        return []
     sentence = (
         f"The closed loop is unstable for {np.mean(unstable):.0%} of the samples tried, its eigenvalues' "
         f"largest real part {np.max(largest):+.3g} per tau_u, so its dynamics do not come to rest"
     )
     gains = np.asarray(jax.vmap(loop.gain)(samples), np.float64)
     if np.all(_eigenvalues(gains[unstable]).real > 0):  # then a slow controller is stable (Prop. 5)
-        return [
+        return (
             f"{sentence}: the gain is too high, for Condition 3 holds; lower k_p or the feedback weights, "
             "or make the neurons faster (tau_v)."
-        ]
-    return [
+        )
+    return (
         f"{sentence}: the feedback weights do not fit the network (Condition 3); learn them for longer "
         "or at a higher rate, start from ProductOfWeights(), or raise the leak alpha."
-    ]
+    )
 
 
 # The smallest growth per tau_u: without a leak a softmax has modes of rate zero, to rounding.

@@ -15,7 +15,7 @@ from jaxtyping import Array, Float, Int, PRNGKeyArray
 
 from dfc_jax._dynamics.closed_loop import ClosedLoop
 from dfc_jax._dynamics.losses import AbstractLoss
-from dfc_jax._dynamics.stability import instability_doubts
+from dfc_jax._dynamics.stability import loop_stability, LoopStability
 from dfc_jax._dynamics.states import PerLayer, Sample
 from dfc_jax._fields import check_parts, Part
 from dfc_jax._network.layer import Layer
@@ -35,7 +35,7 @@ class Report(Part):
     converged: BatchFlags
     residual: Float[Array, " batch"]  # of the steady state, relative to the target error
     iterations: Int[Array, " batch"]
-    stable: BatchFlags  # Condition 3, not the stability of the whole loop: see `Equilibrium`
+    condition_three: BatchFlags  # in the state found; not the stability of the loop: see `Equilibrium`
     fallback: BatchFlags  # whether the steady state is that of the fallback scheme
     control: BatchOutputs  # u at the end; zero for methods without dynamics
 
@@ -75,13 +75,17 @@ class AbstractMethod(Part):
     def doubts(self, model: Network, x: BatchInputs, y: BatchOutputs) -> list[str]:
         """What is known to go wrong with this model and these samples (a handful is enough), in a sentence
         each. `fit` warns of it. Not for use under jit."""
-        return self.loop_doubts(model, x, y)
+        found = self.loop_stability(model, x, y)
+        return [] if found is None else found.doubts
 
-    def loop_doubts(self, model: Network, x: BatchInputs, y: BatchOutputs, most: int = 500) -> list[str]:
-        """Those of `doubts` that learning may bring about, of a loop of at most so many modes, which are
-        outputs times layers and one: `fit` looks after every epoch, of up to 100."""
+    def loop_stability(
+        self, model: Network, x: BatchInputs, y: BatchOutputs, most: int = 500
+    ) -> LoopStability | None:
+        """Whether these samples' loops, of at most so many modes (outputs times layers and one), are stable,
+        and what `doubts` says if not: `fit` looks after every epoch, of up to 100. None if there is no loop,
+        or none to be judged."""
         loop = self.loop(model)
-        return [] if loop is None else instability_doubts(loop, loop.samples(x, y), most)
+        return None if loop is None else loop_stability(loop, loop.samples(x, y), most)
 
     def own_updates(
         self, model: Network, x: BatchInputs, y: BatchOutputs, *, key: PRNGKeyArray | None = None
@@ -109,7 +113,7 @@ def batch_report(
         found.converged,
         found.residual,
         found.iterations,
-        found.stable,
+        found.condition_three,
         jnp.zeros(len(y), bool) if rescued is None else rescued,
         found.control,
     )

@@ -132,7 +132,7 @@ class DFCSS(_ControllerMethod):
     def doubts(self, model: Network, x: BatchInputs, y: BatchOutputs) -> list[str]:
         loop = self.loop(model)
         found = self.equilibrium.doubts(loop, loop.samples(x, y))
-        return [*self.loop_doubts(model, x, y), *found]
+        return [*super().doubts(model, x, y), *found]
 
     def _contributes(self, equilibrium: Equilibrium) -> BatchFlags:
         return jnp.isfinite(equilibrium.residual) if self.include_unconverged else equilibrium.converged
@@ -196,4 +196,4 @@ class DFC(AbstractMethod):
     def doubts(self, model: Network, x: BatchInputs, y: BatchOutputs) -> list[str]:
         loop = self.loop(model)
         found = self.average.doubts(loop, loop.samples(x, y))
-        return [*self.loop_doubts(model, x, y), *found]
+        return [*super().doubts(model, x, y), *found]

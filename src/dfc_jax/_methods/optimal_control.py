@@ -57,10 +57,9 @@ class OptimalControlMethod(SteadyStateMethod):
         loop = self.loop(model)
         return self.equilibrium.doubts(loop, loop.samples(x, y))
 
-    def loop_doubts(self, model: Network, x: BatchInputs, y: BatchOutputs, most: int = 500) -> list[str]:
+    def loop_stability(self, model: Network, x: BatchInputs, y: BatchOutputs, most: int = 500) -> None:
         """None: the equilibrium is not found by the loop's dynamics."""
         del model, x, y, most
-        return []
 
     def equilibria(self, loop: ClosedLoop, samples: Sample) -> tuple[Equilibrium, BatchFlags | None]:
         return found_or_rescued(loop, samples, self.equilibrium, self.fallback)

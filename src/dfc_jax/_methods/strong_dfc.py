@@ -142,7 +142,7 @@ class StrongDFC(AbstractMethod):
         final = last_state(loop, samples, last.control, last.deviation, self.scheme.states - 1)
         if found is not None:  # small target errors drown in the noise without anything having failed
             fine = found.converged & jnp.isfinite(final.residual)
-            final = eqx.tree_at(lambda f: (f.converged, f.stable), final, (fine, found.stable & fine))
+            final = eqx.tree_at(lambda f: f.converged, final, fine)
         return forward.total(loop, samples), feedback, final
 
     def _first(self, loop: ClosedLoop, samples: Sample) -> tuple[PublishedState, Equilibrium | None]:
@@ -157,7 +157,7 @@ class StrongDFC(AbstractMethod):
     def doubts(self, model: Network, x: BatchInputs, y: BatchOutputs) -> list[str]:
         loop = self.loop(model)
         steps = scheme_doubts(loop, loop.samples(x, y), self.scheme)
-        return [*self.time_scale_doubts(), *self.loop_doubts(model, x, y), *steps]
+        return [*self.time_scale_doubts(), *super().doubts(model, x, y), *steps]
 
     def time_scale_doubts(self) -> list[str]:
         """Where dt << tau_v, tau_noise << tau_filter << tau_u = 1 is broken, and what that does.

@@ -167,12 +167,19 @@ def _summarise(history: History, metric: str) -> dict[str, Any]:
         "best_train_loss": min(train),
         "last_validation_loss": history.records[-1]["validation_loss"],
         "best_validation_loss": min(record["validation_loss"] for record in history.records),
-        "fraction_converged": statistics.fmean(record["converged"] for record in history.records),
-        "fraction_fallback": statistics.fmean(record["fallback"] for record in history.records),
-        "fraction_stable": statistics.fmean(record["stable"] for record in history.records),
+        **{f"fraction_{name}": mean for name in _FRACTIONS if (mean := _mean(history, name)) is not None},
         # The median: the first epoch compiles.
         "seconds_per_epoch": statistics.median(record["seconds"] for record in history.records),
     } | _ending(history)
+
+
+_FRACTIONS = "converged", "fallback", "condition_three", "stable"
+
+
+def _mean(history: History, name: str) -> float | None:
+    """Over the epochs whose records have it, which not all methods and versions do; None if none has."""
+    values = [record[name] for record in history.records if name in record]
+    return statistics.fmean(values) if values else None
 
 
 def _ending(history: History) -> dict[str, Any]:

@@ -12,6 +12,14 @@ Record = dict[str, Any]  # the numbers of one epoch, ready for JSON: see `Histor
 StoppedBy = Literal["divergence", "patience", "on_epoch", "interrupt"]
 
 
+def of_this_version(record: Record) -> Record:
+    """A record without the `stable` of versions that had no `condition_three`: it was Condition 3 for some
+    methods, and for others whether the control error had halved."""
+    if "condition_three" in record:
+        return record
+    return {name: value for name, value in record.items() if name != "stable"}
+
+
 class History(eqx.Module):
     """The records of a training run, one an epoch: `pandas.DataFrame(history.records)` is its table.
 
@@ -22,8 +30,10 @@ class History(eqx.Module):
     - `validation_loss`, `test_loss`: without control, after the epoch; `validation_accuracy` and
       `test_accuracy`, fractions, for classification; `validation_NAME` and `test_NAME` for `metrics` of
       one's own.
-    - of the epoch's samples, the parts that `converged`, that are `stable` (Condition 3) and that the
+    - of the epoch's samples, the parts that `converged`, for which `condition_three` holds and that the
       `fallback` scheme solved, and the mean number of `iterations`.
+    - `stable`: the part of a handful of training samples whose loop, with its gain and its lags, is stable
+      after the epoch; only of methods that have a loop, of at most 100 modes (outputs times layers and one).
     - what `diagnostics` measured, in the epochs in which it did.
     """
 

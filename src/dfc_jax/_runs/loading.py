@@ -11,7 +11,7 @@ import equinox as eqx
 from dfc_jax._checks import require
 from dfc_jax._network.network import Network
 from dfc_jax._runs import checkpoints
-from dfc_jax._runs.history import Record
+from dfc_jax._runs.history import of_this_version, Record
 from dfc_jax._runs.model_file import check_architecture, described
 from dfc_jax._runs.programs import newest, programs_in
 
@@ -115,7 +115,7 @@ def _records_of(checkpoint: checkpoints.Checkpoint) -> list[list[Record]]:
     if not isinstance(runs, list) or not runs or not all(_has_records(run) for run in runs):
         problem = f"{str(checkpoint.path)!r} is no checkpoint of this run"
         raise ValueError(f"{problem}: its `runs` hold no records of epochs.")
-    return [run["records"] for run in runs]
+    return [[of_this_version(record) for record in run["records"]] for run in runs]
 
 
 def lines_of(metrics: pathlib.Path) -> dict[tuple[Any, Any], Record]:
@@ -125,7 +125,7 @@ def lines_of(metrics: pathlib.Path) -> dict[tuple[Any, Any], Record]:
         # Not one that was being written when the process died.
         with contextlib.suppress(ValueError, TypeError, KeyError):
             record = json.loads(line)
-            found[record["seed"], record["epoch"]] = record
+            found[record["seed"], record["epoch"]] = of_this_version(record)
     return found
 
 

@@ -11,9 +11,9 @@ from dfc_jax._numerics.arrays import BatchOutputs, OutputMatrix, OutputVector, S
 from dfc_jax._numerics.compiled import compiled
 from dfc_jax._numerics.secant import AbstractInverse, OwnInverses, Point, solve
 from dfc_jax._numerics.small_matrices import inverse
-from dfc_jax._steady_state.base import AbstractEquilibrium, Equilibrium
+from dfc_jax._steady_state.base import AbstractEquilibrium, Equilibrium, own_jacobians_pay
 from dfc_jax._steady_state.hidden_system import HiddenSystem
-from dfc_jax._steady_state.linear import own_jacobians_pay, zero_input_inverse
+from dfc_jax._steady_state.linear import zero_input_inverse
 
 
 class Broyden(AbstractEquilibrium):
@@ -30,7 +30,7 @@ class Broyden(AbstractEquilibrium):
     - `rtol`: converged when |F| <= rtol * |e^-|. The default is near what float32 can resolve.
     - `max_iterations`: sweeps after which the sample counts as not converged.
 
-    `stable` is Condition 3 for the final secant Jacobian, which costs no further derivative (`RootFind`
+    `condition_three` is that of the final secant Jacobian, which costs no further derivative (`RootFind`
     evaluates the true one). With many outputs it says only that the Jacobian was positive along every step.
     """
 
@@ -68,8 +68,8 @@ class Broyden(AbstractEquilibrium):
         )
         error, deviation = found.point.error, found.point.payload
         outputs = samples.feedforward.output + deviation.rate[-1]
-        stable = found.inverse.judged(readout.stable, outputs, otherwise=found.positive)
-        return Equilibrium(found.root, deviation, error <= self.rtol, error, found.iterations, stable)
+        held = found.inverse.judged(readout.condition_three, outputs, otherwise=found.positive)
+        return Equilibrium(found.root, deviation, error <= self.rtol, error, found.iterations, held)
 
     def _in_hidden(self, loop: ClosedLoop, samples: Sample) -> Equilibrium:
         """With the output layer eliminated."""

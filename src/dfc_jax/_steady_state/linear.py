@@ -13,20 +13,9 @@ from dfc_jax._numerics.arrays import BatchFlags, BatchOutputs, OutputMatrix
 from dfc_jax._numerics.compiled import compiled
 from dfc_jax._numerics.secant import Point, SharedInverse, solve
 from dfc_jax._numerics.small_matrices import eigenvalues_right_of_zero, inverse
-from dfc_jax._steady_state.base import AbstractEquilibrium, Equilibrium
+from dfc_jax._steady_state.base import AbstractEquilibrium, Equilibrium, own_jacobians_pay
 from dfc_jax._steady_state.hidden_system import HiddenSystem
 from dfc_jax._steady_state.rescue import solve_left_over
-
-
-# Beyond so many outputs a Jacobian for each sample costs more than the iterations it saves: the two cost the
-# same at about 12 for DFC-SS and 16 for DFC-SSA (benchmarks/scaling.py), and the own one is the more robust.
-_DENSE_OUTPUTS = 16
-
-
-def own_jacobians_pay(samples: Sample) -> bool:
-    """Few outputs, and no feature maps, through which n_L tangents cost as many convolutions each."""
-    maps = any(voltage.ndim > 2 for voltage in samples.feedforward.voltages)
-    return samples.error.shape[1] <= _DENSE_OUTPUTS and not maps
 
 
 class Analytic(AbstractEquilibrium):
@@ -34,7 +23,7 @@ class Analytic(AbstractEquilibrium):
 
     Exact for linear networks. `converged` says that the linear system is solved, which one that is singular
     (strong feedback through softmax without a leak) never is; `residual` is that of the nonlinear equation,
-    so it measures the linearisation; `stable` is Condition 3 of the feedforward state. See `linear_solver`.
+    so it measures the linearisation; `condition_three` is that of the feedforward state. See `linear_solver`.
     """
 
     @compiled
@@ -50,28 +39,31 @@ class LinearSolution(eqx.Module):
     control: Float[Array, "*batch out"]
     solved: Bool[Array, "*batch"]
     iterations: Int[Array, "*batch"]
-    stable: Bool[Array, "*batch"]  # Condition 3
+    condition_three: Bool[Array, "*batch"]
 
     def as_equilibrium(self, loop: ClosedLoop, samples: Sample, deviation: Deviation) -> Equilibrium:
         """These controls as steady states, whose residual is that of the nonlinear equation."""
         error = jax.vmap(loop.relative_residual)(samples, self.control, deviation)
         solved = self.solved & jnp.all(jnp.isfinite(self.control), axis=1) & jnp.isfinite(error)
-        return Equilibrium(self.control, deviation, solved, error, self.iterations, self.stable)
+        return Equilibrium(self.control, deviation, solved, error, self.iterations, self.condition_three)
 
 
-def linear_solver(loop: ClosedLoop, samples: Sample) -> Callable[[BatchOutputs], LinearSolution]:
+def linear_solver(
+    loop: ClosedLoop, samples: Sample, gains: Float[Array, "batch out out"] | None = None
+) -> Callable[[BatchOutputs], LinearSolution]:
     """Solves (E J Q + a I) u = b for every sample and any b.
 
-    By each sample's own inverse. With more than 16 outputs or feature maps by Broyden's method from the
-    Jacobian of the zero input, to 1e-5 of |b| in float32 and 1e-10 in float64, where `stable` says only that
-    the matrix was positive along every step; what that leaves over by its own inverse after all.
+    By each sample's own inverse, from the matrices `gains` where they are known. Otherwise, with more than 16
+    outputs or feature maps, by Broyden's method from the Jacobian of the zero input, to 1e-5 of |b| in
+    float32 and 1e-10 in float64, where `condition_three` says only that the matrix was positive along every
+    step; what that leaves over by its own inverse after all.
 
     A matrix that is singular to the precision of the numbers solves nothing: `solved` is False.
     """
-    if not own_jacobians_pay(samples):
+    if gains is None and not own_jacobians_pay(samples):
         iterated = _iterated_in_hidden if HiddenSystem.fits(loop, samples) else _iterated
         return lambda right: _completed(loop, samples, right, iterated(loop, samples, right))
-    gains = jax.vmap(loop.gain)(samples)
+    gains = jax.vmap(loop.gain)(samples) if gains is None else gains
     inverses = jax.vmap(inverse)(gains)
     return lambda right: jax.vmap(_by_inverse)(gains, inverses, right)
 

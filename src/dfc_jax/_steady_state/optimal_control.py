@@ -64,8 +64,8 @@ class OptimalControl(AbstractOptimalControl):
     is no Jacobian of a sample in it, but a system of as many equations as there are outputs.
 
     `residual` is that of all conditions, the larger of |e - a u| / |e^-| and |eps - J(v)^T u| / |eps|.
-    Condition 3 holds at every such state (`stable`), for E J J^T + a I has positive eigenvalues where the
-    readout is the gradient of a convex function, as the identity and softmax are.
+    Condition 3 holds at every such state, for E J J^T + a I has positive eigenvalues where the readout is the
+    gradient of a convex function, as the identity and softmax are.
 
     **Arguments:**
 

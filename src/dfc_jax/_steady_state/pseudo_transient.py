@@ -63,9 +63,9 @@ class PseudoTransient(AbstractEquilibrium):
         )
         last = jax.lax.while_loop(unfinished, step, start)
         # By QR here as well: this scheme is compiled with every method, and runs for few samples or none.
-        stable = eigenvalues_right_of_zero(last.gain, inverse_by_qr)
+        held = eigenvalues_right_of_zero(last.gain, inverse_by_qr)
         converged = last.error <= self.rtol
-        return Equilibrium(last.control, last.deviation, converged, last.error, last.iterations, stable)
+        return Equilibrium(last.control, last.deviation, converged, last.error, last.iterations, held)
 
 
 class _State(eqx.Module):

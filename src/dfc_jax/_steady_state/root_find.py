@@ -18,7 +18,7 @@ class RootFind(AbstractEquilibrium):
 
     The unknown and the residual are in units of |e^-|, so that absolute tolerances are relative ones:
     `RootFind(optx.Newton(rtol=1e-8, atol=1e-8))`, `RootFind(optx.Dogleg(rtol=1e-6, atol=1e-6))`.
-    Converged means that the root finder reports success. `stable` is Condition 3 at the root.
+    Converged means that the root finder reports success. `condition_three` is evaluated there.
     """
 
     root_finder: optx.AbstractRootFinder | optx.AbstractLeastSquaresSolver | optx.AbstractMinimiser = (
@@ -49,5 +49,5 @@ class RootFind(AbstractEquilibrium):
         deviation = loop.controlled(sample, control)
         error = loop.relative_residual(sample, control, deviation)
         converged = (solution.result == optx.RESULTS.successful) & jnp.isfinite(error)
-        stable = eigenvalues_right_of_zero(loop.gain(sample, deviation))
-        return Equilibrium(control, deviation, converged, error, solution.stats["num_steps"], stable)
+        held = eigenvalues_right_of_zero(loop.gain(sample, deviation))
+        return Equilibrium(control, deviation, converged, error, solution.stats["num_steps"], held)

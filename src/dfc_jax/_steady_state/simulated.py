@@ -5,23 +5,24 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jaxtyping import Array, Int
 
 from dfc_jax._dynamics.closed_loop import ClosedLoop
 from dfc_jax._dynamics.published import PublishedEuler
 from dfc_jax._dynamics.simulate import simulate
 from dfc_jax._dynamics.stability import distance_from_rest, scheme_doubts
-from dfc_jax._dynamics.states import LoopState, Sample
+from dfc_jax._dynamics.states import Deviation, LoopState, Sample
 from dfc_jax._fields import count, default, number
-from dfc_jax._numerics.arrays import Flag, Scalar
+from dfc_jax._numerics.arrays import Flag, OutputVector, Scalar
 from dfc_jax._numerics.compiled import compiled
-from dfc_jax._steady_state.base import AbstractEquilibrium, Equilibrium, last_state
+from dfc_jax._steady_state.base import AbstractEquilibrium, condition_three, Equilibrium, last_state
 
 
 class Simulated(AbstractEquilibrium):
     """The dynamics themselves, solved by Diffrax until they rest.
 
     The event fires when no time derivative exceeds `rtol * |e^-|` (voltages per tau_v, the integral per
-    tau_u). Converged means that it fired before `t1`; what it has reached is stable by construction.
+    tau_u). Converged means that it fired before `t1`: then the loop itself is stable in what it has reached.
 
     **Arguments:**
 
@@ -42,7 +43,9 @@ class Simulated(AbstractEquilibrium):
 
     @compiled
     def __call__(self, loop: ClosedLoop, samples: Sample) -> Equilibrium:
-        return jax.vmap(self._one, in_axes=(None, 0))(loop, samples)
+        control, deviation, *rest = jax.vmap(self._one, in_axes=(None, 0))(loop, samples)
+        held = condition_three(loop, samples, control, deviation)
+        return Equilibrium(control, deviation, *rest, held)
 
     def doubts(self, loop: ClosedLoop, samples: Sample) -> list[str]:
         distance = distance_from_rest(loop, samples, self.t1)
@@ -55,7 +58,11 @@ class Simulated(AbstractEquilibrium):
             "longer `t1`."
         ]
 
-    def _one(self, loop: ClosedLoop, sample: Sample) -> Equilibrium:
+    def _one(
+        self, loop: ClosedLoop, sample: Sample
+    ) -> tuple[OutputVector, Deviation, Flag, Scalar, Int[Array, ""]]:
+        """The fields of `Equilibrium`, all but the last."""
+
         def at_rest(t: Scalar, state: LoopState, args: Sample, **_: object) -> Flag:
             rates = loop.vector_field(t, state, args)
             fastest = jnp.max(jnp.abs(rates.integral))
@@ -82,7 +89,7 @@ class Simulated(AbstractEquilibrium):
         error = loop.relative_residual(sample, control, loop.controlled(sample, control))
         fired = (solution.result == diffrax.RESULTS.event_occurred) & jnp.isfinite(error)
         deviation = loop.deviation(state, sample)
-        return Equilibrium(control, deviation, fired, error, solution.stats["num_steps"], fired)
+        return control, deviation, fired, error, solution.stats["num_steps"]
 
 
 class StateAtTime(AbstractEquilibrium):

@@ -6,6 +6,7 @@ from jaxtyping import Array
 
 from dfc_jax._analysis.failures import reasons_for_failure
 from dfc_jax._checks import warn
+from dfc_jax._dynamics.stability import LoopStability
 from dfc_jax._methods.base import AbstractMethod
 from dfc_jax._network.network import Network
 from dfc_jax._training.recipes import Given
@@ -27,7 +28,18 @@ _MODES = 100
 _LEFT_OVER = 0.5
 
 
-def doubt_epoch(run: Run, handful: tuple[Array, Array], method: AbstractMethod, min_converged: float) -> None:
+def judge_loops(model: Network, method: AbstractMethod, handful: tuple[Array, Array]) -> LoopStability | None:
+    """Whether the loops of a handful of samples are stable after an epoch, if that is soon said."""
+    return method.loop_stability(model, *handful, most=_MODES)
+
+
+def doubt_epoch(
+    run: Run,
+    handful: tuple[Array, Array],
+    method: AbstractMethod,
+    min_converged: float,
+    loops: LoopStability | None,
+) -> None:
     """Note, and warn, that too few samples have converged, and why, that most had to be solved twice, or that
     loops are unstable; each once a run."""
     few = lambda record: record["converged"] < min_converged
@@ -46,9 +58,9 @@ def doubt_epoch(run: Run, handful: tuple[Array, Array], method: AbstractMethod, 
         unknown = "No cause was found in a handful of samples: look at the residuals in the method's report."
         found = [f"Only {last['converged']:.1%} of the samples converged in epoch {epoch}."]
         found += reasons or [unknown]
-    if not run.unstable and (loops := method.loop_doubts(run.model, *handful, most=_MODES)):
+    if not run.unstable and loops is not None and loops.doubts:
         run.unstable = True
-        found += [f"After epoch {epoch}: {doubt}" for doubt in loops if doubt not in found]
+        found += [f"After epoch {epoch}: {doubt}" for doubt in loops.doubts if doubt not in found]
     if found:
         run.doubts += found
         warn(" ".join(found))

@@ -20,7 +20,7 @@ from dfc_jax._numerics.finite import all_finite
 from dfc_jax._runs.history import History, Record
 from dfc_jax._training.batches import Batches
 from dfc_jax._training.devices import placed
-from dfc_jax._training.doubts import doubt_epoch, doubts_before
+from dfc_jax._training.doubts import doubt_epoch, doubts_before, judge_loops
 from dfc_jax._training.evaluation import evaluate_all, own_scores
 from dfc_jax._training.identity import identity_of
 from dfc_jax._training.interrupts import heard_again
@@ -130,8 +130,12 @@ def _train(
                 run.stop("divergence", why)
                 continue
             method = given[row].method
-            run.add(_record(epoch, values, seconds, candidate, method, options), candidate, options.best)
-            doubt_epoch(run, handful, method, options.min_converged)
+            record = _record(epoch, values, seconds, candidate, method, options)
+            loops = judge_loops(candidate, method, handful)
+            if loops is not None:
+                record["stable"] = float(np.mean(loops.stable))
+            run.add(record, candidate, options.best)
+            doubt_epoch(run, handful, method, options.min_converged, loops)
             _stop_if_asked(row, run, options)
         save(options.resume, epoch, state, runs, rows, key, identity)
         check_signals()

@@ -16,6 +16,7 @@ from jaxtyping import Array, Key, PyTree
 from dfc_jax._checks import require
 from dfc_jax._lock import Lock
 from dfc_jax._runs import checkpoints, model_description
+from dfc_jax._runs.history import of_this_version
 from dfc_jax._runs.identity import difference
 from dfc_jax._training.state import Run, some, State
 
@@ -107,6 +108,7 @@ def resumed(
         run.best_model, run.model = best_model, model
         for name, value in known.items():
             setattr(run, name, value)
+        run.records = [of_this_version(record) for record in run.records]
     return state, rows, facts["epoch"]
 
 

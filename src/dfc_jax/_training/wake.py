@@ -55,7 +55,7 @@ def wake_epoch(
         metrics = {
             "train_loss": jnp.mean(report.loss),
             "converged": jnp.mean(report.converged.astype(report.loss.dtype)),
-            "stable": jnp.mean(report.stable.astype(report.loss.dtype)),
+            "condition_three": jnp.mean(report.condition_three.astype(report.loss.dtype)),
             "fallback": jnp.mean(report.fallback.astype(report.loss.dtype)),
             "iterations": jnp.mean(report.iterations.astype(report.loss.dtype)),
         }
