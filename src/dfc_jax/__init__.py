@@ -70,6 +70,7 @@ from dfc_jax._dynamics.stability import (
     distance_from_rest as distance_from_rest,
     euler_step_bound as euler_step_bound,
     loop_eigenvalues as loop_eigenvalues,
+    LoopStability as LoopStability,
     published_growth as published_growth,
 )
 from dfc_jax._dynamics.states import Deviation as Deviation, LoopState as LoopState, Sample as Sample
