@@ -52,13 +52,13 @@ def test_condition_three_of_what_was_simulated(few: bool, change) -> None:
     outputs: whether the error, with the leak, has fallen along the control."""
     if not few:
         change("dfc_jax._steady_state.base._DENSE_OUTPUTS", 2)
-    leak, (x, y) = 0.1, make_batch(jr.key(11), 6)
+    leak, (x, y) = 0.5, make_batch(jr.key(11), 6)
     base, verdicts = make_network(jr.key(12), (4, 6, 5, 3), feedback=dfc.RandomFeedback()), []
     for seed in range(4):
         keys = jr.split(jr.key(seed), 3)
         Q = [0.5 * jr.normal(k, (n, 3)) for k, n in zip(keys, (6, 5, 3), strict=True)]
         model = eqx.tree_at(lambda m: list(m.feedback.weights), base, Q)
-        loop = dfc.ClosedLoop(model, dfc.PIController(0.0, leak), dfc.Nudge(0.02), tau_v=0.02)
+        loop = dfc.ClosedLoop(model, dfc.PIController(0.0, leak), dfc.Nudge(3.0), tau_v=0.02)
         found = find(dfc.StateAtTime(dfc.PublishedEuler(0.01, 100), tau_v=0.02), loop, x, y)
         plain = Plain(model)
         for b in range(6):

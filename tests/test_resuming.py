@@ -30,6 +30,7 @@ from run import command, main, prepare
 
 import dfc_jax as dfc
 from dfc_jax._runs import checkpoints
+from dfc_jax._runs.programs import newest
 
 
 ROOT = pathlib.Path(__file__).parent.parent
@@ -199,6 +200,9 @@ def test_a_run_of_an_earlier_version_goes_on(old_run: pathlib.Path) -> None:
     third = json.loads(third)
     assert third["epoch"] == 3 and np.isfinite(third["train_loss"])
     assert third["stable"] == 1 and third["condition_three"] == 1
+    ((_, checkpoint),) = newest(old_run / "checkpoints")
+    (run,) = checkpoint.facts["runs"]
+    assert ["stable" in record for record in run["records"]] == [False, False, True]
 
 
 @pytest.mark.slow
