@@ -8,7 +8,7 @@ import pytest
 from helpers import records
 from options.config import Config
 from options.objects import make_model
-from options.ready import of_method
+from options.ready import load_data, of_method
 from run import main
 
 import dfc_jax as dfc
@@ -96,6 +96,26 @@ def test_the_large_network_of_a_preset_is_what_its_paper_describes():
     assert weights == [*kernels, (10, 2 * 2 * 512)]
 
 
+@pytest.mark.usefixtures("as_users_run")
+@pytest.mark.parametrize("feedback", ["learned", "fixed", "exact"])
+def test_initial_weights_can_be_standardised(feedback):
+    data = dfc.load("digits")
+    options = of_method(Config(initial_weights="standardised", hidden=(8, 8), feedback=feedback), "dfc-ss")
+    model = make_model(options, "dfc-ss", data, 0)
+    hidden = jax.vmap(model.feedforward)(data.train.x[:512]).voltages[:-1]
+    for voltage in hidden:
+        np.testing.assert_allclose(np.mean(voltage, axis=0), 0, atol=1e-4)
+        np.testing.assert_allclose(np.std(voltage, axis=0), 1, rtol=1e-4)
+
+
+def test_training_labels_alone_are_smoothed():
+    plain, smoothed = (load_data(Config(label_smoothing=part)) for part in (0.0, 0.2))
+    np.testing.assert_allclose(smoothed.train.y, 0.8 * plain.train.y + 0.02, rtol=1e-6)
+    for name in ("validation", "test"):
+        assert np.array_equal(getattr(smoothed, name).y, getattr(plain, name).y)
+    np.testing.assert_array_equal(smoothed.train.x, plain.train.x)
+
+
 @pytest.mark.parametrize(
     "options, problem",
     [
@@ -104,6 +124,15 @@ def test_the_large_network_of_a_preset_is_what_its_paper_describes():
         (
             {"dataset": "student_teacher", "centred": True},
             "`centred` is given; student_teacher has no classes",
+        ),
+        (
+            {"dataset": "student_teacher", "label_smoothing": 0.1},
+            "`label_smoothing` is given; student_teacher has no labels",
+        ),
+        ({"label_smoothing": 1.5}, "`label_smoothing` is 1.5; it must be"),
+        (
+            {"method": ("strong-dfc",), "label_smoothing": 0.1},
+            "`label_smoothing` is given, which strong-dfc does not read",
         ),
         (
             {"dataset": "student_teacher", "augment": True},

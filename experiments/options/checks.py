@@ -12,6 +12,7 @@ from dfc_jax._checks import check_count, check_number
 POSITIVE, NOT_NEGATIVE = {"above": 0}, {"minimum": 0}
 NUMBERS = {
     "nudge": POSITIVE,
+    "label_smoothing": {"minimum": 0, "maximum": 1},
     "damping": NOT_NEGATIVE,
     "controller.k_p": NOT_NEGATIVE,
     "controller.alpha": NOT_NEGATIVE,
@@ -59,6 +60,7 @@ LARGEST_SEED, LARGEST_COUNT = 2**32 - 1, 2**31 - 1
 WEAK, STRONG = ("dfc", "dfc-ss", "dfc-ssa"), ("strong-dfc", "strong-dfc-2phase")
 READERS = {  # which methods read an option that no other does
     "nudge": WEAK,
+    "label_smoothing": ("bp", "dfa", "mn", "gn", "predictive-coding", *WEAK),
     "controller": (*WEAK, *STRONG),
     "solver.steady_state": ("dfc-ss", "strong-dfc-2phase"),
     "solver.rtol": ("dfc-ss", "strong-dfc-2phase"),

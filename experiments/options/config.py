@@ -95,6 +95,9 @@ class Config:
     activation: Activation | None = None
     """Of all hidden layers; by default tanh (the autoencoder's: tanh, linear, tanh), and leaky-relu where
     conv is for cifar10 or cifar100."""
+    initial_weights: Literal["xavier", "standardised"] = "xavier"
+    """xavier: as published. standardised: scaled such that the voltages of 512 training samples have mean 0
+    and standard deviation 1 in every feature of every hidden layer."""
     centred: bool | None = None
     """Take their mean off the logits, to which cross-entropy is blind: under DFC it wanders, and takes the
     gain of the loop with it. By default where conv is for cifar10 or cifar100."""
@@ -108,6 +111,9 @@ class Config:
     augment: bool | None = None
     """Shift images by up to 4 pixels and mirror half of them, at random; by default cifar10's and
     cifar100's for conv."""
+    label_smoothing: float = 0.0
+    """Part of every training label that all classes share; validation and test have whole labels. For
+    strong feedback and least-control, whose `class_value` softens labels, it is 0."""
     distributed: bool = False
     """Divide every batch among the devices of several processes, all started with this command; without it
     among those of this machine. JAX finds the processes under SLURM, MPI, Kubernetes and on TPUs; elsewhere
@@ -187,6 +193,8 @@ class Config:
             raise ValueError(f"`channels` is {config.channels}; only --model conv has feature maps.")
         if config.augment and self.dataset in REGRESSION:
             raise ValueError(f"`augment` is given; {self.dataset} has no images to classify.")
+        if config.label_smoothing > 0 and self.dataset in REGRESSION:
+            raise ValueError(f"`label_smoothing` is given; {self.dataset} has no labels.")
         if config.best == "validation_accuracy" and self.dataset in REGRESSION:
             raise ValueError(f"`best` is validation_accuracy; {self.dataset} has no classes.")
         if config.centred and self.dataset in REGRESSION:

@@ -249,11 +249,16 @@ def make_model(config: Config, method: Method, data: dfc.Dataset, seed: int) -> 
     sizes = (*config.hidden, data.output_size)
     given = {"key": key, "feedback": feedback, "centred": config.centred}
     if config.model == "mlp":
-        return dfc.mlp((data.input_size, *sizes), activation=config.activations(), **given)
-    if data.image is None:
+        model = dfc.mlp((data.input_size, *sizes), activation=config.activations(), **given)
+    elif data.image is None:
         raise ValueError(f"`model` is conv; {data.name} holds no images.")
-    activation = config.activations()[0]
-    return dfc.convnet(data.image, config.channels, sizes, activation=activation, **given)
+    else:
+        activation = config.activations()[0]
+        model = dfc.convnet(data.image, config.channels, sizes, activation=activation, **given)
+    if config.initial_weights == "xavier":
+        return model
+    few = jnp.asarray(data.train.x[:512])
+    return dfc.standardised(model, few, feedback, key=jax.random.fold_in(jax.random.key(seed), 2))
 
 
 def make_augmentation(config: Config, data: dfc.Dataset) -> dfc.CropAndFlip | None:

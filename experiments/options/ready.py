@@ -3,6 +3,9 @@
 import dataclasses
 from collections.abc import Callable
 
+import jax.numpy as jnp
+import numpy as np
+import optax
 from icml2022.presets import strong_paper
 from neurips2021.presets import paper
 from neurips2022.presets import holomorphic_ep_net
@@ -42,14 +45,18 @@ def check_objects(config: Config, method: Method) -> None:
 
 
 def load_data(config: Config) -> dfc.Dataset:
-    """The samples, fetched first if that is asked for."""
+    """The samples, fetched first and their training labels smoothed if that is asked for."""
     if config.download:
         fetch = lambda: dfc.download(config.dataset, progress=config.progress) if writes() else None
         together.agreed("download", fetch)
     try:
-        return dfc.load(config.dataset)
+        data = dfc.load(config.dataset)
     except FileNotFoundError as error:
         raise FileNotFoundError(f"{error} Or give --download.") from error
+    if not config.label_smoothing:
+        return data
+    smoothed = np.asarray(optax.smooth_labels(jnp.asarray(data.train.y), config.label_smoothing))
+    return dataclasses.replace(data, train=dfc.Split(data.train.x, smoothed))
 
 
 def check_suits(config: Config, method: Method, data: dfc.Dataset, devices: int) -> None:

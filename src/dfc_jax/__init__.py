@@ -158,6 +158,7 @@ from dfc_jax._network.plasticity import (
     RateDifference as RateDifference,
     VoltageDifference as VoltageDifference,
 )
+from dfc_jax._network.standardised import standardised as standardised
 from dfc_jax._runs.environment import environment as environment
 from dfc_jax._runs.folder import RunFolder as RunFolder
 from dfc_jax._runs.history import History as History, Record as Record
