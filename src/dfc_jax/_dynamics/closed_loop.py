@@ -185,10 +185,16 @@ class ClosedLoop(Part):
         """F(u) = e - a u for the network at rest under u: zero at a steady state."""
         return self.output_error(sample, deviation.rate[-1]) - self.controller.steady_state_leak() * control
 
-    def equations(self, sample: Sample, control: OutputVector, output_change: OutputVector) -> OutputVector:
-        """The equations of the steady state in the readout's form; their roots are those of F."""
+    def equations(self, sample: Sample, unknown: OutputVector, output_change: OutputVector) -> OutputVector:
+        """The equations of the steady state in the readout's form; the controls of their roots are those of
+        F's."""
         leak, output = self.controller.steady_state_leak(), sample.feedforward.output
-        return self.readout.equations(output, sample.error, output_change, control, leak)
+        return self.readout.equations(output, sample.error, output_change, unknown, leak)
+
+    def control_of(self, sample: Sample, unknown: OutputVector) -> OutputVector:
+        """The control that belongs to the unknowns of `equations`."""
+        leak, output = self.controller.steady_state_leak(), sample.feedforward.output
+        return self.readout.control(output, sample.error, unknown, leak)
 
     def relative_residual(self, sample: Sample, control: OutputVector, deviation: Deviation) -> Scalar:
         """|F(u)| / |e^-| for the network at rest under u."""

@@ -19,8 +19,8 @@ class AbstractReadout(Part):
     """A function of the output r_L that the controller compares with its target.
 
     One of your own needs `error` and `difference`. Its steady state then solves F(u) = 0 itself, which is
-    well where the readout is nearly linear; `equations`, `start`, `room` and `condition_three` belong
-    together.
+    well where the readout is nearly linear; `control`, `equations`, `start`, `room` and `condition_three`
+    belong together.
     """
 
     @abc.abstractmethod
@@ -37,23 +37,31 @@ class AbstractReadout(Part):
         push = lambda tangent: jax.jvp(by_output, (change,), (tangent,))[1]
         return jax.vmap(push, in_axes=1, out_axes=1)(gain)
 
+    def control(
+        self, output: OutputVector, error: OutputVector, unknown: OutputVector, leak: Scalar
+    ) -> OutputVector:
+        """The control u that belongs to what the equations are solved for, by default u itself."""
+        del output, error, leak
+        return unknown
+
     def equations(
         self,
         output: OutputVector,
         error: OutputVector,
         change: OutputVector,
-        control: OutputVector,
+        unknown: OutputVector,
         leak: Scalar,
     ) -> OutputVector:
-        """What vanishes at the steady state: n_L equations in the control u of one sample.
+        """What vanishes at the steady state: n_L equations in as many unknowns of one sample.
 
-        Given are the feedforward `output` and its target error e^-, the output's `change` under the
-        `control` u, and the steady-state leak a.
+        Given are the feedforward `output` and its target error e^-, the output's `change` under the control
+        that belongs to the `unknown`, and the steady-state leak a.
         """
+        control = self.control(output, error, unknown, leak)
         return error - self.difference(output, change) - leak * control
 
     def start(self, output: OutputVector, error: OutputVector, leak: Scalar) -> OutputVector | None:
-        """A control at which the equations are defined, to begin from; None for no control, where every
+        """Unknowns at which the equations are defined, to begin from; None for no control, where every
         readout that is not restricted can begin."""
         del output, error, leak
 
@@ -61,12 +69,12 @@ class AbstractReadout(Part):
         self,
         output: OutputVector,
         error: OutputVector,
-        control: OutputVector,
+        unknown: OutputVector,
         step: OutputVector,
         leak: Scalar,
     ) -> Scalar:
-        """The part of a step of the control, at most 1, that stays where the equations are defined."""
-        del error, control, step, leak
+        """The part of a step of the unknowns, at most 1, that stays where the equations are defined."""
+        del error, unknown, step, leak
         return jnp.ones((), output.dtype)
 
     @property
@@ -74,9 +82,17 @@ class AbstractReadout(Part):
         """The change of an output over which the readout's derivative keeps its size, for Newton's steps."""
         return math.inf
 
-    def condition_three(self, inverse: OutputMatrix, output: OutputVector) -> Flag:
-        """Condition 3 for F at a root with output r_L, given the inverse of minus the equations' Jacobian."""
-        del output
+    def condition_three(
+        self,
+        inverse: OutputMatrix,
+        output: OutputVector,
+        error: OutputVector,
+        change: OutputVector,
+        leak: Scalar,
+    ) -> Flag:
+        """Condition 3 for F at a root, where the output has changed by `change`, given the inverse of minus
+        the equations' Jacobian by the unknowns."""
+        del output, error, change, leak
         return eigenvalues_right_of_zero(inverse)  # a matrix and its inverse share the signs
 
 
@@ -99,11 +115,18 @@ class SoftmaxReadout(AbstractReadout):
     """softmax(r_L), for strong feedback with cross-entropy. `y` is a distribution that sums to one.
 
     F saturates as softmax does and is singular along the vector of ones. In logarithms the output enters
-    linearly: with the feedforward probabilities p^- and up to a common shift, softmax(r_L) = y - a u says
+    linearly. With the feedforward probabilities p^- and up to a common shift, softmax(r_L) = y - a u says
 
         log(1 + (e^- - a u) / p^-) = r_L - r_L^-.
 
-    The shift leaves one equation over, and F, whose components add up to that of -a u, demands sum u = 0.
+    Solved for u, this runs into the edge of its domain, y - a u > 0, where a u is of y's size. Solved for the
+    left side t, a change of the logits from which u follows,
+
+        a u = e^- - (softmax(r_L^- + t) - softmax(r_L^-)),
+
+    it has no edge, and its Jacobian nears the identity as the leak grows; but rounding of u grows as 1 / a.
+    So the unknown is u where the edge is far, and else t, less its mean. For u the common shift leaves one
+    equation over, and F, whose components add up to that of -a u, demands sum u = 0.
     """
 
     def error(self, output: OutputVector, y: OutputVector) -> OutputVector:
@@ -128,52 +151,90 @@ class SoftmaxReadout(AbstractReadout):
         p = jax.nn.softmax(output + change)
         return p[:, None] * (gain - (p @ gain)[None])
 
+    def control(
+        self, output: OutputVector, error: OutputVector, unknown: OutputVector, leak: Scalar
+    ) -> OutputVector:
+        by_logits = _by_logits(output, error, leak)
+        control = (error - self.difference(output, unknown)) / jnp.where(by_logits, leak, 1)
+        return jnp.where(by_logits, control - jnp.mean(control), unknown)
+
     def equations(
         self,
         output: OutputVector,
         error: OutputVector,
         change: OutputVector,
-        control: OutputVector,
+        unknown: OutputVector,
         leak: Scalar,
     ) -> OutputVector:
-        growth = (error - leak * control) / _probabilities(output)
+        by_logits = _by_logits(output, error, leak)
+        growth = (error - leak * jnp.where(by_logits, 0, unknown)) / _probabilities(output)
         logarithms = jnp.log1p(growth) - change
-        return logarithms - jnp.mean(logarithms) - jnp.mean(control)
+        for_control = logarithms - jnp.mean(logarithms) - jnp.mean(unknown)
+        return jnp.where(by_logits, change - jnp.mean(change) - unknown, for_control)
 
     def start(self, output: OutputVector, error: OutputVector, leak: Scalar) -> OutputVector:
-        # y - a u is to be a distribution; where y is (nearly) zero, no control asks for log 0. A control of
-        # 1 / n against every class but one is of the size that the roots have.
-        y = error + _probabilities(output)
-        inside = jnp.maximum(y, leak / y.size)
+        # No control, but that y - a u is to be a distribution without zeros. A control of 1 / n against every
+        # class but one is of the size that the roots have.
+        p, by_logits = _probabilities(output), _by_logits(output, error, leak)
+        y = error + p
+        least = jnp.where(by_logits, jnp.minimum(0.1 * leak, 0.01), leak) / y.size
+        inside = jnp.maximum(y, least)
         inside = inside / jnp.sum(inside)
-        edge = jnp.min(y) < leak / y.size
-        return jnp.where(edge, (y - inside) / jnp.where(edge, leak, 1), 0)
+        control = jnp.where(jnp.min(y) < least, (y - inside) / jnp.where(leak > 0, leak, 1), 0)
+        logits = jnp.log(inside / p)
+        return jnp.where(by_logits, logits - jnp.mean(logits), control)
 
     def room(
         self,
         output: OutputVector,
         error: OutputVector,
-        control: OutputVector,
+        unknown: OutputVector,
         step: OutputVector,
         leak: Scalar,
     ) -> Scalar:
+        by_logits = _by_logits(output, error, leak)
+        longest = jnp.max(jnp.abs(step))
+        within_reach = self.reach / jnp.maximum(longest, self.reach)
         # Nine tenths of the way to where y - a u, a probability, would vanish.
-        left = error - leak * control + _probabilities(output)
+        left = error - leak * unknown + _probabilities(output)
         used = leak * step
-        return jnp.minimum(1, 0.9 * jnp.min(jnp.where(used > 0, left / used, jnp.inf)))
+        inside = jnp.minimum(1, 0.9 * jnp.min(jnp.where(used > 0, left / used, jnp.inf)))
+        return jnp.where(by_logits, within_reach, inside)
 
     @property
     def reach(self) -> float:
         return 3.0
 
-    def condition_three(self, inverse: OutputMatrix, output: OutputVector) -> Flag:
-        # With E = diag(p) - p p^T and the Jacobian -A of these equations, -dF/du = E A + a p 1^T. Its last
-        # term is a mode of its own, of eigenvalue a, which nothing excites; it gets an eigenvalue of the
-        # size of the others instead.
-        p = jax.nn.softmax(output)
+    def condition_three(
+        self,
+        inverse: OutputMatrix,
+        output: OutputVector,
+        error: OutputVector,
+        change: OutputVector,
+        leak: Scalar,
+    ) -> Flag:
+        # With E = diag(p) - p p^T. For t the matrix is 1 + J Q E / a but for the ones, and has the sign of
+        # the eigenvalues of E J Q + a. For u, of the Jacobian -A, -dF/du = E A + a p 1^T. Its last term is a
+        # mode of its own, of eigenvalue a, which nothing excites; it gets an eigenvalue of the size of the
+        # others instead.
+        p = jax.nn.softmax(output + change)
         own = inverse_of(inverse)
         matrix = p[:, None] * (own - (p @ own)[None])
-        return eigenvalues_right_of_zero(matrix + jnp.linalg.norm(matrix) * p[:, None])
+        for_control = matrix + jnp.linalg.norm(matrix) * p[:, None]
+        return eigenvalues_right_of_zero(jnp.where(_by_logits(output, error, leak), own, for_control))
+
+
+def _by_logits(output: OutputVector, error: OutputVector, leak: Scalar) -> Flag:
+    """Whether the unknown is the change of the logits, and not the control.
+
+    It is where a u is no small part of every component of y (a root's u are about 1 / n), but for leaks so
+    small that rounding of the logits is large in u.
+    """
+    least = jnp.min(error + _probabilities(output))
+    return (least * output.size < _PART * leak) & (leak >= _TINY_LEAK)
+
+
+_PART, _TINY_LEAK = 5, 5e-4
 
 
 # A change of a logit whose exponential, times the smallest probability that float32 holds, is still nothing.

@@ -38,11 +38,11 @@ class AbstractInverse(eqx.Module):
     @abc.abstractmethod
     def judged(
         self,
-        judge: Callable[[Float[Array, "n n"], Float[Array, " n"]], Flag],
-        of_each: Float[Array, "batch n"],
+        judge: Callable[..., Flag],
+        of_each: tuple[Float[Array, "batch n"], ...],
         otherwise: BatchFlags,
     ) -> BatchFlags:
-        """`judge(H, v)` of every sample with its own v; `otherwise` where samples have no matrices."""
+        """`judge(H, *v)` of every sample with its own v; `otherwise` where samples have no matrices."""
 
 
 class OwnInverses(AbstractInverse):
@@ -63,12 +63,12 @@ class OwnInverses(AbstractInverse):
 
     def judged(
         self,
-        judge: Callable[[Float[Array, "n n"], Float[Array, " n"]], Flag],
-        of_each: Float[Array, "batch n"],
+        judge: Callable[..., Flag],
+        of_each: tuple[Float[Array, "batch n"], ...],
         otherwise: BatchFlags,
     ) -> BatchFlags:
         del otherwise
-        return jax.vmap(judge)(self.matrices, of_each)
+        return jax.vmap(judge)(self.matrices, *of_each)
 
 
 class SharedInverse(AbstractInverse):
@@ -97,8 +97,8 @@ class SharedInverse(AbstractInverse):
 
     def judged(
         self,
-        judge: Callable[[Float[Array, "n n"], Float[Array, " n"]], Flag],
-        of_each: Float[Array, "batch n"],
+        judge: Callable[..., Flag],
+        of_each: tuple[Float[Array, "batch n"], ...],
         otherwise: BatchFlags,
     ) -> BatchFlags:
         del judge, of_each

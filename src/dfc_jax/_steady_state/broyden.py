@@ -43,13 +43,14 @@ class Broyden(AbstractEquilibrium):
             return self._in_hidden(loop, samples)
         readout, leak = loop.readout, loop.controller.steady_state_leak()
 
-        def at(sample: Sample, control: OutputVector) -> Point:
+        def at(sample: Sample, unknown: OutputVector) -> Point:
+            control = loop.control_of(sample, unknown)
             deviation = loop.controlled(sample, control)
-            remaining = loop.equations(sample, control, deviation.rate[-1])
+            remaining = loop.equations(sample, unknown, deviation.rate[-1])
             return Point(remaining, loop.relative_residual(sample, control, deviation), deviation)
 
-        def room(sample: Sample, control: OutputVector, step: OutputVector) -> Array:
-            return readout.room(sample.feedforward.output, sample.error, control, step, leak)
+        def room(sample: Sample, unknown: OutputVector, step: OutputVector) -> Array:
+            return readout.room(sample.feedforward.output, sample.error, unknown, step, leak)
 
         begin = lambda sample: readout.start(sample.feedforward.output, sample.error, leak)
         origin = jax.vmap(begin)(samples)
@@ -58,18 +59,20 @@ class Broyden(AbstractEquilibrium):
         else:
             start = jax.vmap(at)(samples, origin)
         found = solve(
-            lambda control: jax.vmap(at)(samples, control),
+            lambda unknown: jax.vmap(at)(samples, unknown),
             start,
             _inverses(loop, samples, origin, start.payload, self.max_iterations),
             self.rtol,
             self.max_iterations,
-            lambda control, step: jax.vmap(room)(samples, control, step),
+            lambda unknown, step: jax.vmap(room)(samples, unknown, step),
             origin,
         )
         error, deviation = found.point.error, found.point.payload
-        outputs = samples.feedforward.output + deviation.rate[-1]
-        held = found.inverse.judged(readout.condition_three, outputs, otherwise=found.positive)
-        return Equilibrium(found.root, deviation, error <= self.rtol, error, found.iterations, held)
+        judge = lambda inverse, *of_each: readout.condition_three(inverse, *of_each, leak)
+        roots = samples.feedforward.output, samples.error, deviation.rate[-1]
+        held = found.inverse.judged(judge, roots, otherwise=found.positive)
+        control = jax.vmap(loop.control_of)(samples, found.root)
+        return Equilibrium(control, deviation, error <= self.rtol, error, found.iterations, held)
 
     def _in_hidden(self, loop: ClosedLoop, samples: Sample) -> Equilibrium:
         """With the output layer eliminated."""
@@ -91,7 +94,7 @@ def _uncontrolled(loop: ClosedLoop, sample: Sample) -> Point:
 def _inverses(
     loop: ClosedLoop, samples: Sample, origin: BatchOutputs | None, begun: Deviation, max_iterations: int
 ) -> AbstractInverse:
-    """Of minus the equations' derivatives by u at the control `origin`, 0 if None, and its state `begun`."""
+    """Of minus the equations' derivatives at the unknowns `origin`, 0 if None, and their state `begun`."""
     if not own_jacobians_pay(samples):
         uncontrolled = lambda sample: _equations_gain(loop, sample, jnp.zeros_like(sample.error), None)
         return zero_input_inverse(loop, samples, uncontrolled, max_iterations)
@@ -102,11 +105,15 @@ def _inverses(
 
 
 def _equations_gain(
-    loop: ClosedLoop, sample: Sample, control: OutputVector, state: Deviation | None
+    loop: ClosedLoop, sample: Sample, unknown: OutputVector, state: Deviation | None
 ) -> OutputMatrix:
-    """Minus the equations' derivative by u; in the feedforward state if `state` is None."""
+    """Minus the equations' derivative by the unknowns; in the feedforward state if `state` is None."""
     change = jnp.zeros_like(sample.error) if state is None else state.rate[-1]
-    at = lambda control, change: loop.equations(sample, control, change)
-    push = lambda *by: -jax.jvp(at, (control, change), by)[1]
     gain = loop.output_gain(sample, None if state is None else state.voltage)
-    return jax.vmap(push, in_axes=1, out_axes=1)(jnp.eye(len(gain), dtype=gain.dtype), gain)
+
+    def push(by: OutputVector) -> OutputVector:
+        of_control = jax.jvp(lambda z: loop.control_of(sample, z), (unknown,), (by,))[1]
+        at = lambda z, c: loop.equations(sample, z, c)
+        return -jax.jvp(at, (unknown, change), (by, gain @ of_control))[1]
+
+    return jax.vmap(push, in_axes=1, out_axes=1)(jnp.eye(len(gain), dtype=gain.dtype))
