@@ -47,7 +47,7 @@ def residuals(loop: dfc.ClosedLoop, x: Array, y: Array, controls: Array) -> np.n
     plain = Plain(loop.network)
     output = lambda a, u: softmax(plain.settle(np.asarray(a), np.asarray(u))[1][-1])
     found = [
-        np.linalg.norm(t - output(a, u) - ALPHA * u) / np.linalg.norm(t - output(a, 0.0))
+        np.linalg.norm(t - output(a, u) - float(loop.controller.alpha) * u) / np.linalg.norm(t - output(a, 0.0))
         for a, t, u in zip(*map(np.asarray, (x, y, controls)), strict=True)
     ]
     return np.asarray(found)
@@ -69,6 +69,20 @@ def test_strong_feedback_by_logarithms_and_by_continuation(gain: float) -> None:
     assert np.max(np.asarray(secants.iterations)) <= 25
     # Newton's method on the equations as they stand fails: without the logarithms this would too.
     assert not np.all(find(dfc.RootFind(), loop, x, y).converged)
+
+
+@pytest.mark.parametrize("one_hot", [True, False])
+@pytest.mark.parametrize("alpha", [5e-4, 1e-2, 0.4, 3.0])
+def test_strong_feedback_with_a_leak_needs_no_fallback(alpha: float, one_hot: bool) -> None:
+    """However sure the network, and however large the leak, against which a control near the edge of the
+    distribution would be solved for: roots in NumPy's terms."""
+    loop, x, y = strong(jr.key(0), 8.0)
+    y = jnp.round(y) if one_hot else y
+    loop = eqx.tree_at(lambda l: l.controller.alpha, loop, jnp.asarray(alpha))
+    found = find(dfc.Broyden(rtol=1e-8), loop, x, y)
+    assert np.all(found.converged) and np.all(found.condition_three)
+    assert np.mean(np.asarray(found.iterations)) < 15
+    assert np.max(residuals(loop, x, y, found.control)) < 1e-7
 
 
 @pytest.mark.parametrize("outputs", [5, 20])
