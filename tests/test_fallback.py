@@ -43,11 +43,12 @@ def strong(key: Array, gain: float = 1.0) -> tuple[dfc.ClosedLoop, Array, Array]
 
 
 def residuals(loop: dfc.ClosedLoop, x: Array, y: Array, controls: Array) -> np.ndarray:
-    """|y - softmax(r_L) - alpha u| / |y - softmax(r_L^-)| of every sample, in NumPy."""
+    """|y - softmax(r_L) - a u| / |y - softmax(r_L^-)| of every sample, in NumPy."""
     plain = Plain(loop.network)
     output = lambda a, u: softmax(plain.settle(np.asarray(a), np.asarray(u))[1][-1])
+    leak = float(loop.controller.alpha)
     found = [
-        np.linalg.norm(t - output(a, u) - float(loop.controller.alpha) * u) / np.linalg.norm(t - output(a, 0.0))
+        np.linalg.norm(t - output(a, u) - leak * u) / np.linalg.norm(t - output(a, 0.0))
         for a, t, u in zip(*map(np.asarray, (x, y, controls)), strict=True)
     ]
     return np.asarray(found)

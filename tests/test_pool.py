@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import pathlib
+import shutil
 import statistics
 
 import jax
@@ -176,3 +177,26 @@ def test_other_runs_are_not_pooled(apart, folders, problem, tmp_path):
     with pytest.raises(ValueError, match=problem):
         pool([apart / name for name in folders], tmp_path / "out")
     assert not (tmp_path / "out").exists()
+
+
+def test_runs_of_two_versions_are_pooled_with_both_revisions_and_without_the_old_name(finished, tmp_path):
+    """An earlier version called Condition 3 `stable`; what not all seeds have is in no mean."""
+    later = shutil.copytree(finished, tmp_path / "later")
+    of_epoch, of_run = {"stable": 0.5, "condition_three": 1.0}, {"fraction_stable": 0.5}
+    old = {"stable": 1.0, "fraction_stable": 1.0}, "a"
+    new = {**of_epoch, **of_run, "fraction_condition_three": 1.0}, "b"
+    for seed, (folder, (numbers, revision)) in enumerate(((finished, old), (later, new))):
+        held, summary = (json.loads((folder / f"{name}.json").read_text()) for name in ("config", "summary"))
+        held["config"]["seeds"], held["environment"]["git_revision"] = [seed], revision
+        shares = {name: value for name, value in numbers.items() if name.startswith("fraction")}
+        summary["seeds"] = {str(seed): summary["seeds"]["0"] | shares}
+        record = {"seed": seed, "epoch": 1} | {n: v for n, v in numbers.items() if n not in shares}
+        (folder / "metrics.jsonl").write_text(json.dumps(record) + "\n")
+        (folder / "config.json").write_text(json.dumps(held))
+        (folder / "summary.json").write_text(json.dumps(summary))
+    pooled = pool([finished, later], tmp_path / "both")
+    assert json.loads((pooled / "config.json").read_text())["environment"]["git_revision"] == "a; b"
+    summary = json.loads((pooled / "summary.json").read_text())
+    assert "fraction_stable" not in summary["seeds"]["0"] and summary["seeds"]["1"]["fraction_stable"] == 0.5
+    assert not any(name.startswith("fraction_stable") for name in summary["mean"])
+    assert ["stable" in record for record in records(pooled)] == [False, True]

@@ -48,7 +48,10 @@ def options_of(folder: pathlib.Path) -> Config:
     """
     file = folder / "config.json"
     try:
-        values = json.loads(file.read_text(encoding="utf-8"))["config"]
+        held = json.loads(file.read_text(encoding="utf-8"))
+        if not isinstance(held, dict) or not isinstance(held.get("config"), dict):
+            raise ValueError("it has no `config`")
+        values = held["config"]
         config = from_dict(Config, values)
         if config.method not in [(name,) for name in get_args(Method)]:
             raise ValueError(f"`method` is {values['method']!r}")

@@ -9,6 +9,7 @@ from options.config import MAY_DIFFER
 from report.finished import read_json
 
 from dfc_jax._runs.folder import first_difference, summary_of
+from dfc_jax._runs.history import of_this_version
 
 
 OWN = ("seeds", *(name for name in MAY_DIFFER if name != "epochs"))
@@ -33,22 +34,38 @@ def pool(folders: Sequence[pathlib.Path], out: pathlib.Path) -> pathlib.Path:
     if out.exists():
         raise ValueError(f"`out` is {str(out)!r}, which exists; name a new folder.")
     texts = [(folder / "metrics.jsonl").read_text(encoding="utf-8") for folder in folders]
-    lines = [line for text in texts for line in text.splitlines()]
-    lines.sort(key=lambda line: json.loads(line)["epoch"])
-    commands = "; ".join(held["environment"]["command"] for held in helds)
+    records = [of_this_version(json.loads(line)) for text in texts for line in text.splitlines()]
+    records.sort(key=lambda record: record["epoch"])
     config = helds[0]["config"] | {"seeds": [int(seed) for seed in seeds]}
     if "out" in config:  # which other scripts' runs do not note
         config["out"] = str(out)
-    environment = helds[0]["environment"] | {"command": commands}
-    summary = summary_of(seeds, summaries[0]["metric"])
+    environments = [held["environment"] for held in helds]
+    environment = {name: _of_all([own.get(name) for own in environments]) for name in environments[0]}
+    summary = summary_of({seed: _renamed(found) for seed, found in seeds.items()}, summaries[0]["metric"])
     out.mkdir(parents=True)
     for name, text in (
         ("config.json", json.dumps({"config": config, "environment": environment}, indent=2)),
-        ("metrics.jsonl", "".join(f"{line}\n" for line in lines)),
+        ("metrics.jsonl", "".join(f"{json.dumps(record)}\n" for record in records)),
         ("summary.json", json.dumps(summary, indent=2)),
     ):
         (out / name).write_text(text, encoding="utf-8")
     return out
+
+
+def _of_all(values: list[Any]) -> Any:
+    """What is the same for all runs; of what differs all there is, strings one after another."""
+    if all(isinstance(value, dict) for value in values):
+        return {name: _of_all([value.get(name) for value in values]) for name in values[0]}
+    different = [value for i, value in enumerate(values) if value not in values[:i]]
+    if len(different) == 1:
+        return different[0]
+    return "; ".join(different) if all(isinstance(value, str) for value in different) else different
+
+
+def _renamed(found: dict[str, Any]) -> dict[str, Any]:
+    """A seed's summary without the `stable` of versions that called Condition 3 so."""
+    old = "fraction_condition_three" not in found
+    return {name: value for name, value in found.items() if not (old and name == "fraction_stable")}
 
 
 def by_seeds(folders: Sequence[pathlib.Path]) -> list[list[pathlib.Path]]:

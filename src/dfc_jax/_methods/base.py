@@ -35,7 +35,7 @@ class Report(Part):
     converged: BatchFlags
     residual: Float[Array, " batch"]  # of the steady state, relative to the target error
     iterations: Int[Array, " batch"]
-    condition_three: BatchFlags  # in the state found; not the stability of the loop: see `Equilibrium`
+    condition_three: BatchFlags  # see `Equilibrium`; where there is no loop, whether the sample is finite
     fallback: BatchFlags  # whether the steady state is that of the fallback scheme
     control: BatchOutputs  # u at the end; zero for methods without dynamics
 

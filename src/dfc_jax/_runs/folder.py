@@ -145,9 +145,11 @@ class RunFolder(eqx.Module):
 
 
 def summary_of(seeds: dict[str, dict[str, Any]], metric: str) -> dict[str, Any]:
-    """What `summary.json` holds: every seed's figures, and means and standard deviations over the seeds."""
+    """What `summary.json` holds: every seed's figures, and of those that all have means and standard
+    deviations over the seeds."""
     trained = [found for found in seeds.values() if metric in found]  # others stopped in the first epoch
-    numbers = [name for found in trained[:1] for name, value in found.items() if isinstance(value, float)]
+    floats = [{name for name, value in found.items() if isinstance(value, float)} for found in trained]
+    numbers = [name for found in trained[:1] for name in found if all(name in own for own in floats)]
     columns = {name: [found[name] for found in trained] for name in numbers}
     std = {name: statistics.stdev(values) for name, values in columns.items() if len(values) > 1}
     mean = {name: statistics.fmean(values) for name, values in columns.items()}

@@ -30,10 +30,10 @@ class History(eqx.Module):
     - `validation_loss`, `test_loss`: without control, after the epoch; `validation_accuracy` and
       `test_accuracy`, fractions, for classification; `validation_NAME` and `test_NAME` for `metrics` of
       one's own.
-    - of the epoch's samples, the parts that `converged`, for which `condition_three` holds and that the
-      `fallback` scheme solved, and the mean number of `iterations`.
+    - of the epoch's samples, the parts that `converged` and that the `fallback` scheme solved, and the mean
+      number of `iterations`; of methods that have a loop also that for which `condition_three` holds.
     - `stable`: the part of a handful of training samples whose loop, with its gain and its lags, is stable
-      after the epoch; only of methods that have a loop, of at most 100 modes (outputs times layers and one).
+      after the epoch; of methods whose loop has at most 100 modes (outputs times layers and one).
     - what `diagnostics` measured, in the epochs in which it did.
     """
 

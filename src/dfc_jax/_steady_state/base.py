@@ -23,11 +23,12 @@ from dfc_jax._numerics.small_matrices import eigenvalues_right_of_zero
 class Equilibrium(Part):
     """Steady states, of one sample or of a batch along the first axis, and how far each can be trusted.
 
-    `condition_three`: the real parts of the eigenvalues of E J Q + a I are positive, of Broyden's estimate of
-    it for `Broyden`. That is the stability of the loop for k_p = 0 and tau_v -> 0 only; whether the loop with its gain and its lags is stable,
-    `loop_is_stable` and `loop_eigenvalues` say, and the method's `doubts`. With more than 16 outputs, or
-    feature maps, only directions are looked at: the matrix was positive along every step of `Broyden` and
-    `Analytic`, or along the control that was simulated (`Simulated`, averages over time).
+    `condition_three`: the real parts of the eigenvalues of E J Q + a I are positive, for `Broyden` of its own
+    estimate. That is the stability of the loop for k_p = 0 and tau_v -> 0 only; whether the loop with its
+    gain and its lags is stable, `loop_is_stable` and `loop_eigenvalues` say, and the method's `doubts`. With
+    more than 16 outputs, or feature maps, only directions are looked at: the matrix was positive along every
+    step of `Broyden` and `Analytic`, or along the control that was simulated (`Simulated`, averages over
+    time).
     """
 
     control: Float[Array, "... out"]  # u

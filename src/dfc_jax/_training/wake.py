@@ -55,10 +55,11 @@ def wake_epoch(
         metrics = {
             "train_loss": jnp.mean(report.loss),
             "converged": jnp.mean(report.converged.astype(report.loss.dtype)),
-            "condition_three": jnp.mean(report.condition_three.astype(report.loss.dtype)),
             "fallback": jnp.mean(report.fallback.astype(report.loss.dtype)),
             "iterations": jnp.mean(report.iterations.astype(report.loss.dtype)),
         }
+        if method.loop(model) is not None:
+            metrics["condition_three"] = jnp.mean(report.condition_three.astype(report.loss.dtype))
         carry = Network(layers, feedback), state, feedback_state  # ty: ignore[invalid-argument-type]
         return everywhere(carry, batches.mesh), metrics
 
