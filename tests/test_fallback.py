@@ -86,6 +86,21 @@ def test_strong_feedback_with_a_leak_needs_no_fallback(alpha: float, one_hot: bo
     assert np.max(residuals(loop, x, y, found.control)) < 1e-7
 
 
+@pytest.mark.parametrize("value", [0.99, 1.0])
+@pytest.mark.parametrize("alpha", [1e-3, 0.1, 1.0])
+def test_strong_feedback_of_many_outputs_needs_no_fallback(alpha: float, value: float) -> None:
+    """All samples begin with one Jacobian, of one class, and are of a hundred."""
+    model = dfc.mlp((30, 64, 64, 100), key=jr.key(0))
+    model = eqx.tree_at(lambda m: m.layers[-1].transform.weight, model, replace_fn=lambda w: 4 * w)
+    feedback = dfc.ProductOfWeights().init(model.layers, [(64,), (64,), (100,)], jr.key(1))
+    network, x, y = dfc.Network(model.layers, feedback), jr.normal(jr.key(2), (16, 30)), jnp.eye(100)[3:99:6]
+    loop = dfc.ClosedLoop(network, dfc.PIController(0.0, alpha), dfc.Clamp(value))
+    found = find(dfc.Broyden(), loop, x, y)
+    assert np.all(found.converged)
+    softened = jnp.where(y > 0, value, (1 - value) / 99)
+    assert np.max(residuals(loop, x, softened, found.control)) < 3.1e-5
+
+
 @pytest.mark.parametrize("outputs", [5, 20])
 def test_one_hot_labels_are_solved_from_inside_the_domain(outputs: int) -> None:
     """A class value of 1 asks for log 0 where no control is: no sample may fail for that."""

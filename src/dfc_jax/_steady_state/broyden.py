@@ -96,8 +96,8 @@ def _inverses(
 ) -> AbstractInverse:
     """Of minus the equations' derivatives at the unknowns `origin`, 0 if None, and their state `begun`."""
     if not own_jacobians_pay(samples):
-        uncontrolled = lambda sample: _equations_gain(loop, sample, jnp.zeros_like(sample.error), None)
-        return zero_input_inverse(loop, samples, uncontrolled, max_iterations)
+        gain = lambda sample: _uncontrolled_gain(loop, sample)
+        return zero_input_inverse(loop, samples, gain, max_iterations)
     still = origin is None
     where = (jnp.zeros_like(samples.error), None) if still else (origin, begun)
     gains = jax.vmap(lambda *of_each: _equations_gain(loop, *of_each))(samples, *where)
@@ -117,3 +117,10 @@ def _equations_gain(
         return -jax.jvp(at, (unknown, change), (by, gain @ of_control))[1]
 
     return jax.vmap(push, in_axes=1, out_axes=1)(jnp.eye(len(gain), dtype=gain.dtype))
+
+
+def _uncontrolled_gain(loop: ClosedLoop, sample: Sample) -> OutputMatrix:
+    """As `_equations_gain`, where an iteration begins, with the neurons as they are without control."""
+    leak, output = loop.controller.steady_state_leak(), sample.feedforward.output
+    unknown = loop.readout.start(output, sample.error, leak)
+    return _equations_gain(loop, sample, jnp.zeros_like(output) if unknown is None else unknown, None)

@@ -146,8 +146,8 @@ def zero_input_inverse(
     gain: Callable[[Sample], OutputMatrix],
     max_iterations: int,
 ) -> SharedInverse:
-    """From the Jacobian of the zero input, computed once for the whole batch."""
+    """From the Jacobian of the zero input, of the first class, computed once for the whole batch."""
     batch, outputs = samples.error.shape
     nothing = jnp.zeros_like(samples.feedforward.inputs[0][0])
-    sample = loop.sample(nothing, jnp.zeros(outputs, samples.error.dtype))
+    sample = loop.sample(nothing, jnp.eye(1, outputs, dtype=samples.error.dtype)[0])
     return SharedInverse.create(jnp.linalg.inv(gain(sample)), batch, max_iterations)
