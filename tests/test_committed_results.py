@@ -88,15 +88,28 @@ def test_times_of_strong_feedback_are_those_of_the_benchmark(pattern, names):
 
 def test_times_of_the_default_solver_are_those_of_the_benchmark():
     page = " ".join((ROOT / "benchmarks" / "WHICH_SOLVER.md").read_text(encoding="utf-8").split())
-    found = {"strong": [], "nudge": []}
-    for name, regime in read(BENCHMARKS / "solvers.json")["regimes"].items():
+    for regime in read(BENCHMARKS / "solvers.json")["regimes"].values():
         broyden = regime["solvers"]["float32"]["SS, Broyden"]
         assert broyden["converged"] == broyden["converged_wrong_labels"] == 1
-        found["strong" if name.endswith("strong") else "nudge"].append(broyden["update_ratio"])
-    nudged, strong = (
-        (f"{min(times):.3g}x", f"{max(times):.3g}x") for times in (found["nudge"], found["strong"])
-    )
-    assert f"{nudged[0]} to {nudged[1]} nudged and {strong[0]} to {strong[1]} with strong feedback" in page
+    nudged, strong = times_of("SS, Broyden")
+    assert f"at {nudged} nudged and {strong} with strong feedback. Little of that" in page
+
+
+def times_of(solver: str) -> list[str]:
+    """From the shortest to the longest in the regimes that are nudged, and in those of strong feedback."""
+    found = {"nudged": [], "strong": []}
+    for name, regime in read(BENCHMARKS / "solvers.json")["regimes"].items():
+        held = regime["solvers"]["float32"].get(solver)
+        found["strong" if name.endswith("strong") else "nudged"] += [held["update_ratio"]] if held else []
+    return [f"{min(times):.3g}x to {max(times):.3g}x" for times in found.values() if times]
+
+
+def test_times_of_the_averages_are_those_of_the_benchmark():
+    page = " ".join((ROOT / "benchmarks" / "WHICH_SOLVER.md").read_text(encoding="utf-8").split())
+    (closed,) = times_of("DFC, closed form")
+    assert f"`DFC(average=ClosedFormAverage())`.** {closed}, and within" in page
+    nudged, strong = times_of("DFC, implicit, 24 steps")
+    assert f"target error: {nudged} nudged and {strong} with strong feedback." in page
 
 
 def test_times_of_sleep_are_those_of_the_benchmark():
