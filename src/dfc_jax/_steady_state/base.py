@@ -107,9 +107,10 @@ def condition_three(
     def along(sample: Sample, control: OutputVector, deviation: Deviation) -> Flag:
         return control @ (sample.error - loop.residual(sample, control, deviation)) >= 0
 
+    finite = jnp.all(jnp.isfinite(control), axis=1)
     if own_jacobians_pay(samples):
-        return jax.vmap(holds)(samples, deviation)
-    return jax.vmap(along)(samples, control, deviation)
+        return finite & jax.vmap(holds)(samples, deviation)
+    return finite & jax.vmap(along)(samples, control, deviation)
 
 
 # Beyond so many outputs a Jacobian for each sample costs more than the iterations it saves: the two cost the
