@@ -28,11 +28,12 @@ from options.script import outermost, parse, STOPS, undivided
 from options.together import writes
 from report.curves import drawn, plot_curves
 from report.event_files import event_files
-from report.written import comparison_in, new_folder, of_others, TABLE
+from report.written import comparison_in, new_folder, of_others, remove_comparison, TABLE
 
 import dfc_jax as dfc
 
 
+CURVES = "curves.png"
 Heard = Callable[[int, dfc.Record], bool]  # of a seed's position and epoch: whether the seed is to stop
 
 
@@ -52,6 +53,7 @@ def train(
 
         def on_epoch(position: int, record: dfc.Record, _: dfc.Network) -> bool:
             folder.append(config.seeds[position], record)
+            (folder.path / CURVES).unlink(missing_ok=True)  # of fewer epochs
             if scalars is not None:
                 scalars(config.seeds[position], record)
             return heard is not None and heard(position, record)
@@ -83,7 +85,7 @@ def train(
     }
     metric = "test_accuracy" if data.classification else "test_loss"
     summary = folder.finish(histories, metric)
-    drawn("curves.png", plot_curves, folder.path)
+    drawn(CURVES, plot_curves, folder.path)
     return summary
 
 
@@ -228,8 +230,13 @@ def main(config: Config, arguments: Sequence[str] | None = None) -> int:
         together.initialize(config.coordinator, config.processes, config.process)
     runs, data = prepare(config, arguments)
     out = pathlib.Path(runs[0].config.out)
+
+    def heard(*_: object) -> bool:
+        remove_comparison(out, list(runs_in(out).values()))
+        return False
+
     try:
-        summaries = {run.method: train(run.config, run.method, data, run.folder) for run in runs}
+        summaries = {run.method: train(run.config, run.method, data, run.folder, heard) for run in runs}
     except STOPS as stopped:
         stopped.add_note(f"--out {out} --resume goes on")
         with contextlib.suppress(OSError):  # stopped, not refused, so with the options of now

@@ -37,7 +37,7 @@ def started(monkeypatch: pytest.MonkeyPatch) -> list[Config]:
     """The options of every run that would be trained, instead of its training."""
     configs = []
 
-    def train(config, method, data, folder):
+    def train(config, method, data, folder, heard):
         assert dfc_folder(folder) in (config.out, str(pathlib.Path(config.out) / method))
         configs.append(config)
         return {}

@@ -170,6 +170,23 @@ def test_runs_load_without_their_script(tmp_path) -> None:
         dfc.load_run(tmp_path)
 
 
+@pytest.mark.slow
+@pytest.mark.usefixtures("as_users_run")
+@pytest.mark.parametrize("methods", [("dfa",), ("dfa", "bp")])
+def test_tables_and_pictures_of_fewer_epochs_do_not_stay(methods, tmp_path, monkeypatch) -> None:
+    """Should a run that goes on be killed before it has made new ones."""
+    config = dataclasses.replace(SMALL, method=methods)
+    assert cli(config, tmp_path / "run") == 0
+    derived = lambda: {path.name for path in (tmp_path / "run").rglob("*") if path.suffix in (".md", ".png")}
+    assert derived() == {"curves.png", "table.md", "comparison.png"}
+    monkeypatch.setattr("run.drawn", lambda *_: None)
+    monkeypatch.setattr("run._compare", lambda *_: None)
+    assert cli(config, tmp_path / "run", resume=True) == 0
+    assert derived() == {"curves.png", "table.md", "comparison.png"}  # no epoch was left
+    assert cli(config, tmp_path / "run", epochs=3, resume=True) == 0
+    assert derived() == set()
+
+
 @pytest.fixture
 def old_run(tmp_path: pathlib.Path) -> pathlib.Path:
     """Two epochs of a 64-6-10 network with learned feedback, as revision 9df9ecf left them."""

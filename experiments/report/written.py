@@ -42,6 +42,13 @@ def of_others(out: pathlib.Path, runs: Sequence[pathlib.Path]) -> bool:
     return rows > len(runs) or not shown or not shown <= own
 
 
+def remove_comparison(out: pathlib.Path, runs: Sequence[pathlib.Path]) -> None:
+    """Delete the table and the pictures in `out` of `runs`, one of which has gone on; not those of others."""
+    if not of_others(out, runs):
+        for name in (TABLE, *PICTURES):
+            (out / name).unlink(missing_ok=True)
+
+
 def _command(folder: pathlib.Path) -> str | None:
     held = json.loads((folder / "config.json").read_text(encoding="utf-8"))
     return held.get("environment", {}).get("command")
