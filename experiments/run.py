@@ -232,7 +232,8 @@ def main(config: Config, arguments: Sequence[str] | None = None) -> int:
     out = pathlib.Path(runs[0].config.out)
 
     def heard(*_: object) -> bool:
-        remove_comparison(out, list(runs_in(out).values()))
+        if comparison_in(out):  # of fewer epochs
+            remove_comparison(out, list(runs_in(out).values()))
         return False
 
     try:

@@ -41,7 +41,8 @@ def pool(folders: Sequence[pathlib.Path], out: pathlib.Path) -> pathlib.Path:
         config["out"] = str(out)
     environments = [held["environment"] for held in helds]
     environment = {name: _of_all([own.get(name) for own in environments]) for name in environments[0]}
-    summary = summary_of({seed: _renamed(found) for seed, found in seeds.items()}, summaries[0]["metric"])
+    found = {seed: of_this_version(numbers, "fraction_") for seed, numbers in seeds.items()}
+    summary = summary_of(found, summaries[0]["metric"])
     out.mkdir(parents=True)
     for name, text in (
         ("config.json", json.dumps({"config": config, "environment": environment}, indent=2)),
@@ -60,12 +61,6 @@ def _of_all(values: list[Any]) -> Any:
     if len(different) == 1:
         return different[0]
     return "; ".join(different) if all(isinstance(value, str) for value in different) else different
-
-
-def _renamed(found: dict[str, Any]) -> dict[str, Any]:
-    """A seed's summary without the `stable` of versions that called Condition 3 so."""
-    old = "fraction_condition_three" not in found
-    return {name: value for name, value in found.items() if not (old and name == "fraction_stable")}
 
 
 def by_seeds(folders: Sequence[pathlib.Path]) -> list[list[pathlib.Path]]:

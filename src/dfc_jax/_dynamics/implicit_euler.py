@@ -7,12 +7,12 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from dfc_jax._checks import require
 from dfc_jax._dynamics.closed_loop import ClosedLoop
+from dfc_jax._dynamics.stability import check_linearised
 from dfc_jax._dynamics.states import Sample
 from dfc_jax._numerics.arrays import BatchFlags, Flag, OutputMatrix, Scalar
 from dfc_jax._numerics.compiled import compiled
-from dfc_jax._numerics.small_matrices import inverse
+from dfc_jax._numerics.small_matrices import inverse, powers_vanish
 
 
 def implicit_inverse(loop: ClosedLoop, layer_gains: tuple[OutputMatrix, ...], h: Scalar) -> OutputMatrix:
@@ -44,15 +44,13 @@ def loop_is_stable(loop: ClosedLoop, samples: Sample) -> BatchFlags:
 
     **Raises:** `ValueError` for a loop with an apical compartment, or a single sample.
     """
-    require(samples.error.ndim == 2, "`samples` is a single one; make a batch by loop.samples(x, y).")
-    require(loop.tau_apical is None, "`tau_apical` is set; the linearised loop has no apical compartment.")
+    check_linearised(loop, samples)
     gains = jax.vmap(loop.layer_gains)(samples)
     return jax.vmap(lambda own: stable_with_gains(loop, own))(gains)
 
 
 # Lengths of the steps, per tau_u: near the inverses of the fast and of the slow eigenvalues' sizes.
 _LENGTHS = 0.05, 0.5
-_SQUARINGS = 16
 
 
 def stable_with_gains(loop: ClosedLoop, layer_gains: tuple[OutputMatrix, ...]) -> Flag:
@@ -63,14 +61,7 @@ def stable_with_gains(loop: ClosedLoop, layer_gains: tuple[OutputMatrix, ...]) -
     for h in _LENGTHS:
         after = _implicit_step(loop, layer_gains, states, jnp.asarray(h, identity.dtype))
         states = tuple(2 * new - old for new, old in zip(after, states, strict=True))
-
-    def undecided(state: tuple[Array, Array]) -> Flag:
-        power, squarings = state
-        return (jnp.linalg.norm(power) >= 1) & (squarings < _SQUARINGS)
-
-    first = jnp.concatenate(states), jnp.asarray(0)
-    power, _ = jax.lax.while_loop(undecided, lambda state: (state[0] @ state[0], state[1] + 1), first)
-    return jnp.linalg.norm(power) < 1
+    return powers_vanish(jnp.concatenate(states))
 
 
 _Columns = Float[Array, "out unknowns"]

@@ -109,7 +109,7 @@ def published_growth(
     loop: ClosedLoop, samples: Sample, scheme: PublishedEuler
 ) -> Float[np.ndarray, " batch"]:
     """The spectral radius of one step of the published scheme: above 1, it diverges. NaN if not finite."""
-    _check(loop, samples)
+    check_linearised(loop, samples)
     steps = np.asarray(_published_steps(loop, samples, scheme), np.float64)
     return np.max(np.abs(_eigenvalues(steps)), axis=1)
 
@@ -184,7 +184,8 @@ def _layers(loop: ClosedLoop) -> int:
     return len(loop.network.layers)
 
 
-def _check(loop: ClosedLoop, samples: Sample) -> None:
+def check_linearised(loop: ClosedLoop, samples: Sample) -> None:
+    """Raise `ValueError` unless it is a batch, of a loop that has a linearised one."""
     require(
         samples.error.ndim == 2,
         "`samples` is a single one; make a batch by loop.samples(x, y).",
@@ -194,7 +195,7 @@ def _check(loop: ClosedLoop, samples: Sample) -> None:
 
 def _systems(loop: ClosedLoop, samples: Sample) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
     """A, b, R and c of x' = A x + b and u = R x + c for each sample, x = (z_1, ..., z_L, u_int)."""
-    _check(loop, samples)
+    check_linearised(loop, samples)
     A, b, R, c = (np.asarray(array, np.float64) for array in _linearised(loop, samples))
     return A, b, R, c
 

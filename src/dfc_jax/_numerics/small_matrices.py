@@ -68,14 +68,18 @@ def eigenvalues_right_of_zero(
     matrix = jax.lax.stop_gradient(matrix)  # a yes or no has no derivative
     identity = jnp.eye(len(matrix), dtype=matrix.dtype)
     shift = jnp.linalg.norm(matrix) / jnp.sqrt(jnp.asarray(len(matrix), matrix.dtype))
-    cayley = identity - 2 * shift * inverse(matrix + shift * identity)
+    return powers_vanish(identity - 2 * shift * inverse(matrix + shift * identity))
+
+
+def powers_vanish(matrix: Float[Array, "n n"]) -> Flag:
+    """Whether all eigenvalues lie in the unit disc, as far as 16 squarings tell; not if one is not finite."""
 
     def undecided(state: tuple[Array, Array]) -> Flag:
         power, squarings = state
         return (jnp.linalg.norm(power) >= 1) & (squarings < 16)
 
     power, _ = jax.lax.while_loop(
-        undecided, lambda state: (state[0] @ state[0], state[1] + 1), (cayley, jnp.asarray(0))
+        undecided, lambda state: (state[0] @ state[0], state[1] + 1), (matrix, jnp.asarray(0))
     )
     return jnp.linalg.norm(power) < 1
 

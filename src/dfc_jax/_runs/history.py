@@ -12,12 +12,12 @@ Record = dict[str, Any]  # the numbers of one epoch, ready for JSON: see `Histor
 StoppedBy = Literal["divergence", "patience", "on_epoch", "interrupt"]
 
 
-def of_this_version(record: Record) -> Record:
+def of_this_version(record: Record, prefix: str = "") -> Record:
     """A record without the `stable` of versions that had no `condition_three`: it was Condition 3 for some
-    methods, and for others whether the control error had halved."""
-    if "condition_three" in record:
+    methods, and for others whether the control error had halved. Both names may have a prefix."""
+    if f"{prefix}condition_three" in record:
         return record
-    return {name: value for name, value in record.items() if name != "stable"}
+    return {name: value for name, value in record.items() if name != f"{prefix}stable"}
 
 
 class History(eqx.Module):

@@ -52,8 +52,7 @@ class Broyden(AbstractEquilibrium):
         def room(sample: Sample, unknown: OutputVector, step: OutputVector) -> Array:
             return readout.room(sample.feedforward.output, sample.error, unknown, step, leak)
 
-        begin = lambda sample: readout.start(sample.feedforward.output, sample.error, leak)
-        origin = jax.vmap(begin)(samples)
+        origin = jax.vmap(lambda sample: _start(loop, sample))(samples)
         if origin is None:
             start = jax.vmap(lambda sample: _uncontrolled(loop, sample))(samples)
         else:
@@ -121,6 +120,11 @@ def _equations_gain(
 
 def _uncontrolled_gain(loop: ClosedLoop, sample: Sample) -> OutputMatrix:
     """As `_equations_gain`, where an iteration begins, with the neurons as they are without control."""
-    leak, output = loop.controller.steady_state_leak(), sample.feedforward.output
-    unknown = loop.readout.start(output, sample.error, leak)
-    return _equations_gain(loop, sample, jnp.zeros_like(output) if unknown is None else unknown, None)
+    unknown = _start(loop, sample)
+    return _equations_gain(loop, sample, jnp.zeros_like(sample.error) if unknown is None else unknown, None)
+
+
+def _start(loop: ClosedLoop, sample: Sample) -> OutputVector | None:
+    """The unknowns from which an iteration begins; None for no control."""
+    leak = loop.controller.steady_state_leak()
+    return loop.readout.start(sample.feedforward.output, sample.error, leak)
