@@ -28,6 +28,7 @@ METHODS = {
     "MinimumNorm": dfc.MinimumNorm(),
     "GaussNewton": dfc.GaussNewton(),
     "SleepPhase": dfc.SleepPhase(),
+    "LinearisedSleepPhase": dfc.LinearisedSleepPhase(),
     "ExpectedSleepPhase": dfc.ExpectedSleepPhase(),
     "HighPassPhase": dfc.HighPassPhase(),
 }

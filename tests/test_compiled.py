@@ -35,6 +35,7 @@ METHODS: dict[str, Make] = {
     "MinimumNorm": lambda number: dfc.MinimumNorm(damping=number),
     "GaussNewton": lambda number: dfc.GaussNewton(damping=number),
     "SleepPhase": lambda number: dfc.SleepPhase(controller(number), scheme=EULER),
+    "LinearisedSleepPhase": lambda number: dfc.LinearisedSleepPhase(controller(number)),
     "ExpectedSleepPhase": lambda number: dfc.ExpectedSleepPhase(controller(number)),
     "HighPassPhase": lambda number: dfc.HighPassPhase(dfc.StrongDFC(controller(number), scheme=EULER)),
 }

@@ -133,7 +133,7 @@ def test_gauss_newton_moves_the_output_by_the_error(several_parts_learn: bool) -
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("phase", [dfc.SleepPhase(), dfc.ExpectedSleepPhase()], ids=["drawn", "expected"])
+@pytest.mark.parametrize("phase", [dfc.SleepPhase(), dfc.ExpectedSleepPhase(), dfc.LinearisedSleepPhase()])
 def test_feedback_learns_as_in_the_dense_network(phase: dfc.AbstractSleepPhase) -> None:
     model, (x, y) = small(jr.key(1), dfc.RandomFeedback()), batch()
     run = eqx.filter_jit(lambda model: phase(model, x, y, key=jr.key(3)).feedback.weights)

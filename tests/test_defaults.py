@@ -49,6 +49,7 @@ def test_a_leak_of_zero_is_refused_by_the_name_of_its_option() -> None:
     [
         ("dfc-ss", "simulated", dfc.SleepPhase),
         ("dfc", "expected", dfc.ExpectedSleepPhase),
+        ("dfc-ssa", "linearised", dfc.LinearisedSleepPhase),
         ("strong-dfc", None, dfc.HighPassPhase),
     ],
 )

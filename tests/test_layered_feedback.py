@@ -178,6 +178,10 @@ REFUSED = {
         lambda model: dfc.SleepPhase()(model, X, Y, key=jr.key(2)),
         "SleepPhase needs FeedbackWeights[.]",
     ),
+    "LinearisedSleepPhase": (
+        lambda model: dfc.LinearisedSleepPhase()(model, X, Y, key=jr.key(0)),
+        "LinearisedSleepPhase needs FeedbackWeights[.]",
+    ),
     "ExpectedSleepPhase": (
         lambda model: dfc.ExpectedSleepPhase()(model, X, Y),
         "ExpectedSleepPhase needs FeedbackWeights[.]",

@@ -190,6 +190,7 @@ def test_an_update_is_one_of_the_weights(name):
 
 PHASES = {
     "sleep": dfc.SleepPhase(scheme=SCHEME, tau_v=0.02),
+    "linearised": dfc.LinearisedSleepPhase(scheme=SCHEME, tau_v=0.02),
     "expected": dfc.ExpectedSleepPhase(scheme=SCHEME, tau_v=0.02),
     "high-pass": dfc.HighPassPhase(),
 }

@@ -42,6 +42,7 @@ METHODS = {
 # The controller at rest has no use for labels.
 SLEEPS = {
     "sleep": (dfc.SleepPhase(), False),
+    "linearised sleep": (dfc.LinearisedSleepPhase(), False),
     "expected sleep": (dfc.ExpectedSleepPhase(), False),
     "high pass": (dfc.HighPassPhase(STRONG), True),
 }

@@ -46,6 +46,7 @@ def parts(number) -> dict[str, eqx.Module]:
         "diffrax": dfc.DFC(controller, nudge, average=dfc.DiffraxAverage(t1=number(1.0), dt0=number(0.0625))),
         "strong": strong,
         "sleep": dfc.SleepPhase(**asleep),
+        "linearised sleep": dfc.LinearisedSleepPhase(**asleep),
         "expected sleep": dfc.ExpectedSleepPhase(**asleep),
         "high-pass": dfc.HighPassPhase(strong),
     }

@@ -89,6 +89,7 @@ REFUSED = {
     "direct feedback alignment": lambda: dfc.DFA()(MODEL, X, Y),
     "StrongDFC": lambda: dfc.StrongDFC()(MODEL, X, Y, key=jr.key(2)),
     "SleepPhase": lambda: dfc.SleepPhase()(MODEL, X, Y, key=jr.key(2)),
+    "LinearisedSleepPhase": lambda: dfc.LinearisedSleepPhase()(MODEL, X, Y, key=jr.key(2)),
     "ExpectedSleepPhase": lambda: dfc.ExpectedSleepPhase()(MODEL, X, Y),
     "`feedback_learning`": lambda: dfc.fit(
         MODEL,

@@ -17,7 +17,7 @@ import dfc_jax as dfc
 
 METHODS = [dfc.DFC(), dfc.DFCSS(), dfc.DFCSSA(), dfc.StrongDFC(), dfc.MinimumNorm(), dfc.GaussNewton()]
 METHODS += [dfc.LeastControl(), dfc.PredictiveCoding()]
-PHASES = [dfc.SleepPhase(), dfc.ExpectedSleepPhase(), dfc.HighPassPhase()]
+PHASES = [dfc.SleepPhase(), dfc.LinearisedSleepPhase(), dfc.ExpectedSleepPhase(), dfc.HighPassPhase()]
 EQUILIBRIA = [dfc.Broyden(), dfc.PseudoTransient(), dfc.RootFind(), dfc.Analytic(), dfc.StateAtTime()]
 EQUILIBRIA += [dfc.Simulated(t1=1.0)]
 AVERAGES = [dfc.ImplicitAverage(), dfc.ClosedFormAverage(), dfc.PublishedAverage(), dfc.DiffraxAverage()]

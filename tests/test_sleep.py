@@ -189,7 +189,7 @@ def test_what_cannot_learn_says_so(small) -> None:
         dfc.SleepPhase(tau_apical=None)(model, x, y, key=jr.key(0))
 
 
-@pytest.mark.parametrize("phase", [dfc.SleepPhase, dfc.ExpectedSleepPhase])
+@pytest.mark.parametrize("phase", [dfc.SleepPhase, dfc.LinearisedSleepPhase, dfc.ExpectedSleepPhase])
 def test_a_layer_without_noise_learns_nothing(phase: type[dfc.AbstractSleepPhase], small) -> None:
     """Though the control reaches it: dividing by sigma^2 makes no sense there."""
     scheme = dfc.PublishedEuler(0.002, 5, proactive=False)

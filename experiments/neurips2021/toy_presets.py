@@ -20,8 +20,7 @@ import jax
 import optax
 from options.config import Method
 from options.defaults import Activation, ACTIVATIONS
-from options.groups import Update
-from options.objects import SLEEP_PHASES
+from options.groups import SLEEP_PHASES, Update
 from options.published import SIGMA_FLOOR
 
 import dfc_jax as dfc

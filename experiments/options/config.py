@@ -15,7 +15,16 @@ from options.defaults import (
     Model,
     REGRESSION,
 )
-from options.groups import Controller, Feedback, IMPLICIT, Optimal, Optimiser, Solver, Strong
+from options.groups import (
+    Controller,
+    Feedback,
+    IMPLICIT,
+    Optimal,
+    Optimiser,
+    SLEEP_PHASES,
+    Solver,
+    Strong,
+)
 
 import dfc_jax as dfc
 
@@ -235,7 +244,7 @@ class Config:
         """Whether feedback is layered where that is not said."""
         if self.feedback == "signs":
             return True
-        direct = "strong-dfc" in self.method or self.feedback_learning.update in ("simulated", "expected")
+        direct = "strong-dfc" in self.method or self.feedback_learning.update in SLEEP_PHASES
         return defaults == COLOUR_CONV and self.feedback == "learned" and not direct
 
     def _defaults(self) -> Defaults:

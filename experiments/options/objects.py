@@ -10,12 +10,9 @@ import jax.numpy as jnp
 import optax
 import optimistix as optx
 from options.config import Config, Method, WITH_CONTROLLER
-from options.groups import IMPLICIT, Optimiser, Solver
+from options.groups import IMPLICIT, Optimiser, SLEEP_PHASES, Solver
 
 import dfc_jax as dfc
-
-
-SLEEP_PHASES = {"simulated": dfc.SleepPhase, "expected": dfc.ExpectedSleepPhase}
 
 
 def _controller(config: Config) -> dfc.AbstractController:

@@ -4,18 +4,17 @@ import dataclasses
 from typing import Any
 
 from options.config import Config
-from options.groups import Controller, Feedback, Optimiser, Solver
+from options.groups import Controller, Feedback, Optimiser, SLEEP_PHASES, Solver
 
 
 CLIP = 1.0
 SIGMA_FLOOR = 0.01
-SLEEP_UPDATES = ("simulated", "expected")
 
 
 def refuse_beside(config: Config) -> None:
     """Raise `ValueError` for what the preset sets and was given beside it."""
     untouched, chosen = Config(), config.feedback_learning
-    update = chosen.update if chosen.update in SLEEP_UPDATES else None
+    update = chosen.update if chosen.update in SLEEP_PHASES else None
     ours = dataclasses.replace(Feedback(), update=update, sleep_epochs=chosen.sleep_epochs)
     ours = dataclasses.replace(ours, pretraining_epochs=chosen.pretraining_epochs)
     solver = dataclasses.replace(Solver(), trajectory=config.solver.trajectory)

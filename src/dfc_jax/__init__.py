@@ -98,6 +98,7 @@ from dfc_jax._methods.baselines import (
 )
 from dfc_jax._methods.dfc import DFC as DFC, DFCSS as DFCSS, DFCSSA as DFCSSA
 from dfc_jax._methods.expected_sleep import ExpectedSleepPhase as ExpectedSleepPhase
+from dfc_jax._methods.linearised_sleep import LinearisedSleepPhase as LinearisedSleepPhase
 from dfc_jax._methods.optimal_control import (
     LeastControl as LeastControl,
     PredictiveCoding as PredictiveCoding,

@@ -8,12 +8,9 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, PRNGKeyArray, PyTree
 
-from dfc_jax._checks import require
-from dfc_jax._dynamics.closed_loop import ClosedLoop
-from dfc_jax._dynamics.controller import AbstractController
+from dfc_jax._dynamics.small_noise import SmallNoise
 from dfc_jax._dynamics.states import PerLayer, Sample
-from dfc_jax._dynamics.targets import Rest
-from dfc_jax._methods.sleep import AbstractNoisePhase
+from dfc_jax._methods.sleep import AbstractSmallNoisePhase
 from dfc_jax._network.network import Network
 from dfc_jax._numerics.arrays import BatchInputs, BatchOutputs, OutputVector, Scalar
 from dfc_jax._numerics.compiled import compiled
@@ -23,7 +20,7 @@ from dfc_jax._numerics.finite import zero_unless_finite
 MAX_TERMS = 12  # of an elementwise matrix product: with more, XLA takes longer than one by one
 
 
-class ExpectedSleepPhase(AbstractNoisePhase):
+class ExpectedSleepPhase(AbstractSmallNoisePhase):
     """The mean over all noise of the update that `SleepPhase` draws once, for small noise.
 
     The scheme is linear in deviations as small as the noise. Multiplied by J_i = dr_L/dv_i it closes in n_L
@@ -60,41 +57,38 @@ class ExpectedSleepPhase(AbstractNoisePhase):
         A sample whose state is not finite contributes nothing.
         """
         del key
-        require(
-            isinstance(self.target, Rest),
-            f"`target` is {type(self.target).__name__}; ExpectedSleepPhase needs Rest, use SleepPhase.",
-        )
-        loop = self._loop(model)
-        samples = loop.samples(x, y)
-        jacobians, C, D = self._moments(loop, samples)
+        small = self._small_noise(model)
+        samples = small.loop.samples(x, y)
+        jacobians, C, D = self._moments(small, samples)
         D = jnp.sum(D, axis=-1)
         total = []
-        for J, c, Q in zip(jacobians, C, loop.feedback(samples), strict=True):
+        for J, c, Q in zip(jacobians, C, small.loop.feedback(samples), strict=True):
             pairs = jnp.reshape(c.T, (-1, len(c)))  # of samples and outputs, as the rows of J
-            teaching = jnp.reshape(J, (len(pairs), -1)).T @ pairs  # einsum took twice as long
-            total.append(jnp.reshape(teaching, Q.shape) + jnp.tensordot(Q, D, axes=(-1, 0)))
+            teaching = pairs.T @ jnp.reshape(J, (len(pairs), -1))  # the other way round takes twice as long
+            total.append(jnp.reshape(teaching.T, Q.shape) + jnp.tensordot(Q, D, axes=(-1, 0)))
         return self._normalised(model, tuple(total), len(x))
 
     def _moments(
-        self, loop: ClosedLoop, samples: Sample
+        self, small: SmallNoise, samples: Sample
     ) -> tuple[PerLayer, Float[Array, "layers out out batch"], Float[Array, "out out batch"]]:
         """J_i, with the batch first, C_i^T and D; zeros for samples that are not finite.
 
         Propagating the noise of every neuron would take n_L columns a layer. Its adjoint takes n_L rows in
         all: u k steps later, as a function of the state now, and so of the noise of every layer now.
         """
-        jacobians, gains, grams = jax.vmap(self._products, (None, 0), (0, -1, -1))(loop, samples)
-        decay, kappas = self._noise_steps(len(gains))
+        products = jax.vmap(small.products, out_axes=(0, -1, -1))
+        jacobians, gains, grams = products(samples, samples.feedforward.voltages)
+        decay, kappas = small.noise_steps()
         variances = kappas[:, None, None, None] ** 2
         grams = variances * grams
 
         def earlier(carry: PyTree, lag: Scalar) -> tuple[PyTree, None]:
             functional, held, C, D = carry
-            before, functional = functional.R, self._earlier(loop.controller, gains, decay, functional)
+            before, functional = functional.R, self._earlier(small, gains, decay, functional)
             R, left = functional.R, self.scheme.states - 1 - lag
             C = C + left * decay ** jnp.maximum(lag - 1, 0) * R  # R[0] is zero
             D = D + left * jnp.sum(_product(_product(held, grams), jnp.swapaxes(R, 1, 2)), axis=0)
-            return (functional, self._seen(held, R, before), C, D), None
+            return (functional, small.seen(held, R, before), C, D), None
 
         zero, zeros = jnp.zeros_like(grams[0]), jnp.zeros_like(grams)
         identity = jnp.broadcast_to(jnp.eye(len(zero), dtype=zero.dtype)[..., None], zero.shape)
@@ -103,38 +97,9 @@ class ExpectedSleepPhase(AbstractNoisePhase):
         (_, _, C, D), _ = jax.lax.scan(earlier, (control, zeros, zeros, zero), lags)
         return jacobians, *jax.vmap(zero_unless_finite, -1, -1)((variances * C, D))
 
-    def _products(
-        self, loop: ClosedLoop, sample: Sample
-    ) -> tuple[PerLayer, Float[Array, "layers out out"], Float[Array, "layers out out"]]:
-        """J_i, J_i Q_i and J_i J_i^T of one sample; zeros if it is not finite."""
-        jacobians = loop.network.jacobian(sample.feedforward.voltages)
-        jacobians, _ = zero_unless_finite((jacobians, sample.error))
-        rows = [J.reshape(len(J), -1) for J in jacobians]
-        inputs = [Q.reshape(-1, Q.shape[-1]) for Q in loop.feedback(sample)]
-        gains = jnp.stack([J @ Q for J, Q in zip(rows, inputs, strict=True)])
-        grams = jnp.stack([J @ J.T for J in rows])
-        return jacobians, gains, grams
-
-    def _noise_steps(self, layers: int) -> tuple[Scalar, Float[Array, " layers"]]:
-        """g and the kappa of each layer."""
-        tau, dt = self.tau_apical, self.scheme.dt
-        if self.noise.filtered:
-            tau = self.noise.tau  # ty: ignore[missing-attribute]  # filtered noise has one
-        assert tau is not None  # the loop asks for `tau_apical` under white noise
-        return 1 - dt / tau, jnp.stack(self.noise.sigmas(layers)) * jnp.sqrt(dt) / tau
-
-    def _seen(
-        self, held: Float[Array, "..."], new: Float[Array, "..."], before: Float[Array, "..."]
-    ) -> Array:
-        """What compartments hold after `held`: the control, a step late unless proactive, low-passed."""
-        drive = new if self.scheme.proactive else before
-        if self.tau_apical is None:
-            return drive
-        return held + self.scheme.dt / self.tau_apical * (drive - held)
-
     def _earlier(
         self,
-        controller: AbstractController,
+        small: SmallNoise,
         gains: Float[Array, "layers out out batch"],
         decay: Scalar,
         functional: "_Functional",
@@ -144,23 +109,23 @@ class ExpectedSleepPhase(AbstractNoisePhase):
         z, R = functional.z, decay * functional.R + follow * functional.z
         seen = functional.seen + follow * jnp.sum(_product(z, gains), axis=0)
         control = functional.integral, functional.control, seen
-        (integral, control, seen), error = self._controller_transposed(controller, control)
+        (integral, control, seen), error = self._controller_transposed(small, control)
         kept = list(((1 - follow) * z).at[-1].add(-error))
         for i in range(len(kept) - 1, 0, -1):
             kept[i - 1] = kept[i - 1] + follow * (kept[i] if self.scheme.instant_transmission else z[i])
         return _Functional(jnp.stack(kept), R, integral, control, seen)
 
     def _controller_transposed(
-        self, controller: AbstractController, control: tuple[Array, Array, Array]
+        self, small: SmallNoise, control: tuple[Array, Array, Array]
     ) -> tuple[tuple[Array, Array, Array], Array]:
         """`control` through the transpose of a step of the controller and of what compartments see of it."""
-        dt = self.scheme.dt
+        controller, dt = small.loop.controller, self.scheme.dt
 
         def step(state: PyTree, error: OutputVector) -> PyTree:
             integral, control, seen = state
             integral = integral + dt * controller.integral_rate(integral, control, error)
             control, before = controller.control(integral, error), control
-            return integral, control, self._seen(seen, control, before)
+            return integral, control, small.seen(seen, control, before)
 
         vector = control[0][0, :, 0]
         transposed = jax.linear_transpose(step, (vector, vector, vector), vector)

@@ -7,12 +7,13 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import PRNGKeyArray
 
-from dfc_jax._checks import check_number, check_type
+from dfc_jax._checks import check_number, check_type, require
 from dfc_jax._dynamics.closed_loop import ClosedLoop
 from dfc_jax._dynamics.controller import AbstractController, PIController
 from dfc_jax._dynamics.losses import AbstractLoss, CrossEntropy
 from dfc_jax._dynamics.noise import AbstractNoise, WhiteNoise
 from dfc_jax._dynamics.published import PublishedEuler, PublishedState
+from dfc_jax._dynamics.small_noise import SmallNoise
 from dfc_jax._dynamics.states import PerLayer
 from dfc_jax._dynamics.targets import AbstractTarget, Rest
 from dfc_jax._dynamics.teaching import feedback_change
@@ -77,6 +78,18 @@ class AbstractNoisePhase(AbstractSleepPhase):
         scales = (jnp.where(s > 0, 1 / (s**2 * pairs), 0) for s in self.noise.sigmas(len(total)))
         update = tuple(scale * Q for Q, scale in zip(total, scales, strict=True))
         return Network(no_change(model.layers), FeedbackWeights(update))
+
+
+class AbstractSmallNoisePhase(AbstractNoisePhase):
+    """One that takes the scheme to first order in the noise, around the feedforward state."""
+
+    def _small_noise(self, model: Network) -> SmallNoise:
+        """The scheme of this phase, for a model whose feedback can learn."""
+        require(
+            isinstance(self.target, Rest),
+            f"`target` is {type(self.target).__name__}; {type(self).__name__} needs Rest, use SleepPhase.",
+        )
+        return SmallNoise(self._loop(model), self.scheme)
 
 
 class SleepPhase(AbstractNoisePhase):

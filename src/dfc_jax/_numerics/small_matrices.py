@@ -56,6 +56,16 @@ def solve_gram(gram: Float[Array, "n n"], right: Float[Array, "n ..."]) -> Float
     return jnp.linalg.solve(gram + jnp.diag(silent.astype(gram.dtype)), seen)
 
 
+def cholesky_root(matrix: Float[Array, "n n"]) -> Float[Array, "n n"]:
+    """The lower triangular R of R R^T, for a matrix without negative eigenvalues, which may be singular.
+
+    What is added so that rounding leaves none negative is 10 n epsilons of their mean.
+    """
+    limits = jnp.finfo(matrix.dtype)
+    least = 10 * limits.eps * jnp.trace(matrix) + limits.tiny
+    return jnp.linalg.cholesky(matrix + least * jnp.eye(len(matrix), dtype=matrix.dtype))
+
+
 def eigenvalues_right_of_zero(
     matrix: Float[Array, "n n"], inverse: Callable[[Array], Array] = inverse
 ) -> Flag:

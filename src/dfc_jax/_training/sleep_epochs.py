@@ -37,8 +37,8 @@ class FeedbackLearning(Part):
 
     - `optimiser`: of the feedback weights; its weight decay is the decay of Q in the paper's eq. 12. Sleep
       has no loss: one that asks for it is refused.
-    - `phase`: the sleep phase: `SleepPhase(...)` or `ExpectedSleepPhase(...)`; `WeightMirror()` for
-      `LayeredFeedback`.
+    - `phase`: the sleep phase: `SleepPhase(...)`, `LinearisedSleepPhase(...)` or `ExpectedSleepPhase(...)`;
+      `WeightMirror()` for `LayeredFeedback`.
     - `pretraining_optimiser`: for the epochs before the first wake epoch (default: `optimiser`, with a
       state of its own).
     - `pretraining_epochs`, `epochs_per_wake_epoch`: sleep epochs before training, and before each epoch of
