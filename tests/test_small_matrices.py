@@ -1,11 +1,12 @@
-"""Inverses of small matrices by elimination itself, whose faults the inverse by QR behind it would hide."""
+"""Inverses of small matrices by elimination itself, whose faults the inverse by QR behind it would hide, and
+roots."""
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from dfc_jax._numerics.small_matrices import _eliminate, inverse
+from dfc_jax._numerics.small_matrices import _eliminate, cholesky, inverse
 
 
 def dominant(n: int, batch: int = 6) -> np.ndarray:
@@ -26,3 +27,25 @@ def test_what_needs_pivots_is_inverted_too_beside_what_does_not() -> None:
     matrices[1] = np.roll(np.eye(3), 1, axis=0)  # zeros where elimination divides
     found = jax.vmap(inverse)(jnp.asarray(matrices))
     np.testing.assert_allclose(found, np.linalg.inv(matrices), rtol=1e-10, atol=1e-13)
+
+
+@pytest.mark.parametrize("n", [1, 2, 7])
+def test_roots_are_lapacks(n: int) -> None:
+    factors = np.random.default_rng(n).standard_normal((6, n, n + 3))
+    matrices = factors @ np.swapaxes(factors, 1, 2)
+    wanted = np.linalg.cholesky(matrices)
+    for found in (jax.vmap(cholesky)(jnp.asarray(matrices)), cholesky(jnp.asarray(matrices[0]))):
+        root, inverted = (np.broadcast_to(part, wanted.shape) for part in found)
+        ours = slice(None) if found[0].ndim == 3 else slice(1)
+        np.testing.assert_allclose(root[ours], wanted[ours], rtol=1e-11, atol=1e-12)
+        np.testing.assert_allclose(inverted[ours], np.linalg.inv(wanted)[ours], rtol=1e-10, atol=1e-11)
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_roots_of_singular_matrices_are_finite_and_near(dtype: type) -> None:
+    thin = np.random.default_rng(0).normal(size=(3, 5, 2)).astype(dtype)
+    for matrices in (thin @ np.swapaxes(thin, 1, 2), np.zeros((1, 4, 4), dtype)):
+        root, inverted = map(np.asarray, jax.vmap(cholesky)(jnp.asarray(matrices)))
+        assert np.all(np.isfinite(inverted)) and np.all(np.triu(root, 1) == 0)
+        error = 100 * np.finfo(dtype).eps * np.max(matrices) + 1e-30
+        assert np.max(np.abs(root @ np.swapaxes(root, 1, 2) - matrices)) <= error

@@ -98,14 +98,16 @@ from dfc_jax._methods.baselines import (
 )
 from dfc_jax._methods.dfc import DFC as DFC, DFCSS as DFCSS, DFCSSA as DFCSSA
 from dfc_jax._methods.expected_sleep import ExpectedSleepPhase as ExpectedSleepPhase
+from dfc_jax._methods.high_pass import HighPassPhase as HighPassPhase
 from dfc_jax._methods.linearised_sleep import LinearisedSleepPhase as LinearisedSleepPhase
+from dfc_jax._methods.linearised_strong import LinearisedStrongDFC as LinearisedStrongDFC
 from dfc_jax._methods.optimal_control import (
     LeastControl as LeastControl,
     PredictiveCoding as PredictiveCoding,
 )
 from dfc_jax._methods.references import GaussNewton as GaussNewton, MinimumNorm as MinimumNorm
 from dfc_jax._methods.sleep import AbstractSleepPhase as AbstractSleepPhase, SleepPhase as SleepPhase
-from dfc_jax._methods.strong_dfc import HighPassPhase as HighPassPhase, StrongDFC as StrongDFC
+from dfc_jax._methods.strong_dfc import StrongDFC as StrongDFC
 from dfc_jax._methods.wake_rules import (
     AbstractWakeRule as AbstractWakeRule,
     DirectKolenPollack as DirectKolenPollack,

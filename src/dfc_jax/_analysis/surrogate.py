@@ -27,6 +27,7 @@ from dfc_jax._network.layer import Layer
 from dfc_jax._network.learned import no_change, split_weights
 from dfc_jax._network.network import as_batch, Network
 from dfc_jax._numerics.arrays import BatchInputs, BatchOutputs, OutputVector, Scalar
+from dfc_jax._numerics.one_by_one import solve_linear
 from dfc_jax._steady_state.base import Equilibrium
 
 
@@ -72,7 +73,7 @@ def surrogate_gradient(
         )
         gain = loop.gain(sample, loop.controlled(sample, found.control))
         _, pull = jax.vjp(remaining, layers)
-        return pull(jnp.linalg.solve(gain.T, by_control))[0]
+        return pull(solve_linear(gain.T, by_control))[0]
 
     gradient = jax.tree.map(lambda leaf: jnp.mean(leaf, axis=0), jax.vmap(one)(x, y, samples, found))
     return shaped_like(loop.network, eqx.combine(gradient, no_change(rest)))

@@ -26,6 +26,7 @@ from dfc_jax._average.implicit_steps import (
 from dfc_jax._dynamics.closed_loop import ClosedLoop
 from dfc_jax._dynamics.states import Deviation, LoopState, PerLayer, Sample
 from dfc_jax._numerics.arrays import BatchFlags, OutputMatrix, OutputVector, Scalar
+from dfc_jax._numerics.one_by_one import inverse_by_lu
 from dfc_jax._numerics.secant import AbstractInverse, OwnInverses, Point, SecantSolution, SharedInverse, solve
 from dfc_jax._numerics.small_matrices import inverse
 from dfc_jax._steady_state.hidden_system import apical_of, output_weight, solve_rows
@@ -60,7 +61,7 @@ class StepLength(eqx.Module):
             return _after(loop, zero, at_rest, apical, h).rate[-1].ravel() - z
 
         jacobian = jax.jacfwd(remaining)(jnp.zeros_like(weight[:, 0]))
-        return StepLength(h, (a, b), theta, inverse, control_of_rate, coupling, jnp.linalg.inv(-jacobian))
+        return StepLength(h, (a, b), theta, inverse, control_of_rate, coupling, inverse_by_lu(-jacobian))
 
 
 class _Asked(eqx.Module):

@@ -9,7 +9,7 @@ from jaxtyping import Array, Float, PyTree
 
 from dfc_jax._dynamics.closed_loop import ClosedLoop
 from dfc_jax._dynamics.published import PublishedEuler
-from dfc_jax._dynamics.states import PerLayer, Sample
+from dfc_jax._dynamics.states import Deviation, PerLayer, Sample
 from dfc_jax._fields import Part
 from dfc_jax._numerics.arrays import OutputMatrix, Scalar
 from dfc_jax._numerics.finite import zero_unless_finite
@@ -35,15 +35,18 @@ class SmallNoise(Part):
     scheme: PublishedEuler
 
     def products(
-        self, sample: Sample, voltages: PerLayer
-    ) -> tuple[PerLayer, Float[Array, "layers out out"], Float[Array, "layers out out"]]:
-        """J_i, J_i Q_i and J_i J_i^T of one sample in a state of rest; zeros if it is not finite."""
-        jacobians, _ = zero_unless_finite((self.loop.network.jacobian(voltages), sample.error))
+        self, sample: Sample, deviation: Deviation
+    ) -> tuple[PerLayer, Float[Array, "layers out out"], Float[Array, "layers out out"], OutputMatrix]:
+        """J_i, J_i Q_i, J_i J_i^T and E of one sample in a state of rest; zeros if it is not finite."""
+        voltages = jax.tree.map(jnp.add, sample.feedforward.voltages, deviation.voltage)
+        identity, change = jnp.eye(len(sample.error), dtype=sample.error.dtype), deviation.rate[-1]
+        found = self.loop.network.jacobian(voltages), self.loop.error_gain(sample, identity, change)
+        jacobians, readout, _ = zero_unless_finite((*found, sample.error))
         rows = [J.reshape(len(J), -1) for J in jacobians]
         inputs = [Q.reshape(-1, Q.shape[-1]) for Q in self.loop.feedback(sample)]
         gains = jnp.stack([J @ Q for J, Q in zip(rows, inputs, strict=True)])
         grams = jnp.stack([J @ J.T for J in rows])
-        return jacobians, gains, grams
+        return jacobians, gains, grams, readout
 
     def noise_steps(self) -> tuple[Scalar, Float[Array, " layers"]]:
         """g and the kappa of each layer."""

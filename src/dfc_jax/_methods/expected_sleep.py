@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, PRNGKeyArray, PyTree
 
 from dfc_jax._dynamics.small_noise import SmallNoise
-from dfc_jax._dynamics.states import PerLayer, Sample
+from dfc_jax._dynamics.states import Deviation, PerLayer, Sample
 from dfc_jax._methods.sleep import AbstractSmallNoisePhase
 from dfc_jax._network.network import Network
 from dfc_jax._numerics.arrays import BatchInputs, BatchOutputs, OutputVector, Scalar
@@ -76,8 +76,9 @@ class ExpectedSleepPhase(AbstractSmallNoisePhase):
         Propagating the noise of every neuron would take n_L columns a layer. Its adjoint takes n_L rows in
         all: u k steps later, as a function of the state now, and so of the noise of every layer now.
         """
-        products = jax.vmap(small.products, out_axes=(0, -1, -1))
-        jacobians, gains, grams = products(samples, samples.feedforward.voltages)
+        products = jax.vmap(small.products, out_axes=(0, -1, -1, -1))
+        still = Deviation.none(samples.feedforward.voltages)
+        jacobians, gains, grams, _ = products(samples, still)  # whose E is the identity
         decay, kappas = small.noise_steps()
         variances = kappas[:, None, None, None] ** 2
         grams = variances * grams

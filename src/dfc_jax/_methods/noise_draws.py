@@ -16,15 +16,21 @@ stand in for X_i: mean and covariance are the same, and only their sum over samp
 themselves.
 """
 
+from collections.abc import Callable
+
 import jax
 import jax.numpy as jnp
 import jax.random as jr
-from jaxtyping import Array, Float, Key
+from jaxtyping import Array, Float, Key, PRNGKeyArray
 
-from dfc_jax._dynamics.states import PerLayer
+from dfc_jax._dynamics.published import sample_keys
+from dfc_jax._dynamics.small_noise import SmallNoise
+from dfc_jax._dynamics.states import Deviation, PerLayer, Sample
 from dfc_jax._fields import Part
+from dfc_jax._numerics.arrays import BatchFlags, BatchOutputs, Scalar
+from dfc_jax._numerics.choose import choose
 from dfc_jax._numerics.signs import random_signs
-from dfc_jax._numerics.small_matrices import cholesky_root
+from dfc_jax._numerics.small_matrices import cholesky
 
 
 class NoiseDraws(Part):
@@ -32,6 +38,7 @@ class NoiseDraws(Part):
 
     jacobians: tuple[Float[Array, "batch out _"], ...]  # J_i
     roots: Float[Array, "batch layers out out"]  # C_i
+    inverses: Float[Array, "batch layers out out"]  # C_i^-1
     normal: Float[Array, "batch layers steps out"]  # eps_i
     signs: tuple[Float[Array, "batch out _"], ...]  # X_i^T
 
@@ -55,10 +62,12 @@ class NoiseDraws(Part):
             return normal, random_signs(for_signs, sum(sizes), grams.dtype)
 
         normal, signs = jax.vmap(one)(keys)
-        roots = jax.vmap(jax.vmap(cholesky_root))(grams)
+        roots, inverses = (
+            parts.reshape(grams.shape) for parts in jax.vmap(cholesky)(grams.reshape(-1, outputs, outputs))
+        )
         parts = zip(jnp.split(signs, splits, axis=1), jacobians, strict=True)
         signs = tuple(part.reshape(J.shape) for part, J in parts)
-        return NoiseDraws(jacobians, roots, normal.reshape(-1, layers, steps, outputs), signs)
+        return NoiseDraws(jacobians, roots, inverses, normal.reshape(-1, layers, steps, outputs), signs)
 
     def seen(self) -> Float[Array, "batch layers steps out"]:
         """J_i xi_i of every step."""
@@ -66,16 +75,68 @@ class NoiseDraws(Part):
 
     def summed(self, weights: Float[Array, "batch steps out"]) -> tuple[Float[Array, "_ out"], ...]:
         """The sum over samples and steps of xi_i[s] w[s]^T for every layer."""
-        R = jax.vmap(cholesky_root)(jnp.swapaxes(weights, 1, 2) @ weights)
         drawn = jnp.swapaxes(self.normal, -1, -2) @ weights[:, None]
-        solve = jax.scipy.linalg.solve_triangular
+        transposed = jnp.swapaxes(jax.vmap(cholesky)(jnp.swapaxes(weights, 1, 2) @ weights)[0], 1, 2)
         total = []
         for i, (J, signs) in enumerate(zip(self.jacobians, self.signs, strict=True)):
-            C = self.roots[:, i]
-            hidden = solve(C, J @ jnp.swapaxes(signs, 1, 2), lower=True) @ jnp.swapaxes(R, 1, 2)
-            by_rows = solve(C, drawn[:, i] - hidden, lower=True, trans=1)
-            total.append((_rows(by_rows).T @ _rows(J) + _rows(jnp.swapaxes(R, 1, 2)).T @ _rows(signs)).T)
+            inverse = self.inverses[:, i]
+            hidden = inverse @ (J @ jnp.swapaxes(signs, 1, 2)) @ transposed
+            by_rows = jnp.swapaxes(inverse, 1, 2) @ (drawn[:, i] - hidden)
+            total.append((_rows(by_rows).T @ _rows(J) + _rows(transposed).T @ _rows(signs)).T)
         return tuple(total)
+
+
+def paired_sums(
+    small: SmallNoise,
+    samples: Sample,
+    found: BatchFlags,
+    deviation: Deviation,
+    control: BatchOutputs,
+    key: PRNGKeyArray,
+    answer: Callable[[Float[Array, "steps out batch"]], Float[Array, "steps out batch"]] = lambda u: u,
+    *,
+    late: bool = False,
+) -> PerLayer:
+    """The sum over samples and steps of v_fb_i[t] a[t]^T for every layer, under one draw of small noise.
+
+    **Arguments:**
+
+    - `deviation`, `control`: the states of rest around which the noise moves the samples, as far as they
+      were `found`; the others add nothing.
+    - `answer`: the deviations a from those of the control, one for each step after the first, where both
+      are 0.
+    - `late`: whether v_fb_i[t] is paired with a[t+1] instead.
+    """
+    still = Deviation.none(samples.feedforward.voltages), jnp.zeros_like(control)
+    deviation, control = choose(found, (deviation, control), still)
+    jacobians, gains, grams, readouts = jax.vmap(small.products)(samples, deviation)
+    draws = NoiseDraws.draw(sample_keys(key, len(grams)), jacobians, grams, small.scheme.states - 1)
+    decay, kappas = small.noise_steps()
+    kicks = jnp.transpose(kappas[None, :, None, None] * draws.seen(), (2, 1, 3, 0))
+    last = lambda matrices: jnp.moveaxis(matrices, 0, -1)
+    held, moved = jax.vmap(small.answer, -1, -1)(last(gains), last(readouts), kicks)
+    answers = jnp.where(found[None, None], answer(moved), 0)
+    if late:
+        held = jnp.concatenate([jnp.zeros_like(held[:1]), held[:-1]])
+    weights = _weights(decay, answers, late=late)
+    carried = jnp.einsum("tpb,tqb->pq", held + control.T[None], answers)
+    noise = draws.summed(jnp.moveaxis(weights, -1, 0))
+    return tuple(
+        kappa * own.reshape(Q.shape) + jnp.tensordot(Q, carried, axes=(-1, 0))
+        for kappa, own, Q in zip(kappas, noise, small.loop.feedback(samples), strict=True)
+    )
+
+
+def _weights(
+    decay: Scalar, answers: Float[Array, "steps out batch"], *, late: bool
+) -> Float[Array, "steps out batch"]:
+    """w[s]: how the noise xi_i of a step enters the sum of N_i[t] a[t]^T, but for kappa_i."""
+
+    def before(later: Array, answer: Array) -> tuple[Array, Array]:
+        weight = answer + decay * later
+        return weight, later if late else weight
+
+    return jax.lax.scan(before, jnp.zeros_like(answers[0]), answers, reverse=True)[1]
 
 
 def _rows(matrices: Float[Array, "batch rows columns"]) -> Float[Array, "batch*rows columns"]:

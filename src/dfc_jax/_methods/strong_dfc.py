@@ -17,26 +17,22 @@ long to recover. Both means are accumulated: memory does not grow with K.
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jaxtyping import PRNGKeyArray, PyTree
 
 from dfc_jax._average.base import Accumulator, instant_change
-from dfc_jax._checks import check_number, check_type
 from dfc_jax._dynamics.closed_loop import ClosedLoop
 from dfc_jax._dynamics.controller import AbstractController, PIController
 from dfc_jax._dynamics.losses import AbstractLoss, CrossEntropy
 from dfc_jax._dynamics.noise import FilteredNoise
 from dfc_jax._dynamics.published import PublishedEuler, PublishedState
-from dfc_jax._dynamics.stability import scheme_doubts
 from dfc_jax._dynamics.states import PerLayer, Sample
-from dfc_jax._dynamics.targets import AbstractTarget, Clamp, Rest
+from dfc_jax._dynamics.targets import AbstractTarget, Clamp
 from dfc_jax._dynamics.teaching import feedback_change
-from dfc_jax._fields import check_parts, default, number
-from dfc_jax._methods.base import AbstractMethod, batch_report, Report
-from dfc_jax._methods.sleep import AbstractSleepPhase
+from dfc_jax._fields import default, number
+from dfc_jax._methods.base import batch_report, Report
+from dfc_jax._methods.single_phase import AbstractSinglePhase
 from dfc_jax._network.feedback import FeedbackWeights, learnable
 from dfc_jax._network.layer import Layer
-from dfc_jax._network.learned import no_change
 from dfc_jax._network.network import Network
 from dfc_jax._network.plasticity import AbstractTeachingSignal, RateDifference
 from dfc_jax._numerics.arrays import BatchInputs, BatchOutputs, Scalar
@@ -46,7 +42,7 @@ from dfc_jax._steady_state.base import AbstractEquilibrium, Equilibrium, last_st
 from dfc_jax._steady_state.broyden import Broyden
 
 
-class StrongDFC(AbstractMethod):
+class StrongDFC(AbstractSinglePhase):
     """Single-phase Strong-DFC. Its update is one of forward and feedback weights.
 
     **Arguments:**
@@ -64,7 +60,7 @@ class StrongDFC(AbstractMethod):
     - `teaching`: what the forward weights learn from, rates or voltages.
 
     The time scales must be ordered, dt << tau_v, tau_noise << tau_filter << tau_u = 1: `doubts` says where
-    they are not.
+    they are not. For small noise `LinearisedStrongDFC` draws the same updates, several times faster.
     """
 
     controller: AbstractController = default(PIController)
@@ -76,19 +72,6 @@ class StrongDFC(AbstractMethod):
     scheme: PublishedEuler = default(PublishedEuler, dt=0.004, states=128)
     start: AbstractEquilibrium | None = default(Broyden)
     teaching: AbstractTeachingSignal = RateDifference()
-
-    def __check_init__(self) -> None:
-        check_parts(self)  # the base class's turn comes later, and the next line needs a noise
-        check_number("noise.sigma", self.noise.sigma, above=0)
-
-    @property
-    def learns_feedback(self) -> bool:
-        return True
-
-    def loop(self, model: Network) -> ClosedLoop:
-        check_type("model", model, Network)
-        parts = self.controller, self.target, self.loss, self.tau_v
-        return ClosedLoop(model, *parts, noise=self.noise, teaching=self.teaching)
 
     @compiled
     def __call__(
@@ -105,16 +88,10 @@ class StrongDFC(AbstractMethod):
         samples = loop.samples(x, y)
         layers, feedback, final = self._trajectory(loop, samples, key)
         change = jax.tree.map(lambda w: -w / (len(y) * self.target.unit()), layers)
-        factors = self._feedback_factors(len(feedback), len(y))
+        factors = self.feedback_factors(len(feedback), len(y))
         feedback = tuple(factor * Q for factor, Q in zip(factors, feedback, strict=True))
         update = Network(change, FeedbackWeights(feedback))
         return update, batch_report(self.loss, samples, y, final)
-
-    def _feedback_factors(self, layers: int, batch: int) -> list[Scalar]:
-        """What turns the sum of v_fb u_fast^T over steps and samples into an update; 0 without noise."""
-        lag, pairs = 1 + self.tau_v / self.noise.tau, (self.scheme.states - 1) * batch
-        sigmas = self.noise.sigmas(layers)
-        return [jnp.where(s > 0, lag ** (layers - 1 - i) / (s**2 * pairs), 0) for i, s in enumerate(sigmas)]
 
     def _trajectory(
         self, loop: ClosedLoop, samples: Sample, key: PRNGKeyArray
@@ -153,63 +130,6 @@ class StrongDFC(AbstractMethod):
         found = self.start(loop, samples)
         settled = jax.vmap(_settled, in_axes=(None, 0, 0, 0))(loop, samples, first, found)
         return choose(found.converged, settled, first), found
-
-    def doubts(self, model: Network, x: BatchInputs, y: BatchOutputs) -> list[str]:
-        loop = self.loop(model)
-        steps = scheme_doubts(loop, loop.samples(x, y), self.scheme)
-        return [*self.time_scale_doubts(), *super().doubts(model, x, y), *steps]
-
-    def time_scale_doubts(self) -> list[str]:
-        """Where dt << tau_v, tau_noise << tau_filter << tau_u = 1 is broken, and what that does.
-
-        "Much less" is taken for at most half: the published settings just keep to that.
-        """
-        dt, tau_v = ("dt", self.scheme.dt), ("tau_v", self.tau_v)
-        tau_noise, tau_filter = ("noise.tau", self.noise.tau), ("tau_filter", self.tau_filter)
-        orders = (
-            (dt, tau_v, "Euler's steps distort the voltages"),
-            (dt, tau_noise, "Euler's steps distort the noise"),
-            (tau_v, tau_filter, "the answer to the noise counts as slow control"),
-            (tau_noise, tau_filter, "the answer to the noise counts as slow control"),
-            (tau_filter, ("tau_u", 1.0), "the control of the target counts as an answer to the noise"),
-        )
-        return [
-            f"`{low}` is {float(a):.3g} and {high} {float(b):.3g}: {low} must be much smaller, for {harm}."
-            for (low, a), (high, b), harm in orders
-            if np.float32(a) > np.float32(b) / 2
-        ]
-
-
-def _at_rest() -> StrongDFC:
-    """The dynamics of `SleepPhase()`, with the noise and the filter of `StrongDFC()`."""
-    # The fields make arrays of numbers.
-    controller = PIController(k_p=0.1, alpha=0.25)  # ty: ignore[invalid-argument-type]
-    scheme = PublishedEuler(dt=0.002, states=50)  # ty: ignore[invalid-argument-type]
-    return StrongDFC(controller=controller, target=Rest(), tau_v=0.01, scheme=scheme, start=None)  # ty: ignore[invalid-argument-type]
-
-
-class HighPassPhase(AbstractSleepPhase):
-    """The feedback half of `StrongDFC` alone: how its feedback weights are pre-trained.
-
-    By default the output is held at its feedforward value, as in `SleepPhase()`, whose controller, `tau_v`
-    and number of states it has.
-    """
-
-    dynamics: StrongDFC = default(_at_rest)
-
-    def __call__(
-        self,
-        model: Network,
-        x: BatchInputs,
-        y: BatchOutputs,
-        *,
-        key: PRNGKeyArray,
-    ) -> Network:
-        update, _ = self.dynamics(model, x, y, key=key)
-        return Network(no_change(model.layers), update.feedback)
-
-    def doubts(self) -> list[str]:
-        return [f"Feedback pre-training: {doubt}" for doubt in self.dynamics.time_scale_doubts()]
 
 
 def _settled(loop: ClosedLoop, sample: Sample, first: PublishedState, found: Equilibrium) -> PublishedState:

@@ -1,4 +1,4 @@
-"""Inverses and stability of the n_L x n_L matrices of single samples, fast for a whole batch of them.
+"""Inverses, roots and stability of the n_L x n_L matrices of single samples, fast for a whole batch of them.
 
 LAPACK works through a batch one matrix after another, and JAX's nonsymmetric eigenvalues exist on CPUs only.
 What is here are a few elementwise operations with the batch along the last axis: three to five times faster.
@@ -12,6 +12,7 @@ from jax.custom_batching import custom_vmap
 from jaxtyping import Array, Float, Int
 
 from dfc_jax._numerics.arrays import Flag
+from dfc_jax._numerics.one_by_one import inverse_by_qr, solve_linear
 
 
 @jax.custom_jvp
@@ -39,12 +40,6 @@ def _(primals: tuple[Array], tangents: tuple[Array]) -> tuple[Array, Array]:
     return found, -found @ tangents[0] @ found
 
 
-def inverse_by_qr(matrix: Float[Array, "n n"]) -> Float[Array, "n n"]:
-    """The inverse, one matrix of a batch after another: slow, but half as much to compile as `inverse`."""
-    q, r = jnp.linalg.qr(matrix)
-    return jax.scipy.linalg.solve_triangular(r, q.T)
-
-
 def solve_gram(gram: Float[Array, "n n"], right: Float[Array, "n ..."]) -> Float[Array, "n ..."]:
     """The pseudo-inverse of R R^T times `right`, for rows of R that are independent, or zero.
 
@@ -53,17 +48,22 @@ def solve_gram(gram: Float[Array, "n n"], right: Float[Array, "n ..."]) -> Float
     """
     silent = jnp.diagonal(gram) == 0
     seen = jnp.where(silent.reshape(-1, *[1] * (right.ndim - 1)), 0, right)
-    return jnp.linalg.solve(gram + jnp.diag(silent.astype(gram.dtype)), seen)
+    return solve_linear(gram + jnp.diag(silent.astype(gram.dtype)), seen)
 
 
-def cholesky_root(matrix: Float[Array, "n n"]) -> Float[Array, "n n"]:
-    """The lower triangular R of R R^T, for a matrix without negative eigenvalues, which may be singular.
+def cholesky(matrix: Float[Array, "n n"]) -> tuple[Float[Array, "n n"], Float[Array, "n n"]]:
+    """The lower triangular R of R R^T, and its inverse.
 
-    What is added so that rounding leaves none negative is 10 n epsilons of their mean.
+    The matrix must have no negative eigenvalues, and may be singular: what is added so that rounding leaves
+    none negative is 10 n epsilons of their mean.
     """
     limits = jnp.finfo(matrix.dtype)
     least = 10 * limits.eps * jnp.trace(matrix) + limits.tiny
-    return jnp.linalg.cholesky(matrix + least * jnp.eye(len(matrix), dtype=matrix.dtype))
+    identity = jnp.eye(len(matrix), dtype=matrix.dtype)
+    root, inverse = jnp.split(
+        _factorise(jnp.concatenate([matrix + least * identity, identity], axis=1)), 2, axis=1
+    )
+    return root, inverse
 
 
 def eigenvalues_right_of_zero(
@@ -119,3 +119,33 @@ def _eliminated(matrices: Float[Array, "n n batch"]) -> Float[Array, "n n batch"
         return jnp.where(rows == k, row, rest)
 
     return jax.lax.fori_loop(0, len(matrices), step, matrices)
+
+
+@custom_vmap
+def _factorise(matrix: Float[Array, "n two_n"]) -> Float[Array, "n two_n"]:
+    return _factorised(matrix[..., None])[..., 0]
+
+
+@_factorise.def_vmap
+def _(axis_size: int, in_batched: list[bool], matrices: Float[Array, "batch n two_n"]) -> tuple[Array, bool]:
+    del axis_size, in_batched
+    return jnp.moveaxis(_factorised(jnp.moveaxis(matrices, 0, -1)), -1, 0), True
+
+
+def _factorised(matrices: Float[Array, "n two_n batch"]) -> Float[Array, "n two_n batch"]:
+    """R and R^-1 side by side of R R^T and the identity side by side, column by column."""
+    size = len(matrices)
+    rows, columns = jnp.arange(size)[:, None, None], jnp.arange(2 * size)[None, :, None]
+    at = jax.lax.dynamic_index_in_dim  # as above
+
+    def step(k: Int[Array, ""], matrices: Float[Array, "n two_n batch"]) -> Float[Array, "n two_n batch"]:
+        row, column = at(matrices, k, 0), at(matrices, k, 1)
+        root = jnp.sqrt(at(row, k, 1))
+        column = jnp.where(rows < k, 0, column / root)
+        row = jnp.where(columns < k, 0, row / root)
+        rest = matrices - jnp.where(rows > k, column, 0) * jnp.where(columns > k, row, 0)
+        rest = jnp.where((rows == k) & (columns > k), row, rest)
+        return jnp.where(columns == k, column, rest)
+
+    factors = jax.lax.fori_loop(0, size, step, matrices)
+    return jnp.where((columns < size) & (columns > rows), 0, factors)

@@ -22,6 +22,7 @@ from dfc_jax._dynamics.states import at_rest, PerLayer, Sample
 from dfc_jax._network.activations import Linear
 from dfc_jax._network.feedback import FeedbackWeights
 from dfc_jax._numerics.arrays import BatchOutputs, Scalar
+from dfc_jax._numerics.one_by_one import inverse_by_lu, solve_linear
 from dfc_jax._numerics.secant import Point, SecantSolution, SharedInverse, solve
 
 
@@ -106,7 +107,7 @@ class HiddenSystem(eqx.Module):
             rate = self._hidden(sample, tuple(-jnp.tensordot(z, c, axes=1) for c in coupling))
             return rate.ravel() - z
 
-        return jnp.linalg.inv(-jax.jacfwd(remaining)(jnp.zeros_like(self.weight[:, 0])))
+        return inverse_by_lu(-jax.jacfwd(remaining)(jnp.zeros_like(self.weight[:, 0])))
 
 
 def output_weight(loop: ClosedLoop, samples: Sample) -> Float[Array, "hidden out"]:
@@ -134,7 +135,7 @@ def solve_rows(matrix: Float[Array, "n n"], rows: Float[Array, "rows n"]) -> Flo
     def factorise(state: tuple[Array, Array]) -> tuple[Array, Array]:
         # Without the barrier XLA moves the solution out of the loop and computes it always.
         held, right, _ = jax.lax.optimization_barrier((matrix, rows, state))
-        return jnp.linalg.solve(held, right.T).T, jnp.zeros_like(full)
+        return solve_linear(held, right.T).T, jnp.zeros_like(full)
 
     # A loop of at most one turn: under vmap, unlike a conditional, it is skipped if no matrix needs it.
     return jax.lax.while_loop(lambda state: state[1], factorise, (rows / diagonal[None], full))[0]

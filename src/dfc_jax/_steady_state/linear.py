@@ -11,6 +11,7 @@ from dfc_jax._dynamics.closed_loop import ClosedLoop
 from dfc_jax._dynamics.states import Deviation, Sample
 from dfc_jax._numerics.arrays import BatchFlags, BatchOutputs, OutputMatrix
 from dfc_jax._numerics.compiled import compiled
+from dfc_jax._numerics.one_by_one import inverse_by_lu
 from dfc_jax._numerics.secant import Point, SharedInverse, solve
 from dfc_jax._numerics.small_matrices import eigenvalues_right_of_zero, inverse
 from dfc_jax._steady_state.base import AbstractEquilibrium, Equilibrium, own_jacobians_pay
@@ -150,4 +151,4 @@ def zero_input_inverse(
     batch, outputs = samples.error.shape
     nothing = jnp.zeros_like(samples.feedforward.inputs[0][0])
     sample = loop.sample(nothing, jnp.eye(1, outputs, dtype=samples.error.dtype)[0])
-    return SharedInverse.create(jnp.linalg.inv(gain(sample)), batch, max_iterations)
+    return SharedInverse.create(inverse_by_lu(gain(sample)), batch, max_iterations)

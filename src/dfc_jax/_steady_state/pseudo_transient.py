@@ -10,7 +10,8 @@ from dfc_jax._dynamics.states import Deviation, Sample
 from dfc_jax._fields import count, number
 from dfc_jax._numerics.arrays import Flag, OutputMatrix, OutputVector, Scalar
 from dfc_jax._numerics.compiled import compiled
-from dfc_jax._numerics.small_matrices import eigenvalues_right_of_zero, inverse_by_qr
+from dfc_jax._numerics.one_by_one import inverse_by_qr
+from dfc_jax._numerics.small_matrices import eigenvalues_right_of_zero
 from dfc_jax._steady_state.base import AbstractEquilibrium, Equilibrium
 
 
