@@ -24,6 +24,7 @@ METHODS = {
     "DFC": dfc.DFC(),
     "DFCSS": dfc.DFCSS(),
     "DFCSSA": dfc.DFCSSA(),
+    "LinearisedStrongDFC": dfc.LinearisedStrongDFC(),
     "StrongDFC": dfc.StrongDFC(),
     "MinimumNorm": dfc.MinimumNorm(),
     "GaussNewton": dfc.GaussNewton(),

@@ -31,6 +31,7 @@ METHODS: dict[str, Make] = {
     "closed form": lambda number: dfc.DFC(controller(number), average=dfc.ClosedFormAverage()),
     "published": lambda number: dfc.DFC(controller(number), average=dfc.PublishedAverage(EULER)),
     "Diffrax": lambda number: dfc.DFC(controller(number), average=dfc.DiffraxAverage(t1=1.0)),
+    "LinearisedStrongDFC": lambda number: dfc.LinearisedStrongDFC(controller(number), scheme=EULER),
     "StrongDFC": lambda number: dfc.StrongDFC(controller(number), scheme=EULER),
     "MinimumNorm": lambda number: dfc.MinimumNorm(damping=number),
     "GaussNewton": lambda number: dfc.GaussNewton(damping=number),

@@ -9,7 +9,7 @@ import jax
 import numpy as np
 import pytest
 from options.config import Config, Method
-from options.groups import Feedback, Optimal
+from options.groups import Feedback, Optimal, Strong
 from options.objects import make_feedback_learning, make_method, make_model
 from options.ready import of_method
 
@@ -61,6 +61,17 @@ def test_feedback_learning_is_the_librarys_by_default(method, update, phase) -> 
     asleep = {} if method != "strong-dfc" else {"epochs_per_wake_epoch": 0}
     wanted = dfc.FeedbackLearning(made.optimiser, phase(), made.pretraining_optimiser, **asleep)
     assert eqx.tree_equal(made, wanted)
+
+
+def test_the_single_phase_is_linearised_awake_and_in_pre_training() -> None:
+    config = Config(method=("strong-dfc",), strong=Strong(update="linearised")).checked().resolved()
+    loss = dfc.CrossEntropy()
+    assert eqx.tree_equal(make_method(config, "strong-dfc", loss), dfc.LinearisedStrongDFC())
+    phase = make_feedback_learning(config, "strong-dfc", loss, 1).phase
+    assert isinstance(phase.dynamics, dfc.LinearisedStrongDFC) and isinstance(phase.dynamics.target, dfc.Rest)
+    simulated = make_feedback_learning(Config().resolved(), "strong-dfc", loss, 1).phase.dynamics
+    for name in ("controller", "noise", "tau_v", "tau_filter", "scheme"):
+        assert eqx.tree_equal(getattr(phase.dynamics, name), getattr(simulated, name))
 
 
 LAYERED = {
@@ -120,6 +131,14 @@ REFUSED = {
     "is kolen-pollack; strong-dfc has a rule of its own": {
         "method": ("strong-dfc",),
         "feedback_learning": Feedback(update="kolen-pollack"),
+    },
+    "`feedback_learning.update` is given, which strong-dfc does not read": {
+        "method": ("strong-dfc",),
+        "feedback_learning": Feedback(update="linearised"),
+    },
+    "`strong.update` is linearised, but `strong.start` feedforward": {
+        "method": ("strong-dfc",),
+        "strong": Strong(update="linearised", start="feedforward"),
     },
     "`feedback_learning.lr` is given, which kolen-pollack does not read": {
         "layered": True,

@@ -170,6 +170,10 @@ def test_no_sample_depends_on_its_companions(name):
 X, Y = BATCHES[dense]
 REFUSED = {
     "DFA": (lambda model: dfc.DFA()(model, X, Y), "direct feedback alignment needs feedback that is fixed"),
+    "LinearisedStrongDFC": (
+        lambda model: dfc.LinearisedStrongDFC()(model, X, Y, key=jr.key(2)),
+        "LinearisedStrongDFC needs FeedbackWeights[.]",
+    ),
     "StrongDFC": (
         lambda model: dfc.StrongDFC()(model, X, Y, key=jr.key(2)),
         "StrongDFC needs FeedbackWeights[.]",

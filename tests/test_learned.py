@@ -128,6 +128,7 @@ METHODS = {
         CONTROL, average=dfc.DiffraxAverage(diffrax.Heun(), diffrax.ConstantStepSize(), t1=1.0)
     ),
     "strong": dfc.StrongDFC(CONTROL, scheme=SCHEME),
+    "linearised strong": dfc.LinearisedStrongDFC(CONTROL, scheme=SCHEME),
 }
 QUICK = "backprop", "ssa"
 named = pytest.mark.parametrize(

@@ -37,6 +37,7 @@ METHODS = {
     "Diffrax": dfc.DFC(average=EXPLICIT),
     "Diffrax, implicit": dfc.DFC(average=IMPLICIT),
     "strong": STRONG,
+    "linearised strong": dfc.LinearisedStrongDFC(),
     "strong from rest": dfc.StrongDFC(scheme=STRONG.scheme, start=dfc.Broyden()),
 }
 # The controller at rest has no use for labels.

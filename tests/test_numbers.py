@@ -45,6 +45,9 @@ def parts(number) -> dict[str, eqx.Module]:
         "published": dfc.DFC(controller, nudge, noise=noise, average=dfc.PublishedAverage(scheme)),
         "diffrax": dfc.DFC(controller, nudge, average=dfc.DiffraxAverage(t1=number(1.0), dt0=number(0.0625))),
         "strong": strong,
+        "linearised strong": dfc.LinearisedStrongDFC(
+            controller, clamp, noise=noise, tau_v=tau, tau_filter=number(0.5), scheme=scheme
+        ),
         "sleep": dfc.SleepPhase(**asleep),
         "linearised sleep": dfc.LinearisedSleepPhase(**asleep),
         "expected sleep": dfc.ExpectedSleepPhase(**asleep),

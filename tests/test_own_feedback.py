@@ -87,6 +87,7 @@ def test_it_is_measured() -> None:
 
 REFUSED = {
     "direct feedback alignment": lambda: dfc.DFA()(MODEL, X, Y),
+    "LinearisedStrongDFC": lambda: dfc.LinearisedStrongDFC()(MODEL, X, Y, key=jr.key(2)),
     "StrongDFC": lambda: dfc.StrongDFC()(MODEL, X, Y, key=jr.key(2)),
     "SleepPhase": lambda: dfc.SleepPhase()(MODEL, X, Y, key=jr.key(2)),
     "LinearisedSleepPhase": lambda: dfc.LinearisedSleepPhase()(MODEL, X, Y, key=jr.key(2)),

@@ -16,7 +16,7 @@ import dfc_jax as dfc
 
 
 METHODS = [dfc.DFC(), dfc.DFCSS(), dfc.DFCSSA(), dfc.StrongDFC(), dfc.MinimumNorm(), dfc.GaussNewton()]
-METHODS += [dfc.LeastControl(), dfc.PredictiveCoding()]
+METHODS += [dfc.LeastControl(), dfc.PredictiveCoding(), dfc.LinearisedStrongDFC()]
 PHASES = [dfc.SleepPhase(), dfc.LinearisedSleepPhase(), dfc.ExpectedSleepPhase(), dfc.HighPassPhase()]
 EQUILIBRIA = [dfc.Broyden(), dfc.PseudoTransient(), dfc.RootFind(), dfc.Analytic(), dfc.StateAtTime()]
 EQUILIBRIA += [dfc.Simulated(t1=1.0)]

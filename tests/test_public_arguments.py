@@ -87,6 +87,8 @@ NUMBERS = {
     "SleepPhase.tau_apical": positive,
     "SleepPhase.tau_v": positive,
     "StateAtTime.tau_v": positive,
+    "LinearisedStrongDFC.tau_filter": positive,
+    "LinearisedStrongDFC.tau_v": positive,
     "StrongDFC.tau_filter": positive,
     "StrongDFC.tau_v": positive,
     "WhiteNoise.sigma": at_least_0,
@@ -177,9 +179,17 @@ DEFAULTS = {
     "SleepPhase": {"tau_v": 0.01, "tau_apical": 0.3},
     "StateAtTime": {"tau_v": 0.2},
     "StrongDFC": {"tau_v": 0.02, "tau_filter": 0.25},
+    "LinearisedStrongDFC": {"tau_v": 0.02, "tau_filter": 0.25},
     "WhiteNoise": {"sigma": 0.01},
 }
 
+STRONG_PARTS = {
+    "controller": dfc.PIController(k_p=2.0, alpha=1e-3),
+    "target": dfc.Clamp(0.99),
+    "noise": dfc.FilteredNoise(0.005, tau=0.05, sigma_output=0.03),
+    "scheme": dfc.PublishedEuler(dt=0.004, states=128),
+    "teaching": dfc.RateDifference(),
+}
 SLEEP_PARTS = {
     "controller": dfc.PIController(k_p=0.1, alpha=0.25),
     "noise": dfc.WhiteNoise(0.01),
@@ -206,18 +216,13 @@ PART_DEFAULTS = {
     "LinearisedSleepPhase": SLEEP_PARTS,
     "ImplicitAverage": {"segments": ((6, 0.04), (8, 0.16), (10, 0.8))},
     "PublishedAverage": {"scheme": dfc.PublishedEuler(dt=0.02, states=500)},
+    "LinearisedStrongDFC": STRONG_PARTS
+    | {"equilibrium": dfc.Broyden(3e-5), "fallback": dfc.PseudoTransient()},
     "RootFind": {"root_finder": optx.Newton(rtol=3e-5, atol=3e-5)},
     "Simulated": {"solver": diffrax.Tsit5()},
     "SleepPhase": SLEEP_PARTS,
     "StateAtTime": {"scheme": dfc.PublishedEuler(dt=0.02, states=500)},
-    "StrongDFC": {
-        "controller": dfc.PIController(k_p=2.0, alpha=1e-3),
-        "target": dfc.Clamp(0.99),
-        "noise": dfc.FilteredNoise(0.005, tau=0.05, sigma_output=0.03),
-        "scheme": dfc.PublishedEuler(dt=0.004, states=128),
-        "start": dfc.Broyden(3e-5),
-        "teaching": dfc.RateDifference(),
-    },
+    "StrongDFC": STRONG_PARTS | {"start": dfc.Broyden(3e-5)},
 }
 
 

@@ -73,6 +73,7 @@ READERS = {  # which methods read an option that no other does
     "strong": ("strong-dfc",),
     "optimal.class_value": ("least-control",),
     "optimal": ("least-control", "predictive-coding"),
+    "feedback_learning.update": (*WEAK, "strong-dfc-2phase"),
     "feedback_learning": (*WEAK, *STRONG),
     "layered": (*WEAK, "strong-dfc-2phase"),
 }
@@ -149,6 +150,9 @@ def check_used(config: Any) -> None:
             raise ValueError(f"`feedback_learning.{name}` is given, which {update} does not read.")
     if config.optimiser.clip_over != "tensor" and config.optimiser.clip is None:
         raise ValueError("`optimiser.clip_over` is given without `optimiser.clip`, which it is about.")
+    if config.strong.update == "linearised" and config.strong.start != "steady-state":
+        problem = f"`strong.update` is linearised, but `strong.start` {config.strong.start}"
+        raise ValueError(f"{problem}: noise is taken to first order around the steady state.")
     measured = config.diagnostics is not None or {"mn", "gn"} & set(config.method)
     if config.damping != untouched.damping and not measured:
         raise ValueError("`damping` is given, but neither mn, gn nor `diagnostics`, which read it.")

@@ -62,6 +62,10 @@ class Strong:
 
     class_value: float = 0.99
     """What the clamped output gives the right class; the other classes share the rest."""
+    update: Literal["simulated", "linearised"] = "simulated"
+    """strong-dfc: whether the noise is simulated, or taken to first order around the steady state, awake and
+    in pre-training, which is several times faster with few outputs and leaves no noise in the forward
+    weights' updates."""
     start: Literal["steady-state", "feedforward"] = "steady-state"
     """strong-dfc: where the trajectory starts; as published, in the feedforward state."""
     pretraining: Literal["rest", "label"] = "rest"

@@ -60,9 +60,9 @@ def _optimal_alpha(config: Config, loss: dfc.AbstractLoss) -> float:
     return alpha
 
 
-def _single_phase(config: Config, loss: dfc.AbstractLoss) -> dfc.StrongDFC:
+def _single_phase(config: Config, loss: dfc.AbstractLoss) -> dfc.StrongDFC | dfc.LinearisedStrongDFC:
     strong = config.strong
-    return dfc.StrongDFC(
+    parts = (
         _controller(config),
         dfc.Clamp(strong.class_value),
         loss,
@@ -70,8 +70,10 @@ def _single_phase(config: Config, loss: dfc.AbstractLoss) -> dfc.StrongDFC:
         strong.tau_v,
         strong.tau_filter,
         dfc.PublishedEuler(strong.dt, strong.steps),
-        dfc.Broyden() if strong.start == "steady-state" else None,
     )
+    if strong.update == "linearised":
+        return dfc.LinearisedStrongDFC(*parts)
+    return dfc.StrongDFC(*parts, dfc.Broyden() if strong.start == "steady-state" else None)
 
 
 def _equilibrium(solver: Solver) -> dfc.AbstractEquilibrium:
@@ -199,13 +201,16 @@ def _direct_kolen_pollack(
     )
 
 
-def _pretraining(config: Config, wake: dfc.StrongDFC) -> dfc.StrongDFC:
+def _pretraining(
+    config: Config, wake: dfc.StrongDFC | dfc.LinearisedStrongDFC
+) -> dfc.StrongDFC | dfc.LinearisedStrongDFC:
     """The dynamics in which strong-dfc's feedback weights are pre-trained."""
     strong, learning = config.strong, config.feedback_learning
     sigma, sigma_output = strong.pretraining_sigma, strong.pretraining_sigma_output
     if sigma is None:
         sigma, sigma_output = strong.sigma, strong.sigma_output if sigma_output is None else sigma_output
     tau_filter = strong.tau_filter if strong.pretraining_tau_filter is None else strong.pretraining_tau_filter
+    start = {"start": None} if isinstance(wake, dfc.StrongDFC) else {}
     return dataclasses.replace(
         wake,
         controller=dfc.PIController(learning.k_p, learning.alpha),
@@ -214,7 +219,7 @@ def _pretraining(config: Config, wake: dfc.StrongDFC) -> dfc.StrongDFC:
         tau_v=learning.tau_v,
         tau_filter=tau_filter,
         scheme=dfc.PublishedEuler(learning.dt, learning.steps),
-        start=None,
+        **start,
     )
 
 

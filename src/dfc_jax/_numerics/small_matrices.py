@@ -55,15 +55,16 @@ def cholesky(matrix: Float[Array, "n n"]) -> tuple[Float[Array, "n n"], Float[Ar
     """The lower triangular R of R R^T, and its inverse.
 
     The matrix must have no negative eigenvalues, and may be singular: what is added so that rounding leaves
-    none negative is 10 n epsilons of their mean.
+    none negative is 10 n epsilons of their mean. For a matrix of zeros R is zero, and the inverse large but
+    finite.
     """
-    limits = jnp.finfo(matrix.dtype)
-    least = 10 * limits.eps * jnp.trace(matrix) + limits.tiny
+    limits, trace = jnp.finfo(matrix.dtype), jnp.trace(matrix)
+    least = 10 * limits.eps * trace + limits.tiny
     identity = jnp.eye(len(matrix), dtype=matrix.dtype)
     root, inverse = jnp.split(
         _factorise(jnp.concatenate([matrix + least * identity, identity], axis=1)), 2, axis=1
     )
-    return root, inverse
+    return jnp.where(trace > 0, root, 0), inverse
 
 
 def eigenvalues_right_of_zero(
