@@ -60,11 +60,15 @@ METHODS = {
         scheme=dfc.PublishedEuler(dt=0.004, states=128),
         start=dfc.Broyden(),
     ),
+    "Strong-DFC, single phase, linearised": dfc.LinearisedStrongDFC(
+        PUBLISHED_SINGLE_PHASE.controller, STRONG, noise=PUBLISHED_SINGLE_PHASE.noise
+    ),
     # Without the fallback, which no sample here needs and which takes half a minute to compile.
     "Least control, alpha 1": dfc.LeastControl(alpha=1.0, fallback=None),
     "Least control, alpha 0.1": dfc.LeastControl(alpha=0.1, fallback=None),
     "Predictive coding, alpha 0": dfc.PredictiveCoding(0.0, dfc.MeanSquaredError(), fallback=None),
     "Sleep phase": dfc.SleepPhase(),
+    "Sleep phase, linearised": dfc.LinearisedSleepPhase(),
     "Sleep phase, expected": dfc.ExpectedSleepPhase(),
 }
 
@@ -77,18 +81,27 @@ EPOCHS = {
     "DFC, closed form": METHODS["DFC, closed form"],
 }
 
-# What is followed over sizes; the last two work with a matrix for every sample.
+# What is followed over sizes; the last two multiply a matrix for every sample by itself or factorise it.
 SCALING = {
     "Backprop": METHODS["Backprop"],
     "DFC-SSA": METHODS["DFC-SSA"],
     "DFC-SS": METHODS["DFC-SS, Broyden"],
     "DFC, closed form": METHODS["DFC, closed form"],
     "DFC, implicit, 10 steps": METHODS["DFC, implicit, 10 steps"],
+    "Sleep": METHODS["Sleep phase"],
+    "Sleep, linearised": METHODS["Sleep phase, linearised"],
     "Sleep, expected": METHODS["Sleep phase, expected"],
 }
-UP_TO_32_OUTPUTS = ("DFC, implicit, 10 steps", "Sleep, expected")
+UP_TO_32_OUTPUTS = ("Sleep, linearised", "Sleep, expected")
 
-DEVICES = ("Backprop", "DFC-SSA", "DFC-SS, Broyden", "Sleep phase, expected")
+DEVICES = (
+    "Backprop",
+    "DFC-SSA",
+    "DFC-SS, Broyden",
+    "Sleep phase, expected",
+    "DFC-SS, Tsit5 to rest",
+    "DFC, Tsit5",
+)
 
 # Solvers, whose method is made for a target.
 STEADY = {

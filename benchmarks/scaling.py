@@ -42,10 +42,10 @@ import dfc_jax as dfc
 
 
 AXES = {
-    "width": (128, 256, 512, 1024),
-    "depth": (1, 2, 4, 8, 16),
-    "outputs": (10, 16, 17, 32, 64, 100, 200),
-    "batch": (32, 128, 512),
+    "width": (128, 256, 512, 1024, 2048),
+    "depth": (1, 2, 4, 8, 16, 32),
+    "outputs": (10, 16, 17, 32, 64, 100, 200, 500, 1000),
+    "batch": (32, 128, 512, 1024),
 }
 SMALL_AXES = {"width": (32, 64), "depth": (1, 2), "outputs": (10, 40), "batch": (8, 16)}
 LABELS = {"width": "width of hidden layers", "depth": "hidden layers", "outputs": "outputs", "batch": "batch"}

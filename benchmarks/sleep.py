@@ -52,7 +52,8 @@ SETTINGS = {  # noise, apical low-pass, proportional gain
     "filtered, apical low-pass, k_p = 0.1": (FILTERED, 0.3, 0.1),
 }
 LEGEND = (
-    "Angles in degrees to the mean of all draws, over all feedback weights; trust: how far that mean itself "
+    "Angles in degrees to the mean of all simulated draws, over all feedback weights: of the mean of so many "
+    "draws, simulated or linearised, and of the expected update; trust: how far that mean itself "
     "is off, from the angle between the means of its two halves; norm: the expected update's over that "
     "mean's; layers: the expected update's angle, and the trust, layer by layer; time: of an update, over "
     "backprop's gradient; memory: MiB of temporary memory that XLA plans beyond backprop's."
@@ -117,30 +118,41 @@ def _measure_setting(
     noise, tau_apical, k_p = setting
     controller = dfc.PIController(k_p, 0.25)
     simulated = dfc.SleepPhase(controller, noise, tau_apical=tau_apical)
+    linearised = dfc.LinearisedSleepPhase(controller, noise, tau_apical=tau_apical)
     expected = dfc.ExpectedSleepPhase(controller, noise, tau_apical=tau_apical)
     arguments = regime.model, regime.x, regime.y
     *half_keys, draws_key, timing_key = jr.split(key, 4)
     cases = {
         "backprop": compile_case(update_of, dfc.Backprop(), *arguments, None),
         "simulated": compile_case(update_of, simulated, *arguments, timing_key),
+        "linearised": compile_case(update_of, linearised, *arguments, timing_key),
         "expected": compile_case(update_of, expected, *arguments, timing_key),
     }
+    joined = np.concatenate
     halves = [_mean(simulated, *arguments, k, options.draws // 2) for k in half_keys]
     whole = [(a + b) / 2 for a, b in zip(*halves, strict=True)]
     exact = [np.ravel(Q) for Q in jax.tree.leaves(cases["expected"].call()[0])]
     counts = [n for n in (1, 10, 100) if n <= options.draws // 4]
-    drawn = {n: _mean(simulated, *arguments, jr.fold_in(draws_key, n), n) for n in counts}
-    joined = np.concatenate
+    phases = {"draws": simulated, "linearised_draws": linearised}
+    drawn = {
+        f"{name}_angle_degrees": {
+            str(n): angle_degrees(
+                joined(_mean(phase, *arguments, jr.fold_in(draws_key, n), n)), joined(whole)
+            )
+            for n in counts
+        }
+        for name, phase in phases.items()
+    }
     entry = {
         "angle_degrees": angle_degrees(joined(exact), joined(whole)),
         "trust_degrees": _trust(*map(joined, halves)),
         "layer_angles_degrees": [angle_degrees(*pair) for pair in zip(exact, whole, strict=True)],
         "layer_trusts_degrees": [_trust(*pair) for pair in zip(*halves, strict=True)],
-        "draws_angle_degrees": {str(n): angle_degrees(joined(d), joined(whole)) for n, d in drawn.items()},
+        **drawn,
         "norm_ratio": float(np.linalg.norm(joined(exact)) / np.linalg.norm(joined(whole))),
     }
     measure(list(cases.values()), options.rounds, seconds=5.0)
-    for name in ("simulated", "expected"):
+    for name in KINDS:
         figures = cost("update", cases[name], cases["backprop"])
         figures["compile_seconds"] = cases[name].compile_seconds
         figures |= memory_added(cases[name], cases["backprop"])
@@ -159,12 +171,12 @@ def _trust(first: np.ndarray, second: np.ndarray) -> float:
 
 
 def _mean(
-    phase: dfc.SleepPhase, model: dfc.Network, x: Array, y: Array, key: Array, draws: int
+    phase: dfc.AbstractSleepPhase, model: dfc.Network, x: Array, y: Array, key: Array, draws: int
 ) -> list[np.ndarray]:
     """The mean update over so many draws, layer by layer."""
 
     @eqx.filter_jit
-    def total(phase: dfc.SleepPhase, model: dfc.Network, x: Array, y: Array, keys: Array) -> tuple:
+    def total(phase: dfc.AbstractSleepPhase, model: dfc.Network, x: Array, y: Array, keys: Array) -> tuple:
         def add(sums: tuple, key: Array) -> tuple[tuple, None]:
             update = phase(model, x, y, key=key).feedback.weights
             return jax.tree.map(jnp.add, sums, update), None
@@ -183,14 +195,18 @@ def _write(result: dict[str, Any], folder: pathlib.Path) -> None:
     counts = list(next(iter(result["noises"].values()))["draws_angle_degrees"])
     rows, costs = [], []
     for name, entry in result["noises"].items():
-        drawn = [shown(entry["draws_angle_degrees"][n], ".2g") for n in counts]
+        drawn = [
+            shown(entry[f"{kind}_angle_degrees"][n], ".2g")
+            for kind in ("draws", "linearised_draws")
+            for n in counts
+        ]
         layers = zip(entry["layer_angles_degrees"], entry["layer_trusts_degrees"], strict=True)
         by_layer = ", ".join(f"{angle:.2g} ({trust:.2g})" for angle, trust in layers)
         figures = [shown(entry["angle_degrees"], ".2g"), shown(entry["trust_degrees"], ".2g")]
         rows.append([name, *drawn, *figures, shown(entry["norm_ratio"], ".3f"), by_layer])
         keys = ("update_ratio", "compile_seconds", "memory_added_mib")
         costs.append([name, *(shown(entry[f"{kind}_{k}"], ".3g") for kind in KINDS for k in keys)])
-    draws = [f"{n} draw{'s' if n != '1' else ''}" for n in counts]
+    draws = [f"{n} {kind}" for kind in ("simulated", "linearised") for n in counts]
     lines += ["", *table(["noise", *draws, "expected", "trust", "norm", "layers: expected (trust)"], rows)]
     columns = [f"{kind}: {figure}" for kind in KINDS for figure in ("time", "compile", "memory")]
     lines += ["", *table(["noise", *columns], costs)]
@@ -198,7 +214,7 @@ def _write(result: dict[str, Any], folder: pathlib.Path) -> None:
     _draw(result["noises"], settings["draws"], caption, folder / "sleep.png")
 
 
-KINDS = ("simulated", "expected")
+KINDS = ("simulated", "linearised", "expected")
 
 
 def _draw(noises: dict[str, Any], draws: int, caption: str, path: pathlib.Path) -> None:
@@ -206,10 +222,11 @@ def _draw(noises: dict[str, Any], draws: int, caption: str, path: pathlib.Path) 
     size = (3.1 * len(noises), 3.6)
     figure, panels = plt.subplots(1, len(noises), figsize=size, layout="constrained", sharey=True)
     for panel, (name, entry) in zip(panels, noises.items(), strict=True):
-        counts = [int(n) for n in entry["draws_angle_degrees"]]
-        times = [n * entry["simulated_update_ratio"] for n in counts]
-        angles = list(entry["draws_angle_degrees"].values())
-        panel.plot(times, angles, "o-", color=COLOURS[0], label="simulated: 1, 10, 100 draws")
+        for kind, drawn, colour in (("simulated", "draws", 0), ("linearised", "linearised_draws", 1)):
+            angles = entry[f"{drawn}_angle_degrees"]
+            times = [int(n) * entry[f"{kind}_update_ratio"] for n in angles]
+            label = f"{kind}: {', '.join(angles)} draws"
+            panel.plot(times, list(angles.values()), "o-", color=COLOURS[colour], label=label)
         panel.plot(
             entry["expected_update_ratio"], entry["angle_degrees"], "D", color=COLOURS[3], label="expected"
         )

@@ -176,6 +176,8 @@ def test_the_expected_sleep_update_is_the_mean_of_many_draws(tmp_path: pathlib.P
         assert entry["angle_degrees"] < 1.3 * entry["trust_degrees"]
         assert entry["draws_angle_degrees"]["1"] > entry["angle_degrees"]
         assert entry["expected_update_ratio"] > 0 and entry["simulated_update_ratio"] > 0
+        drawn = [entry[f"{kind}_angle_degrees"]["10"] for kind in ("draws", "linearised_draws")]
+        assert drawn[1] == pytest.approx(drawn[0], rel=0.3)
         assert len(entry["layer_angles_degrees"]) == 3
 
 

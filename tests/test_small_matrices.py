@@ -29,7 +29,7 @@ def test_what_needs_pivots_is_inverted_too_beside_what_does_not() -> None:
     np.testing.assert_allclose(found, np.linalg.inv(matrices), rtol=1e-10, atol=1e-13)
 
 
-@pytest.mark.parametrize("n", [1, 2, 7])
+@pytest.mark.parametrize("n", [1, 2, 7, 20])
 def test_roots_are_lapacks(n: int) -> None:
     factors = np.random.default_rng(n).standard_normal((6, n, n + 3))
     matrices = factors @ np.swapaxes(factors, 1, 2)

@@ -11,8 +11,9 @@ from dfc_jax._dynamics.closed_loop import ClosedLoop
 from dfc_jax._dynamics.published import PublishedEuler
 from dfc_jax._dynamics.states import Deviation, PerLayer, Sample
 from dfc_jax._fields import Part
-from dfc_jax._numerics.arrays import OutputMatrix, Scalar
+from dfc_jax._numerics.arrays import OutputMatrix, OutputVector, Scalar
 from dfc_jax._numerics.finite import zero_unless_finite
+from dfc_jax._numerics.small_matrices import FEW
 
 
 class SmallNoise(Part):
@@ -83,18 +84,16 @@ class SmallNoise(Part):
         """
         controller, dt, follow = self.loop.controller, self.scheme.dt, self.scheme.dt / self.loop.tau_v
         decay, _ = self.noise_steps()
-        # One column after another: summing over an axis of so few takes eight times as long.
-        times = lambda matrix, vector: [matrix[..., j] * vector[j] for j in range(len(vector))]
 
         def step(state: PyTree, kick: Float[Array, "layers out"]) -> tuple[PyTree, PyTree]:
             z, noise, integral, before, held = state
-            error = -reduce(add, times(readout, z[-1]))
+            error = -_times(readout, z[-1])
             integral = integral + dt * controller.integral_rate(integral, before, error)
             control = controller.control(integral, error)
             held = self.seen(held, control, before)
             noise = decay * noise + kick
             driven, below = [], jnp.zeros_like(error)
-            for old, drive in zip(z, reduce(add, times(gains, held), noise), strict=True):
+            for old, drive in zip(z, _times(gains, held) + noise, strict=True):
                 driven.append(old + follow * (below + drive - old))
                 below = driven[-1] if self.scheme.instant_transmission else old
             return (jnp.stack(driven), noise, integral, control, held), (held, control)
@@ -102,3 +101,11 @@ class SmallNoise(Part):
         zeros, zero = jnp.zeros_like(kicks[0]), jnp.zeros_like(kicks[0, 0])
         _, answer = jax.lax.scan(step, (zeros, zeros, zero, zero, zero), kicks)
         return zero_unless_finite(answer)
+
+
+def _times(matrices: Float[Array, "*more out out"], vector: OutputVector) -> Float[Array, "*more out"]:
+    """M v, for a batch of small matrices whose last axis is that of the samples."""
+    if len(vector) > FEW:
+        return matrices @ vector
+    # One column after another: summing over an axis of so few takes eight times as long.
+    return reduce(add, (matrices[..., j] * vector[j] for j in range(len(vector))))

@@ -43,6 +43,14 @@ def inverse_by_qr(matrix: Float[Array, "n n"]) -> Float[Array, "n n"]:
     return jax.scipy.linalg.solve_triangular(r, q.T)
 
 
+@one_by_one
+def cholesky_and_inverse(matrix: Float[Array, "n n"]) -> Float[Array, "2 n n"]:
+    """The lower triangular R of R R^T, and R^-1."""
+    root = jnp.linalg.cholesky(matrix)
+    identity = jnp.eye(len(matrix), dtype=matrix.dtype)
+    return jnp.stack([root, jax.scipy.linalg.solve_triangular(root, identity, lower=True)])
+
+
 @jax.custom_jvp
 def solve_linear(matrix: Float[Array, "n n"], right: Float[Array, "n ..."]) -> Float[Array, "n ..."]:
     """A^-1 b, by elimination with pivots; `right` is a vector or the columns of a matrix."""

@@ -12,7 +12,10 @@ from jax.custom_batching import custom_vmap
 from jaxtyping import Array, Float, Int
 
 from dfc_jax._numerics.arrays import Flag
-from dfc_jax._numerics.one_by_one import inverse_by_qr, solve_linear
+from dfc_jax._numerics.one_by_one import cholesky_and_inverse, inverse_by_qr, solve_linear
+
+
+FEW = 16  # rows and columns up to which elementwise operations on a batch beat one matrix after another
 
 
 @jax.custom_jvp
@@ -61,9 +64,11 @@ def cholesky(matrix: Float[Array, "n n"]) -> tuple[Float[Array, "n n"], Float[Ar
     limits, trace = jnp.finfo(matrix.dtype), jnp.trace(matrix)
     least = 10 * limits.eps * trace + limits.tiny
     identity = jnp.eye(len(matrix), dtype=matrix.dtype)
-    root, inverse = jnp.split(
-        _factorise(jnp.concatenate([matrix + least * identity, identity], axis=1)), 2, axis=1
-    )
+    definite = matrix + least * identity
+    if len(matrix) > FEW:
+        root, inverse = cholesky_and_inverse(definite)
+    else:
+        root, inverse = jnp.split(_factorise(jnp.concatenate([definite, identity], axis=1)), 2, axis=1)
     return jnp.where(trace > 0, root, 0), inverse
 
 
