@@ -57,14 +57,15 @@ def test_eight_devices_train_as_one(tmp_path: pathlib.Path) -> None:
         found = np.load(tmp_path / f"{case}.npz")
         close([found[name] for name in found.files], on_devices.numbers(alone))
 
-    # Nothing but sums cross between devices, and flags for each sample.
+    # Nothing but sums cross between devices, flags for each sample and, on CPUs, the matrices of the fallback's
+    # loop over them, which only runs where a sample needs it.
     exchanged = json.loads((tmp_path / "found.json").read_text())
     assert exchanged["devices"] == 8
     for operations in exchanged["collectives"].values():
         assert any(name == "all-reduce" for _, name in operations)  # else nothing was divided
         gathered = [kind for kind, name in operations if name != "all-reduce"]
         types = [one for kind in gathered for one in re.findall(r"[a-z0-9]+\[[0-9,]*\]", kind)]
-        assert all(one.startswith("pred[") for one in types), exchanged
+        assert all(one.startswith("pred[") or one == "f64[16,3,3]" for one in types), exchanged
 
 
 def close(found: list[np.ndarray], wanted: list[np.ndarray]) -> None:

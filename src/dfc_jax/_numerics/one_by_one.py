@@ -2,7 +2,8 @@
 
 jaxlib's CPU kernels divide a large batch among the threads of XLA's pool and wait there until all parts are
 done. As many such kernels at once as the pool has threads wait for ever, each for parts that no thread is
-left to compute: two, on two cores (jaxlib 0.10). A kernel for a single matrix is not divided.
+left to compute: two, on two cores (jaxlib 0.10). A kernel for a single matrix is not divided. Where a batch is
+divided among CPU devices every one of them does it all.
 """
 
 from collections.abc import Callable
@@ -16,16 +17,16 @@ from jaxtyping import Array, Float
 def one_by_one(function: Callable[..., Array]) -> Callable[..., Array]:
     """`function`, of single matrices, such that `jax.vmap` of it loops over its batch on CPUs."""
     single = custom_vmap(function)
+    loop = lambda *arrays: jax.lax.map(lambda one: single(*one), arrays)
+
+    @jax.jit  # once for each shape, also where it is called outside of a program
+    def of_batch(*arrays: Array) -> Array:
+        return jax.lax.platform_dependent(*arrays, cpu=loop, default=jax.vmap(function))
 
     @single.def_vmap
     def _(size: int, batched: list[bool], *arrays: Array) -> tuple[Array, bool]:
-        arrays = tuple(
-            array if has_batch else jnp.broadcast_to(array, (size, *array.shape))
-            for array, has_batch in zip(arrays, batched, strict=True)
-        )
-        loop = lambda *arrays: jax.lax.map(lambda one: single(*one), arrays)
-        at_once = lambda *arrays: jax.vmap(function)(*arrays)
-        return jax.lax.platform_dependent(*arrays, cpu=loop, default=at_once), True
+        whole = lambda array, has_batch: array if has_batch else jnp.broadcast_to(array, (size, *array.shape))
+        return of_batch(*map(whole, arrays, batched)), True
 
     return single
 
