@@ -57,8 +57,8 @@ def test_eight_devices_train_as_one(tmp_path: pathlib.Path) -> None:
         found = np.load(tmp_path / f"{case}.npz")
         close([found[name] for name in found.files], on_devices.numbers(alone))
 
-    # Nothing but sums cross between devices, flags for each sample and, on CPUs, the matrices of the fallback's
-    # loop over them, which only runs where a sample needs it.
+    # Nothing but sums cross between devices, flags for each sample and, on CPUs, the matrices of the
+    # fallback's loop over them, which only runs where a sample needs it.
     exchanged = json.loads((tmp_path / "found.json").read_text())
     assert exchanged["devices"] == 8
     for operations in exchanged["collectives"].values():

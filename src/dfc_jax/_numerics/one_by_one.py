@@ -2,8 +2,8 @@
 
 jaxlib's CPU kernels divide a large batch among the threads of XLA's pool and wait there until all parts are
 done. As many such kernels at once as the pool has threads wait for ever, each for parts that no thread is
-left to compute: two, on two cores (jaxlib 0.10). A kernel for a single matrix is not divided. Where a batch is
-divided among CPU devices every one of them does it all.
+left to compute: two, on two cores (jaxlib 0.10). A kernel for a single matrix is not divided. Where a batch
+is divided among CPU devices every one of them does it all.
 """
 
 from collections.abc import Callable
