@@ -49,9 +49,9 @@ class Options:
     epochs_scale: float = 1.0
     """Part of the paper's epochs (100; the autoencoder's 25) that every cell runs."""
     sleep: Update = "expected"
-    """How the sleep phase is computed: its mean over all noise, or one draw as in the paper, which under Adam
-    is another learning rule (see --feedback-learning.update of run.py). That of the autoencoder with its 784
-    outputs is always simulated."""
+    """How the sleep phase is computed: its mean over all noise, or one draw as in the paper, simulated or
+    linearised, which under Adam is another learning rule (see --feedback-learning.update of run.py). That of
+    the autoencoder with its 784 outputs is always simulated."""
     sleep_epochs: float | None = None
     """Sleep epochs before every wake epoch; by default the paper's 3."""
     pretraining_epochs: float | None = None
@@ -164,6 +164,7 @@ def _cell(folder: pathlib.Path, column: Column) -> dict[str, Any]:
     summary = json.loads((folder / "summary.json").read_text(encoding="utf-8"))
     held = json.loads((folder / "config.json").read_text(encoding="utf-8"))
     config, environment = held["config"], held["environment"]
+    learned = config["feedback"] == "learned"
     seeds = {int(seed): found for seed, found in summary["seeds"].items() if column.metric in found}
     values = {seed: float(column.shown(np.asarray(found[column.metric]))) for seed, found in seeds.items()}
     std = spread(list(values.values()))
@@ -172,7 +173,8 @@ def _cell(folder: pathlib.Path, column: Column) -> dict[str, Any]:
         "std": None if np.isnan(std) else float(std),
         "values": values,
         "epochs": config["epochs"],
-        "sleep_epochs": config["feedback_learning"]["sleep_epochs"] if config["feedback"] == "learned" else 0,
+        "sleep": config["feedback_learning"]["update"] if learned else None,
+        "sleep_epochs": config["feedback_learning"]["sleep_epochs"] if learned else 0,
         "converged": summary["mean"].get("fraction_converged"),
         "seconds": sum(found["epochs"] * found["seconds_per_epoch"] for found in seeds.values()),
         "device": f"{environment['processor']}, {environment['cores']} cores; JAX on {environment['device']}",
@@ -186,7 +188,7 @@ def write(cells: list[dict[str, Any]], out: pathlib.Path) -> None:
     (out / "table1.json").write_text(json.dumps(cells, indent=2) + "\n", encoding="utf-8")
     (out / "table1.md").write_text("\n".join(_markdown(cells)) + "\n", encoding="utf-8")
     names = ["task", "row", "mean", "std", "paper_mean", "paper_std", "minus_bp", "low", "high", "p"]
-    names += ["seeds", "epochs", "sleep_epochs", "seconds", "converged", "device", "revision"]
+    names += ["seeds", "epochs", "sleep", "sleep_epochs", "seconds", "converged", "device", "revision"]
     with open(out / "table1.csv", "w", newline="", encoding="utf-8") as file:
         writer = csv.DictWriter(file, names, extrasaction="ignore")
         writer.writeheader()
@@ -223,9 +225,10 @@ def _markdown(cells: list[dict[str, Any]]) -> list[str]:
     for found in cells:
         difference = found["minus_bp"]
         compared = "" if difference is None else as_text(difference)
+        asleep = " ".join(filter(None, [f"{found['sleep_epochs']:.3g}", found["sleep"]]))
         lines.append(
             f"| {found['task']} | {found['row']} | {len(found['values'])} | {found['epochs']} | "
-            f"{found['sleep_epochs']:.3g} | {compared} | {100 * found['converged']:.2f} | "
+            f"{asleep} | {compared} | {100 * found['converged']:.2f} | "
             f"{found['seconds']:.0f} | {found['revision']} |"
         )
     return [*lines, "", *sorted({f"- {found['device']}" for found in cells})]

@@ -77,6 +77,7 @@ def test_readmes_times_are_those_of_the_benchmark():
             r"\(128 steps: (\S+)x; .* feedforward state: (\S+)x\)",
             ["single phase, 128 steps", "single phase"],
         ),
+        (r"which forward weights learn from: (\S+)x\.", ["single phase, linearised"]),
     ],
 )
 def test_times_of_strong_feedback_are_those_of_the_benchmark(pattern, names):
@@ -116,7 +117,8 @@ def test_times_of_sleep_are_those_of_the_benchmark():
     page = (ROOT / "benchmarks" / "WHICH_SOLVER.md").read_text(encoding="utf-8")
     noises = read(BENCHMARKS / "sleep.json")["noises"].values()
     of = lambda kind: np.median([noise[f"{kind}_update_ratio"] for noise in noises])
-    expected, drawn = of("expected"), of("simulated")
+    expected, drawn, linearised = map(of, ("expected", "simulated", "linearised"))
+    assert f"in mean and covariance, at {linearised:.0f}x instead of\n  {drawn:.0f}x with ten" in page
     assert f"About {expected:.0f}x, a quarter of what one draw" in page and round(drawn / expected) == 4
     assert f"**`SleepPhase()`**, about {drawn:.0f}x, is" in page
 

@@ -117,9 +117,13 @@ def test_what_the_control_sees_is_the_noise_of_the_sums() -> None:
         assert relative_error(J[0] @ total, draws.seen()[0, i].T @ weights[0]) < 1e-6
 
 
-def test_a_layer_narrower_than_the_output_and_float32() -> None:
-    """G_i is singular there: still the mean of the expected update, to its standard error."""
-    model = make_network(jr.key(5), (4, 6, 2, 3), feedback=dfc.RandomFeedback(0.4))
+@pytest.mark.parametrize("hidden", [6, 2], ids=["unseen", "narrow"])
+def test_singular_covariances_and_float32(hidden: int) -> None:
+    """Of layers that the output does not see, and of one that is narrower than it: still the mean of the
+    expected update, to its standard error."""
+    model = make_network(jr.key(5), (4, 6, hidden, 3), feedback=dfc.RandomFeedback(0.4))
+    if hidden > 3:
+        model = eqx.tree_at(lambda m: m.layers[-1].transform.weight, model, replace_fn=jnp.zeros_like)
     batch = (model, *make_batch(jr.key(6), 2, outputs=3))
     single = jax.tree.map(
         lambda leaf: leaf.astype(jnp.float32) if eqx.is_inexact_array(leaf) else leaf, batch

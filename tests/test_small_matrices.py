@@ -3,8 +3,10 @@ roots."""
 
 import jax
 import jax.numpy as jnp
+import jax.random as jr
 import numpy as np
 import pytest
+from helpers import relative_error
 
 from dfc_jax._numerics.small_matrices import _eliminate, cholesky, inverse
 
@@ -27,6 +29,19 @@ def test_what_needs_pivots_is_inverted_too_beside_what_does_not() -> None:
     matrices[1] = np.roll(np.eye(3), 1, axis=0)  # zeros where elimination divides
     found = jax.vmap(inverse)(jnp.asarray(matrices))
     np.testing.assert_allclose(found, np.linalg.inv(matrices), rtol=1e-10, atol=1e-13)
+
+
+@pytest.mark.parametrize("n", [1, 3, 10])
+def test_inverse_of_a_batch_and_of_batches(n: int, getkey) -> None:
+    """Zero pivots included, under one vmap, under two and under none."""
+    matrices = jr.normal(getkey(), (6, n, n)) + 3 * jnp.eye(n)[None]
+    if n > 1:
+        matrices = matrices.at[2].set(jnp.flip(jnp.eye(n), axis=0))  # its first pivot is zero
+    wanted = np.linalg.inv(np.asarray(matrices))
+    assert relative_error(jax.jit(jax.vmap(inverse))(matrices), wanted) < 1e-10
+    twice = jax.jit(jax.vmap(jax.vmap(inverse)))(matrices.reshape(2, 3, n, n))
+    assert relative_error(twice.reshape(6, n, n), wanted) < 1e-10
+    assert relative_error(inverse(matrices[2]), wanted[2]) < 1e-10
 
 
 @pytest.mark.parametrize("n", [1, 2, 7, 20])
