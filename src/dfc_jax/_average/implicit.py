@@ -24,13 +24,18 @@ from dfc_jax._steady_state.hidden_system import HiddenSystem
 _Carry = tuple[Stepped, Accumulator]
 
 
+# Outputs up to which a matrix for each sample costs no more than a system of the last hidden layer's size
+# (benchmarks/scaling.py: as much at 100 outputs over 256 neurons, eight times as much at 200).
+_OWN_OUTPUTS = 100
+
+
 class ImplicitAverage(AbstractAverage):
     """Implicit Euler over growing steps (see `ImplicitStep`).
 
     A step is a system of n_L unknowns for every sample (`OwnSteps`) or, where a linear output layer is wider
-    than the layer before it, of as many as that layer has neurons (`WideSteps`). Each is solved until e is
-    known to 3e-4 of |e^-|; a sample of which one is not within 20 iterations does not converge, and teaches
-    nothing from then on.
+    than the layer before it or has more than 100 neurons, of as many as that layer has neurons (`WideSteps`).
+    Each is solved until e is known to 3e-4 of |e^-|; a sample of which one is not within 20 iterations does
+    not converge, and teaches nothing from then on.
 
     Right-rectangle sums of implicit Euler obey the integral identities of the linear ODE, so for small
     targets the average hardly depends on the steps. Larger ones (a nudge of 0.1, say) need short steps while
@@ -71,7 +76,7 @@ class ImplicitAverage(AbstractAverage):
         duration = self.duration.astype(dtype)
         lengths = duration * jnp.asarray([part / n for n, part in self.segments], dtype)
         segment = jnp.asarray([i for i, (n, _) in enumerate(self.segments) for _ in range(n)])
-        create = WideSteps.create if HiddenSystem.fits(loop, samples) else OwnSteps
+        create = WideSteps.create if HiddenSystem.fits(loop, samples, _OWN_OUTPUTS) else OwnSteps
         steps = create(loop=loop, samples=samples, lengths=lengths)
 
         def step(carry: _Carry, index: Array) -> tuple[_Carry, None]:
