@@ -59,7 +59,7 @@ def moments(phase: dfc.AbstractSleepPhase, batch: tuple, draws: int) -> tuple[np
     return np.mean(drawn, axis=0), np.cov(drawn.T)
 
 
-@pytest.mark.parametrize("name", slow_but("white_coupled"))
+@pytest.mark.parametrize("name", ["white_coupled", pytest.param("filtered", marks=pytest.mark.slow)])
 def test_its_mean_is_the_expected_update(name: str) -> None:
     """Each entry's distance in units of the standard error of the mean of 1000 draws."""
     batch = problem(2)
@@ -70,7 +70,7 @@ def test_its_mean_is_the_expected_update(name: str) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", SETTINGS)
+@pytest.mark.parametrize("name", ["white_coupled", "filtered_delayed_low_pass"])
 def test_its_covariance_is_that_of_the_simulated_phase(name: str) -> None:
     """As near as two halves of the simulated draws are to each other."""
     batch = problem(2)
