@@ -238,7 +238,7 @@ def _draw(noises: dict[str, Any], draws: int, caption: str, path: pathlib.Path) 
     panels[len(noises) // 2].set_xlabel("time relative to backpropagation")
     figure.suptitle(caption, fontsize=10)
     handles, labels = panels[0].get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside lower center", ncols=3, frameon=False)
+    figure.legend(handles, labels, loc="outside lower center", ncols=4, frameon=False)
     finish(figure, path)
 
 

@@ -11,7 +11,7 @@ from dfc_jax._checks import require
 from dfc_jax._dynamics.closed_loop import ClosedLoop
 from dfc_jax._dynamics.implicit_euler import stable_with_gains
 from dfc_jax._dynamics.readout import IdentityReadout
-from dfc_jax._dynamics.stability import distance_from_rest
+from dfc_jax._dynamics.stability import distance_from_rest, has_few_modes
 from dfc_jax._dynamics.states import PerLayer, Sample
 from dfc_jax._dynamics.teaching import forward_change
 from dfc_jax._fields import number
@@ -20,6 +20,11 @@ from dfc_jax._numerics.arrays import BatchFlags, OutputVector, Scalar
 from dfc_jax._numerics.compiled import compiled
 from dfc_jax._steady_state.base import Equilibrium, own_jacobians_pay
 from dfc_jax._steady_state.linear import linear_solver
+
+
+# Beyond so many modes the powers that tell a stable loop take most of the time: with 100 an update was 8
+# backprop updates, with 180 17 and with 340 94 (benchmarks/scaling.py, depths 8, 16 and 32).
+_MODES = 100
 
 
 class ClosedFormAverage(AbstractAverage):
@@ -40,10 +45,10 @@ class ClosedFormAverage(AbstractAverage):
     well above the loop's time constants (2 or 3 tau_u, as a rule).
 
     A sample whose loop is not stable (`loop_is_stable`) has no such average: it counts as not converged and
-    contributes nothing. With more than 16 outputs, or feature maps, that would cost more than all the rest,
-    and a sample contributes unless it is seen to violate Condition 3 (see `Equilibrium`); `loop_is_stable`
-    and the method's `doubts`, of which `fit` warns, tell. The state in the report is the linearised steady
-    state.
+    contributes nothing. With more than 16 outputs, more than 100 modes (outputs times layers and one) or
+    feature maps that would cost more than all the rest, and a sample contributes unless it is seen to
+    violate Condition 3 (see `Equilibrium`); `loop_is_stable` and the method's `doubts`, of which `fit` warns,
+    tell. The state in the report is the linearised steady state.
     """
 
     duration: Scalar = number("duration", 10.0, above=0)
@@ -92,7 +97,7 @@ def _stable(
 ) -> tuple[BatchFlags | None, Float[Array, "batch out out"] | None]:
     """Whether the trajectories come to rest, and the matrices E J Q + a I; None where both would cost more
     than all the rest."""
-    if not own_jacobians_pay(samples):
+    if not (own_jacobians_pay(samples) and has_few_modes(loop, samples.error.shape[1], _MODES)):
         return None, None
     of_layers = jax.vmap(loop.layer_gains)(samples)
     leak = loop.controller.steady_state_leak() * jnp.eye(samples.error.shape[1], dtype=samples.error.dtype)
