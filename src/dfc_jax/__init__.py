@@ -106,6 +106,7 @@ from dfc_jax._methods.optimal_control import (
     PredictiveCoding as PredictiveCoding,
 )
 from dfc_jax._methods.references import GaussNewton as GaussNewton, MinimumNorm as MinimumNorm
+from dfc_jax._methods.single_phase import AbstractSinglePhase as AbstractSinglePhase
 from dfc_jax._methods.sleep import AbstractSleepPhase as AbstractSleepPhase, SleepPhase as SleepPhase
 from dfc_jax._methods.strong_dfc import StrongDFC as StrongDFC
 from dfc_jax._methods.wake_rules import (
