@@ -117,7 +117,7 @@ def test_pre_training_around_the_feedforward_state_is_the_feedback_half() -> Non
     assert np.max(np.abs(mean - other) / np.sqrt(2 * np.diag(spread) / 3000)) < 4.5
 
 
-@pytest.mark.slow
+@pytest.mark.script
 def test_it_learns(as_users_run) -> None:
     """Both kinds of weights, on digits, in float32: as well as two phases do."""
     data = dfc.load("digits")

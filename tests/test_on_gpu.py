@@ -63,7 +63,7 @@ def test_a_part_that_fails_stops_no_other_and_one_that_is_done_is_skipped(tmp_pa
     assert full.returncode == 2 and "with `size` 256, not 4096" in full.stderr
 
 
-@pytest.mark.slow
+@pytest.mark.script
 def test_with_many_cores_parts_compile_before_they_are_measured(tmp_path: pathlib.Path) -> None:
     cores, out = tmp_path / "nproc", tmp_path / "out"
     cores.write_text("#!/bin/sh\necho 8\n")

@@ -52,8 +52,12 @@ def two_networks(outputs: int) -> tuple[dfc.Network, Array, Array]:
     return models, *make_batch(jr.key(1), 3, outputs=outputs)
 
 
-@pytest.mark.parametrize("outputs", [3, 20])
-@pytest.mark.parametrize("name", METHODS)
+FEW = "steady state", "average", "single phase", "minimum norm"
+
+
+@pytest.mark.parametrize(
+    ("name", "outputs"), [*((name, 20) for name in METHODS), *((name, 3) for name in FEW)]
+)
 def test_methods_give_it_one_matrix_at_a_time(name: str, outputs: int) -> None:
     """Of several models in one program, as `fit_many` trains them."""
     models, x, y = two_networks(outputs)
