@@ -2,6 +2,7 @@
 
 import pathlib
 import re
+import subprocess
 import tomllib
 
 import pytest
@@ -10,6 +11,11 @@ import dfc_jax
 
 
 ROOT = pathlib.Path(__file__).parents[1]
+TOP_FILES = {"CHANGELOG.md", "CITATION.cff", "CONTRIBUTING.md", "LICENSE", "README.md", "hatch_build.py"}
+TOP_FILES |= {"pyproject.toml", ".gitignore", ".pre-commit-config.yaml", ".readthedocs.yaml"}
+TOP = TOP_FILES | {".ci", ".github", "benchmarks", "docs", "experiments", "src", "tests"}
+SUFFIXES = {"", ".py", ".sh", ".md", ".css", ".yml", ".json", ".jsonl", ".csv", ".txt", ".ipynb", ".typed"}
+SUFFIXES |= {".png", ".pdf", ".woff2", ".npz", ".checkpoint"}
 WORKFLOWS = (".github/workflows/tests.yml", ".github/workflows/release.yml")
 
 
@@ -21,6 +27,17 @@ def project() -> dict:
 def test_yaml_can_be_read(name):
     yaml = pytest.importorskip("yaml")
     assert isinstance(yaml.safe_load((ROOT / name).read_text()), dict)
+
+
+def test_git_follows_nothing_that_was_built_or_fetched():
+    """As a wheel that `pip download` left behind."""
+    listing = subprocess.run(["git", "ls-files"], cwd=ROOT, capture_output=True, text=True, check=False)
+    if listing.returncode:
+        pytest.skip("this is no checkout")
+    files = [pathlib.PurePosixPath(line) for line in listing.stdout.splitlines()]
+    assert {file.parts[0] for file in files} == TOP
+    strange = {file.suffix for file in files if file.parts[0] not in TOP_FILES} - SUFFIXES
+    assert not strange
 
 
 def test_pre_commit_has_the_pinned_ruff():
