@@ -60,7 +60,7 @@ def _optimal_alpha(config: Config, loss: dfc.AbstractLoss) -> float:
     return alpha
 
 
-def _single_phase(config: Config, loss: dfc.AbstractLoss) -> dfc.StrongDFC | dfc.LinearisedStrongDFC:
+def _single_phase(config: Config, loss: dfc.AbstractLoss) -> dfc.AbstractSinglePhase:
     strong = config.strong
     parts = (
         _controller(config),
@@ -201,9 +201,7 @@ def _direct_kolen_pollack(
     )
 
 
-def _pretraining(
-    config: Config, wake: dfc.StrongDFC | dfc.LinearisedStrongDFC
-) -> dfc.StrongDFC | dfc.LinearisedStrongDFC:
+def _pretraining(config: Config, wake: dfc.AbstractSinglePhase) -> dfc.AbstractSinglePhase:
     """The dynamics in which strong-dfc's feedback weights are pre-trained."""
     strong, learning = config.strong, config.feedback_learning
     sigma, sigma_output = strong.pretraining_sigma, strong.pretraining_sigma_output

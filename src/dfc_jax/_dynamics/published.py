@@ -21,7 +21,7 @@ from dfc_jax._checks import require
 from dfc_jax._dynamics.closed_loop import ClosedLoop
 from dfc_jax._dynamics.states import Deviation, PerLayer, Sample, sweep
 from dfc_jax._fields import count, flag, number, Part
-from dfc_jax._numerics.arrays import OutputVector, Scalar
+from dfc_jax._numerics.arrays import cut, OutputVector, Scalar
 
 
 class PublishedState(Part):
@@ -83,11 +83,9 @@ class PublishedEuler(Part):
     ) -> PublishedState:
         """The next state under fresh noise, which depends on the sample's key and the step `t` alone."""
         voltages = sample.feedforward.voltages
-        sizes = [v.size for v in voltages]
-        draw = jr.normal(jr.fold_in(key, t), (sum(sizes),), voltages[0].dtype)
-        parts = jnp.split(draw, [sum(sizes[: i + 1]) for i in range(len(sizes) - 1)])
-        draws = tuple(part.reshape(v.shape) for part, v in zip(parts, voltages, strict=True))
-        return self.step(loop, state, sample, draws)
+        numbers = sum(v.size for v in voltages)
+        draw = jr.normal(jr.fold_in(key, t), (numbers,), voltages[0].dtype)
+        return self.step(loop, state, sample, cut(draw, [v.shape for v in voltages]))
 
     def fold(
         self,

@@ -16,6 +16,7 @@ stand in for X_i: mean and covariance are the same, and only their sum over samp
 themselves.
 """
 
+import math
 from collections.abc import Callable
 
 import jax
@@ -27,7 +28,7 @@ from dfc_jax._dynamics.published import sample_keys
 from dfc_jax._dynamics.small_noise import SmallNoise
 from dfc_jax._dynamics.states import Deviation, PerLayer, Sample
 from dfc_jax._fields import Part
-from dfc_jax._numerics.arrays import BatchFlags, BatchOutputs, Scalar
+from dfc_jax._numerics.arrays import BatchFlags, BatchOutputs, cut, Scalar
 from dfc_jax._numerics.choose import choose
 from dfc_jax._numerics.signs import random_signs
 from dfc_jax._numerics.small_matrices import cholesky
@@ -51,23 +52,21 @@ class NoiseDraws(Part):
     ) -> "NoiseDraws":
         """The noise of so many steps, each sample's from its own key; `grams` are the G_i."""
         jacobians = tuple(J.reshape(*J.shape[:2], -1) for J in jacobians)
-        sizes = [J[0].size for J in jacobians]
-        splits = [sum(sizes[: i + 1]) for i in range(len(sizes) - 1)]
+        shapes = [J.shape[1:] for J in jacobians]
         _, layers, outputs, _ = grams.shape
 
-        def one(key: Key[Array, ""]) -> tuple[Array, Array]:
+        def one(key: Key[Array, ""]) -> tuple[Array, PerLayer]:
             for_normal, for_signs = jr.split(key)
             # In one row: with several axes XLA's CPU backend takes twice as long and more.
             normal = jr.normal(for_normal, (layers * steps * outputs,), grams.dtype)
-            return normal, random_signs(for_signs, sum(sizes), grams.dtype)
+            signs = random_signs(for_signs, sum(map(math.prod, shapes)), grams.dtype)
+            return normal.reshape(layers, steps, outputs), cut(signs, shapes)
 
         normal, signs = jax.vmap(one)(keys)
         roots, inverses = (
             parts.reshape(grams.shape) for parts in jax.vmap(cholesky)(grams.reshape(-1, outputs, outputs))
         )
-        parts = zip(jnp.split(signs, splits, axis=1), jacobians, strict=True)
-        signs = tuple(part.reshape(J.shape) for part, J in parts)
-        return NoiseDraws(jacobians, roots, inverses, normal.reshape(-1, layers, steps, outputs), signs)
+        return NoiseDraws(jacobians, roots, inverses, normal, signs)
 
     def seen(self) -> Float[Array, "batch layers steps out"]:
         """J_i xi_i of every step."""

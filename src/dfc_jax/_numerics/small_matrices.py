@@ -100,19 +100,24 @@ def powers_vanish(matrix: Float[Array, "n n"]) -> Flag:
     return jnp.linalg.norm(power) < 1
 
 
-@custom_vmap
-def _eliminate(matrix: Float[Array, "n n"]) -> Float[Array, "n n"]:
-    return _eliminated(matrix[..., None])[..., 0]
+def _of_one(of_many: Callable[[Array], Array]) -> Callable[[Array], Array]:
+    """What computes with a batch of matrices along the last axis, for one matrix, or under vmap."""
+
+    @custom_vmap
+    def of_one(matrix: Float[Array, "rows columns"]) -> Float[Array, "rows columns"]:
+        return of_many(matrix[..., None])[..., 0]
+
+    @of_one.def_vmap
+    def _(axis_size: int, in_batched: list[bool], matrices: Float[Array, "batch _ _"]) -> tuple[Array, bool]:
+        del axis_size, in_batched
+        return jnp.moveaxis(of_many(jnp.moveaxis(matrices, 0, -1)), -1, 0), True
+
+    return of_one
 
 
-@_eliminate.def_vmap
-def _(axis_size: int, in_batched: list[bool], matrices: Float[Array, "batch n n"]) -> tuple[Array, bool]:
-    del axis_size, in_batched
-    return jnp.moveaxis(_eliminated(jnp.moveaxis(matrices, 0, -1)), -1, 0), True
-
-
-def _eliminated(matrices: Float[Array, "n n batch"]) -> Float[Array, "n n batch"]:
-    """In place, and in a loop, whose program is the same for any n."""
+@_of_one
+def _eliminate(matrices: Float[Array, "n n batch"]) -> Float[Array, "n n batch"]:
+    """The inverses, in place, and in a loop, whose program is the same for any n."""
     index = jnp.arange(len(matrices))
     rows, columns = index[:, None, None], index[None, :, None]
     # An index in brackets would cater for negative ones, which slows this down threefold.
@@ -127,18 +132,8 @@ def _eliminated(matrices: Float[Array, "n n batch"]) -> Float[Array, "n n batch"
     return jax.lax.fori_loop(0, len(matrices), step, matrices)
 
 
-@custom_vmap
-def _factorise(matrix: Float[Array, "n two_n"]) -> Float[Array, "n two_n"]:
-    return _factorised(matrix[..., None])[..., 0]
-
-
-@_factorise.def_vmap
-def _(axis_size: int, in_batched: list[bool], matrices: Float[Array, "batch n two_n"]) -> tuple[Array, bool]:
-    del axis_size, in_batched
-    return jnp.moveaxis(_factorised(jnp.moveaxis(matrices, 0, -1)), -1, 0), True
-
-
-def _factorised(matrices: Float[Array, "n two_n batch"]) -> Float[Array, "n two_n batch"]:
+@_of_one
+def _factorise(matrices: Float[Array, "n two_n batch"]) -> Float[Array, "n two_n batch"]:
     """R and R^-1 side by side of R R^T and the identity side by side, column by column."""
     size = len(matrices)
     rows, columns = jnp.arange(size)[:, None, None], jnp.arange(2 * size)[None, :, None]
