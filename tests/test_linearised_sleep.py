@@ -46,7 +46,8 @@ def test_under_the_same_noise_it_is_the_scheme_to_first_order(name: str) -> None
         jacobians, gains, _, readout = linear.products(sample, still)
         seen = jnp.stack([draws @ J.T for draws, J in zip(noise, jacobians, strict=True)], axis=1)
         kicks = linear.noise_steps()[1][None, :, None] * seen
-        return linear.answer(gains, readout, kicks)[1]
+        of_one = (matrices[..., None] for matrices in (gains, readout, kicks))
+        return linear.answer(*of_one)[1][..., 0]
 
     assert relative_error(control(), wanted) < 1e-5
 

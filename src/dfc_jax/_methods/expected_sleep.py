@@ -64,8 +64,9 @@ class ExpectedSleepPhase(AbstractSmallNoisePhase):
         total = []
         for J, c, Q in zip(jacobians, C, small.loop.feedback(samples), strict=True):
             pairs = jnp.reshape(c.T, (-1, len(c)))  # of samples and outputs, as the rows of J
-            teaching = pairs.T @ jnp.reshape(J, (len(pairs), -1))  # the other way round takes twice as long
-            total.append(jnp.reshape(teaching.T, Q.shape) + jnp.tensordot(Q, D, axes=(-1, 0)))
+            # The other way round takes twice as long; XLA turns round what is transposed at once.
+            transposed = pairs.T @ jnp.reshape(J, (len(pairs), -1)) + D.T @ jnp.reshape(Q, (-1, len(D))).T
+            total.append(jnp.reshape(transposed.T, Q.shape))
         return self._normalised(model, tuple(total), len(x))
 
     def _moments(
@@ -84,18 +85,19 @@ class ExpectedSleepPhase(AbstractSmallNoisePhase):
         grams = variances * grams
 
         def earlier(carry: PyTree, lag: Scalar) -> tuple[PyTree, None]:
-            functional, held, C, D = carry
-            before, functional = functional.R, self._earlier(small, gains, decay, functional)
+            functional, fed, held, C, D = carry
+            before, functional = functional.R, self._earlier(small, gains, decay, functional, fed)
             R, left = functional.R, self.scheme.states - 1 - lag
             C = C + left * decay ** jnp.maximum(lag - 1, 0) * R  # R[0] is zero
-            D = D + left * jnp.sum(_product(_product(held, grams), jnp.swapaxes(R, 1, 2)), axis=0)
-            return (functional, small.seen(held, R, before), C, D), None
+            D = D + left * reduce(add, _product(_product(held, grams), jnp.swapaxes(R, 1, 2)))
+            fed = reduce(add, _product(functional.z, gains))
+            return (functional, fed, small.seen(held, R, before), C, D), None
 
         zero, zeros = jnp.zeros_like(grams[0]), jnp.zeros_like(grams)
         identity = jnp.broadcast_to(jnp.eye(len(zero), dtype=zero.dtype)[..., None], zero.shape)
         control = _Functional(zeros, zeros, zero, identity, zero)
         lags = jnp.arange(self.scheme.states - 1, dtype=zero.dtype)
-        (_, _, C, D), _ = jax.lax.scan(earlier, (control, zeros, zeros, zero), lags)
+        (*_, C, D), _ = jax.lax.scan(earlier, (control, zero, zeros, zeros, zero), lags)
         return jacobians, *jax.vmap(zero_unless_finite, -1, -1)((variances * C, D))
 
     def _earlier(
@@ -104,11 +106,12 @@ class ExpectedSleepPhase(AbstractSmallNoisePhase):
         gains: Float[Array, "layers out out batch"],
         decay: Scalar,
         functional: "_Functional",
+        fed: Float[Array, "out out batch"],
     ) -> "_Functional":
         """The same functionals of the state one step of `PublishedEuler` before: the step's transpose."""
         follow = self.scheme.dt / self.tau_v
         z, R = functional.z, decay * functional.R + follow * functional.z
-        seen = functional.seen + follow * jnp.sum(_product(z, gains), axis=0)
+        seen = functional.seen + follow * fed
         control = functional.integral, functional.control, seen
         (integral, control, seen), error = self._controller_transposed(small, control)
         kept = list(((1 - follow) * z).at[-1].add(-error))

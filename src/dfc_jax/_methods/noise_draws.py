@@ -22,7 +22,7 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 import jax.random as jr
-from jaxtyping import Array, Float, Key, PRNGKeyArray
+from jaxtyping import Array, Float, Int, Key, PRNGKeyArray
 
 from dfc_jax._dynamics.published import sample_keys
 from dfc_jax._dynamics.small_noise import SmallNoise
@@ -55,18 +55,22 @@ class NoiseDraws(Part):
         shapes = [J.shape[1:] for J in jacobians]
         _, layers, outputs, _ = grams.shape
 
-        def one(key: Key[Array, ""]) -> tuple[Array, PerLayer]:
-            for_normal, for_signs = jr.split(key)
-            # In one row: with several axes XLA's CPU backend takes twice as long and more.
-            normal = jr.normal(for_normal, (layers * steps * outputs,), grams.dtype)
-            signs = random_signs(for_signs, sum(map(math.prod, shapes)), grams.dtype)
-            return normal.reshape(layers, steps, outputs), cut(signs, shapes)
+        def signs_of(key: Key[Array, ""]) -> PerLayer:
+            return cut(random_signs(key, sum(map(math.prod, shapes)), grams.dtype), shapes)
 
-        normal, signs = jax.vmap(one)(keys)
+        def normal_of(layer: Int[Array, ""]) -> Float[Array, "batch numbers"]:
+            draw = lambda key: jr.normal(jr.fold_in(key, layer), (steps * outputs,), grams.dtype)
+            return jax.vmap(draw)(for_normal)
+
+        for_normal, for_signs = jnp.moveaxis(jax.vmap(jr.split)(keys), 1, 0)
+        # In rows, and in a loop, out of which XLA's CPU backend cannot move the reshape: where it draws
+        # numbers with several short axes it takes four times as long.
+        normal = jnp.swapaxes(jax.lax.map(normal_of, jnp.arange(layers)), 0, 1)
         roots, inverses = (
             parts.reshape(grams.shape) for parts in jax.vmap(cholesky)(grams.reshape(-1, outputs, outputs))
         )
-        return NoiseDraws(jacobians, roots, inverses, normal, signs)
+        normal = normal.reshape(-1, layers, steps, outputs)
+        return NoiseDraws(jacobians, roots, inverses, normal, jax.vmap(signs_of)(for_signs))
 
     def seen(self) -> Float[Array, "batch layers steps out"]:
         """J_i xi_i of every step."""
@@ -113,7 +117,7 @@ def paired_sums(
     decay, kappas = small.noise_steps()
     kicks = jnp.transpose(kappas[None, :, None, None] * draws.seen(), (2, 1, 3, 0))
     last = lambda matrices: jnp.moveaxis(matrices, 0, -1)
-    held, moved = jax.vmap(small.answer, -1, -1)(last(gains), last(readouts), kicks)
+    held, moved = small.answer(last(gains), last(readouts), kicks)
     answers = jnp.where(found[None, None], answer(moved), 0)
     if late:
         held = jnp.concatenate([jnp.zeros_like(held[:1]), held[:-1]])
