@@ -67,6 +67,9 @@ def test_readmes_times_are_those_of_the_benchmark():
     )
     steps = [methods[name]["step_ratio"] for name in ("DFC-SS, Broyden", "DFC-SSA")]
     assert said.groups() == tuple(f"{step:.1f}" for step in steps)
+    convolutional = read(BENCHMARKS / "training_step_conv.json")["methods"]["DFC-SS, Broyden"]["step_ratio"]
+    (said,) = re.findall(r"A DFC-SS step of this network took \[(\S+) backprop steps\]", readme)
+    assert said == f"{convolutional:.1f}"
 
 
 @pytest.mark.parametrize(
@@ -121,6 +124,18 @@ def test_times_of_sleep_are_those_of_the_benchmark():
     assert f"in mean and covariance, at {linearised:.0f}x instead of\n  {drawn:.0f}x with ten" in page
     assert f"About {expected:.0f}x, a quarter of what one draw" in page and round(drawn / expected) == 4
     assert f"**`SleepPhase()`**, about {drawn:.0f}x, is" in page
+
+
+def test_growth_with_the_outputs_is_that_of_the_benchmark():
+    page = " ".join((ROOT / "benchmarks" / "WHICH_SOLVER.md").read_text(encoding="utf-8").split())
+    points = read(BENCHMARKS / "scaling.json")["axes"]["outputs"]["points"]
+    of = lambda method, outputs: points[outputs][method]["update_ratio"]
+    many = [of("DFC-SS", outputs) for outputs in ("200", "500", "1000")]
+    said = f"at 100 outputs it cost {of('DFC-SS', '100'):.2g}x, at 200 to 1000 outputs"
+    assert f"{said} {min(many):.0f} to {max(many):.0f}x." in page
+    phases = ("Sleep, linearised", "Sleep, expected")
+    assert all(of(phase, "10") < of("Sleep", "10") for phase in phases)
+    assert all(of(phase, "32") > of("Sleep", "32") for phase in phases)  # as the page says
 
 
 @pytest.mark.parametrize("name", sorted(path.parent.name for path in RESULTS.glob("feedback/*/feedback.md")))

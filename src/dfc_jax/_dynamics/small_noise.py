@@ -13,7 +13,9 @@ from dfc_jax._dynamics.states import Deviation, PerLayer, Sample
 from dfc_jax._fields import Part
 from dfc_jax._numerics.arrays import OutputMatrix, Scalar
 from dfc_jax._numerics.finite import zero_unless_finite
-from dfc_jax._numerics.small_matrices import FEW
+
+
+COLUMNS = 32  # of matrices that are summed one by one: with more, programs become long
 
 
 class SmallNoise(Part):
@@ -112,7 +114,7 @@ def _times(
     matrices: Float[Array, "*more out out batch"], vectors: Float[Array, "out batch"]
 ) -> Float[Array, "*more out batch"]:
     """M v of every sample."""
-    if len(vectors) > FEW:
+    if len(vectors) > COLUMNS:
         return jnp.einsum("...ijb,jb->...ib", matrices, vectors)
     # One column after another: summing over an axis of so few takes eight times as long.
     numbers = vectors.reshape(len(vectors), *[1] * (matrices.ndim - 2), -1)
