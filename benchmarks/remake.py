@@ -3,9 +3,10 @@
     python benchmarks/remake.py                           # an hour of an idle machine; to runs/benchmarks
     python benchmarks/remake.py --tables sleep solvers    # these alone
 
-The checkout must be clean, since every table names the revision that it was measured at. What `out` already
-holds of this revision is left as it is, so that the same command goes on where the last one ended; a script
-that fails stops no other. Two tables need MNIST, by TFDS_DATA_DIR or DFC_JAX_DATA. Not among them is what
+The checkout must be clean, since every table names the revision that it was measured at: `out` is a folder
+that git does not follow, from which the tables are copied in the end. What it already holds of this
+revision and command is left as it is, so that the same call goes on where the last one ended; a script that
+fails stops no other. Three tables need MNIST, by TFDS_DATA_DIR or DFC_JAX_DATA. Not among them is what
 mutation testing found, which takes hours: `python benchmarks/mutation.py`.
 """
 
@@ -18,6 +19,7 @@ import subprocess
 import sys
 from typing import get_args, Literal
 
+import jax
 from reporting import environment, OUT, outermost, parse
 
 
@@ -69,26 +71,29 @@ class Options:
     tables: tuple[Table, ...] = get_args(Table)
     """The tables to make, in this order."""
     out: pathlib.Path = OUT
-    """The folder for the figures; benchmarks/results holds the published ones."""
+    """The folder for the figures; not benchmarks/results, where the first would change the checkout."""
 
 
 @outermost
 def main(options: Options) -> int:
     """Make what is not there yet; returns 1 if anything failed."""
+    jax.config.update("jax_platforms", "cpu")  # a GPU, with all its memory, is for the scripts
     revision = environment("benchmarks/remake.py")["revision"]
     if revision is None or revision.endswith("-dirty"):
         problem = "this is no checkout" if revision is None else f"the checkout is not clean ({revision})"
         raise ValueError(f"{problem}, and every table names its revision; commit first.")
+    if options.out.resolve() == HERE / "results":
+        raise ValueError(
+            f"`out` is {options.out}, which git follows; name another folder, and copy the tables."
+        )
     failed = []
     for table in options.tables:
         file = options.out / f"{table}.json"
-        if (
-            file.exists()
-            and json.loads(file.read_text(encoding="utf-8"))["environment"]["revision"] == revision
-        ):
+        if _made(file) == (revision, COMMANDS[table]):
             print(f"{table}: skipped, {file} is of {revision}", flush=True)
             continue
         print(f"{table}: {COMMANDS[table]}", flush=True)
+        file.unlink(missing_ok=True)  # or the script would compare its settings with those in it
         if subprocess.run(_command(table, options.out), env=_variables(table), check=False).returncode:
             failed.append(table)
             print(f"{table}: failed", flush=True)
@@ -98,6 +103,19 @@ def main(options: Options) -> int:
             file=sys.stderr,
         )
     return 1 if failed else 0
+
+
+def _made(file: pathlib.Path) -> tuple[str, str] | None:
+    """The revision and the command, without its folder, that a table's JSON names, if it can be read."""
+    try:
+        held = json.loads(file.read_text(encoding="utf-8"))["environment"]
+        _, script, *words = shlex.split(held["command"])
+        if "--out" in words:
+            place = words.index("--out")
+            del words[place : place + 2]
+        return held["revision"], shlex.join([pathlib.Path(script).name, *words])
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
 
 
 def _command(table: Table, out: pathlib.Path) -> list[str]:

@@ -225,10 +225,11 @@ def _markdown(cells: list[dict[str, Any]]) -> list[str]:
     for found in cells:
         difference = found["minus_bp"]
         compared = "" if difference is None else as_text(difference)
+        converged = "" if found["converged"] is None else f"{100 * found['converged']:.2f}"
         asleep = " ".join(filter(None, [f"{found['sleep_epochs']:.3g}", found["sleep"]]))
         lines.append(
             f"| {found['task']} | {found['row']} | {len(found['values'])} | {found['epochs']} | "
-            f"{asleep} | {compared} | {100 * found['converged']:.2f} | "
+            f"{asleep} | {compared} | {converged} | "
             f"{found['seconds']:.0f} | {found['revision']} |"
         )
     return [*lines, "", *sorted({f"- {found['device']}" for found in cells})]

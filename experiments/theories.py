@@ -179,6 +179,10 @@ def collect(options: Options) -> dict[str, dict[str, Any]]:
     for name in rules():
         curves = read_curves(options.out / name)
         best = read_json(options.out / name / "summary.json")["seeds"].values()
+        if "test_accuracy" not in curves:
+            raise ValueError(
+                f"`{options.out / name}` has no epoch: every seed of {name} stopped in its first."
+            )
         values = {
             "last_test_accuracy": curves["test_accuracy"][:, -1],
             "best_test_accuracy": [seed["test_accuracy"] for seed in best if "test_accuracy" in seed],
@@ -186,7 +190,8 @@ def collect(options: Options) -> dict[str, dict[str, Any]]:
             "angle_to_backprop": curves["angle_to_backprop"][:, -1],
             "target_alignment": curves["target_alignment"][:, -1],
         }
-        found[name] = {k: mean_and_spread(v) for k, v in values.items()}
+        whole = {k: np.asarray(v)[np.isfinite(v)] for k, v in values.items()}  # of seeds that did not stop
+        found[name] = {k: mean_and_spread(v) for k, v in whole.items() if len(v) > 0}
     return found
 
 

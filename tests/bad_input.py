@@ -16,6 +16,7 @@ import dfc_jax as dfc
 
 
 MODEL = dfc.mlp((4, 5, 3), key=jax.random.key(0))
+LAYERED = dfc.mlp((4, 5, 3), key=jax.random.key(0), feedback=dfc.RandomLayeredFeedback())
 X, Y = jnp.ones((2, 4)), jnp.eye(3)[:2]
 KEY = jax.random.key(1)
 METHODS = {
@@ -46,6 +47,7 @@ BATCHES = {
     "half-precision model": (half, X, Y),
     "class numbers": (MODEL, X, jnp.array([0.0, 2.0])),
     "no batch": (MODEL, X[0], Y[0]),
+    "lists": (MODEL, [[1.0] * 4], [[1.0, 0.0, 0.0]]),
     "empty batch": (MODEL, X[:0], Y[:0]),
     "unequal batches": (MODEL, X, Y[:1]),
     "too many inputs": (MODEL, jnp.ones((2, 7)), Y),
@@ -69,6 +71,14 @@ OTHERS: dict[str, Callable[[], object]] = {
     "mlp: one size": lambda: dfc.mlp((4,), key=KEY),
     "mlp: width 0": lambda: dfc.mlp((4, 0, 3), key=KEY),
     "mlp: width 2.5": lambda: dfc.mlp((4, 2.5, 3), key=KEY),
+    "mlp: width True": lambda: dfc.mlp((4, True, 3), key=KEY),
+    "SleepPhase: no key": lambda: dfc.SleepPhase()(MODEL, X, Y, key=None),
+    "LinearisedSleepPhase: no key": lambda: dfc.LinearisedSleepPhase()(MODEL, X, Y, key=None),
+    "LinearisedStrongDFC: two keys": lambda: dfc.LinearisedStrongDFC()(
+        MODEL, X, Y, key=jax.random.split(KEY)
+    ),
+    "StrongDFC: a number for a key": lambda: dfc.StrongDFC()(MODEL, X, Y, key=0),
+    "WeightMirror: no key": lambda: dfc.WeightMirror()(LAYERED, X, Y, key=None),
     "mlp: activations": lambda: dfc.mlp((4, 5, 3), key=KEY, activation=[dfc.Tanh()] * 2),
     "Nudge: 0": lambda: dfc.Nudge(0.0),
     "Nudge: NaN": lambda: dfc.Nudge(float("nan")),

@@ -154,6 +154,18 @@ def test_the_home_folder_is_found_wherever_it_stands():
         ({"method": ("bp",), "feedback": "exact"}, "`feedback` is exact; bp has none"),
         ({"method": ("bp",), "nudge": 0.5}, "`nudge` is given, which bp does not read"),
         ({"strong": Strong(sigma=0.5)}, "`strong.sigma` is given, which dfc-ss and bp does not read"),
+        (
+            {"solver": Solver(duration=5.0)},
+            "`solver.duration` is given, which dfc-ss and bp does not read with",
+        ),
+        (
+            {"method": ("dfc",), "solver": Solver(diffrax_solver="Heun")},
+            "`solver.diffrax_solver` is given, which dfc does not read with `solver.trajectory` implicit",
+        ),
+        (
+            {"method": ("strong-dfc",), "feedback_learning": Feedback(sigma=0.2)},
+            "`feedback_learning.sigma` is given, which strong-dfc does not read",
+        ),
         ({"damping": 0.5}, "`damping` is given, but neither mn, gn nor `diagnostics`"),
         ({"processes": 2, "process": 2, "coordinator": "localhost:1", "distributed": True}, "the last is 1"),
         ({"coordinator": "nonsense", "distributed": True}, "it must be HOST:PORT"),

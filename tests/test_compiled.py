@@ -3,6 +3,7 @@
 import pathlib
 from collections.abc import Callable
 
+import equinox as eqx
 import jax
 import jax.random as jr
 import numpy as np
@@ -114,6 +115,23 @@ def test_other_numbers_compile_nothing(call: Callable[[str, float], object], nam
         assert compiled
     finally:
         jax.monitoring.unregister_event_duration_listener(hear)
+
+
+LAYERED: dict[str, Make] = {
+    "FeedbackAlignment": lambda _: dfc.FeedbackAlignment(),
+    "WeightMirror": lambda _: dfc.WeightMirror(),
+}
+
+
+@pytest.mark.parametrize("name", METHODS | LAYERED)
+def test_without_jit_it_is_one_program(name: str) -> None:
+    """Not one for each of its operations, which takes a hundred times as long."""
+    (model, x, y), key = problem(1.0), jr.key(0)
+    if name in LAYERED:
+        model = dfc.mlp((4, 3, 3), key=key, feedback=dfc.RandomLayeredFeedback())
+    call = lambda model, x, y, key: (METHODS | LAYERED)[name](1.0)(model, x, y, key=key)
+    program, *_ = eqx.filter_make_jaxpr(call)(model, x, y, key)
+    assert [equation.primitive.name for equation in program.jaxpr.eqns] in (["jit"], ["pjit"])
 
 
 @pytest.mark.slow

@@ -149,5 +149,6 @@ def test_what_it_cannot_do_is_said() -> None:
     exact = dfc.Network(model.layers, dfc.ExactFeedback())
     with pytest.raises(ValueError, match="ExactFeedback; ExpectedSleepPhase needs FeedbackWeights"):
         dfc.ExpectedSleepPhase()(exact, x, y)
-    with pytest.raises(ValueError, match=r"`noise.sigma` is 0"):
-        dfc.ExpectedSleepPhase(noise=dfc.WhiteNoise(0.0))
+    for sigma in (0.0, 1e-20):  # whose square float32 does not hold
+        with pytest.raises(ValueError, match=rf"`noise.sigma` is {sigma}"):
+            dfc.ExpectedSleepPhase(noise=dfc.WhiteNoise(sigma))

@@ -62,6 +62,27 @@ def test_the_cause_is_named(cause: str, sentence: str) -> None:
     assert len(reasons) == others.get(cause, len(reasons))
 
 
+def test_activations_with_a_parameter_for_each_neuron_are_looked_at() -> None:
+    """As a PReLU's slopes."""
+
+    class PReLU(dfc.AbstractActivation):
+        slope: jax.Array
+
+        def __call__(self, voltage: jax.Array) -> jax.Array:
+            return jnp.where(voltage > 0, voltage, self.slope * voltage)
+
+        def derivative(self, voltage: jax.Array) -> jax.Array:
+            return jnp.where(voltage > 0, jnp.ones_like(voltage), self.slope)
+
+        def difference(self, voltage: jax.Array, change: jax.Array) -> jax.Array:
+            return self(voltage + change) - self(voltage)
+
+    _, model, x, y = broken("none")
+    slopes = jnp.linspace(0.1, 0.5, len(model.layers[0].transform.bias))
+    model = eqx.tree_at(lambda m: m.layers[0].activation, model, PReLU(slopes))
+    assert dfc.reasons_for_failure(dfc.DFCSS(), model, x, y) == []
+
+
 @pytest.mark.slow
 def test_nothing_is_found_where_nothing_fails() -> None:
     _, model, x, y = broken("none")

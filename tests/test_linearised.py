@@ -182,14 +182,35 @@ def test_a_loop_that_grows_slowly_is_unstable() -> None:
     assert np.all(dfc.distance_from_rest(flipped, samples, 10.0)[slow] == np.inf)
 
 
+def test_a_loop_that_is_not_finite_is_not_stable_and_said() -> None:
+    loop, samples = make_loop()
+    huge = tuple(1e308 * Q / jnp.abs(Q) for Q in loop.network.feedback.weights)
+    found = stability.loop_stability(eqx.tree_at(lambda l: l.network.feedback.weights, loop, huge), samples)
+    assert found is not None and not found.stable.any()
+    assert len(found.doubts) == 1 and "is not finite for 100% of the samples" in found.doubts[0]
+
+
+def test_a_mode_at_rest_has_no_stable_step_and_no_error_no_distance() -> None:
+    """Without feedback and leak the control stays as it is; a target that is reached moves nothing."""
+    loop, samples = make_loop(dfc.PIController(0.0, 0.0))
+    silent = jax.tree.map(jnp.zeros_like, loop.network.feedback.weights)
+    alone = eqx.tree_at(lambda l: l.network.feedback.weights, loop, silent)
+    assert np.array_equal(dfc.euler_step_bound(alone, samples), np.zeros(4))
+    resting, still = make_loop(target=dfc.Rest())
+    assert np.array_equal(dfc.distance_from_rest(resting, still, 1.0), np.zeros(4))
+
+
 def test_nothing_is_said_of_a_loop_with_too_many_modes(monkeypatch: pytest.MonkeyPatch) -> None:
     loop, samples = make_loop()
     negative = tuple(-Q for Q in loop.network.feedback.weights)
     flipped = eqx.tree_at(lambda l: l.network.feedback.weights, loop, negative)
     found = stability.loop_stability(flipped, samples)
     assert found is not None and not found.stable.any() and len(found.doubts) == 1
+    scheme = dfc.PublishedEuler(2.0, 5)
+    assert stability.scheme_doubts(loop, samples, scheme)
     monkeypatch.setattr(stability, "has_few_modes", lambda *_: False)
     assert stability.loop_stability(flipped, samples) is None
+    assert stability.scheme_doubts(loop, samples, scheme) == []
 
 
 @pytest.mark.parametrize("instant", [True, False])

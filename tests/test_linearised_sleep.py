@@ -145,6 +145,13 @@ def test_a_broken_sample_harms_no_other(poison: float) -> None:
     assert relative_error(found.feedback, jax.tree.map(lambda Q: 2 / 3 * Q, healthy.feedback)) < 1e-12
 
 
+def test_a_jacobian_too_large_to_square_adds_nothing() -> None:
+    model, x, y = problem(7)
+    model = eqx.tree_at(lambda m: m.layers[-1].transform.weight, model, replace_fn=lambda w: 1e160 * w)
+    found = update(dfc.LinearisedSleepPhase(*SETTINGS["white"]), model, x, y, jr.key(0))
+    assert all(np.array_equal(Q, np.zeros(Q.shape)) for Q in found.feedback.weights)
+
+
 def test_the_size_of_small_noise_does_not_matter() -> None:
     model, x, y = problem(6)
     small, large = (

@@ -91,6 +91,11 @@ def test_inputs_are_standardised_by_the_training_samples_and_new_ones_likewise()
         data.inputs(X)
 
 
+def test_small_units_are_standardised_too():
+    data = dfc.Dataset.from_arrays(1e-15 * X, LABELS)
+    np.testing.assert_allclose(data.train.x.std(axis=0), 1, atol=1e-6)
+
+
 @pytest.mark.parametrize("flat", [True, False])
 def test_images_are_standardised_by_channel(flat):
     images = RNG.standard_normal((30, 2, 3, 3)) * np.array([1, 5])[:, None, None]

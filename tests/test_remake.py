@@ -26,6 +26,11 @@ def test_every_committed_table_is_made_by_its_own_command():
         assert without == said[1:], name
 
 
+def table_of(arguments: str, name: str = "sleep", revision: str = "abc") -> str:
+    found = {"revision": revision, "command": f"python benchmarks/{name}.py {arguments}"}
+    return json.dumps({"environment": found})
+
+
 @pytest.fixture
 def started(
     monkeypatch: pytest.MonkeyPatch, tmp_path: pathlib.Path
@@ -37,7 +42,7 @@ def started(
         calls.append((command, env))
         name = pathlib.Path(command[1]).stem
         if name != "gains":
-            (tmp_path / f"{name}.json").write_text(json.dumps({"environment": {"revision": "abc"}}))
+            (tmp_path / f"{name}.json").write_text(table_of(shlex.join(command[2:]), name))
         return subprocess.CompletedProcess(command, 1 if name == "gains" else 0)
 
     monkeypatch.setattr(subprocess, "run", run)
@@ -47,7 +52,7 @@ def started(
 
 def test_it_goes_on_where_it_ended_and_a_script_that_fails_stops_no_other(started, tmp_path, capsys):
     options = remake.Options(tables=("sleep", "gains", "devices"), out=tmp_path)
-    (tmp_path / "sleep.json").write_text(json.dumps({"environment": {"revision": "of before"}}))
+    (tmp_path / "sleep.json").write_text(table_of("", revision="of before"))
     assert remake.main(options) == 1
     said = capsys.readouterr()
     assert "gains failed" in said.err and "sleep" not in said.err
@@ -60,6 +65,18 @@ def test_it_goes_on_where_it_ended_and_a_script_that_fails_stops_no_other(starte
     assert remake.main(options) == 1
     assert [pathlib.Path(command[1]).name for command, _ in started[3:]] == ["gains.py"]
     assert "sleep: skipped" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("held", [table_of("--small"), "", "{}", '{"environment": {"revision": "ab'])
+def test_what_is_of_another_command_or_cut_off_is_made_again(held, started, tmp_path):
+    (tmp_path / "sleep.json").write_text(held)
+    assert remake.main(remake.Options(tables=("sleep",), out=tmp_path)) == 0
+    assert len(started) == 1 and json.loads((tmp_path / "sleep.json").read_text())
+
+
+def test_the_published_tables_are_not_written_over_one_by_one(started, capsys):
+    assert remake.main(remake.Options(out=RESULTS)) == 2
+    assert "which git follows" in capsys.readouterr().err and not started
 
 
 @pytest.mark.parametrize(("revision", "problem"), [("abc-dirty", "is not clean"), (None, "is no checkout")])

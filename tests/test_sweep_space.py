@@ -129,6 +129,7 @@ def test_a_preset_is_filled_in_for_every_method() -> None:
         ("--nudge linear 2 1", "LOW below HIGH"),
         ("--nudge linear 1 2 1", "at least 2 values"),
         ("--nudge linear 1 inf", "LOW below HIGH"),
+        ("--epochs linear 1.5 3.5 3", "it takes whole numbers, LOW and HIGH among them"),
         ("--dataset digits mnist", "the same for all runs"),
         ("--seeds 0 or 1", "the same for all runs"),
         ("--feedback-learning.freeze-output maybe", "True, False, or both"),
@@ -146,6 +147,7 @@ def test_what_is_no_space_is_said(text: str, sentence: str) -> None:
 @pytest.mark.parametrize(
     "text",
     [
+        "--method dfc-ss dfc --solver.steady-state broyden published --solver.duration 5 10 --nudge 0.1 0.2",
         "--method bp dfa dfc-ss --feedback fixed learned --feedback-learning.lr log 1e-4 1e-1 3",
         "--method bp dfc-ss --feedback fixed learned --feedback-learning.lr 1e-3 --nudge 0.1 0.2",
         "--method bp dfc-ss --feedback learned --nudge 0.3 --optimiser.lr 1e-3 1e-2",

@@ -84,6 +84,15 @@ def test_the_closed_form_is_for_long_trajectories_only() -> None:
     assert choose("fashion_mnist", "DFC (fixed)") == choose("mnist_train_loss", "DFC") == "implicit"
 
 
+def test_a_cell_all_of_whose_seeds_stopped_in_their_first_epoch_is_tabled() -> None:
+    nothing = {"mean": None, "std": None, "values": {}, "converged": None, "minus_bp": None, "sleep": None}
+    cell = {"task": "mnist", "row": "BP", "paper_mean": 1.0, "paper_std": 0.1, "epochs": 1, "sleep_epochs": 0}
+    cell |= {"seconds": 0.0, "device": "one", "revision": "abc", "stopped": ["epoch 1"], **nothing}
+    lines = table1._markdown([cell])
+    assert any(line.startswith("| BP | stopped |") for line in lines)
+    assert "| mnist | BP | 0 | 1 | 0 |  |  | 0 | abc |" in lines
+
+
 def test_paired_differences_are_a_paired_t_test() -> None:
     ours, theirs = {0: 2.0, 1: 2.5, 2: 2.2, 9: 7.0}, {0: 1.9, 1: 2.2, 2: 2.2}
     found = paired_difference(ours, theirs)

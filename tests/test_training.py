@@ -116,6 +116,14 @@ def test_every_batch_has_a_key_of_its_own_the_last_one_too():
     assert number == 4 and len({tuple(key) for key in seen.tolist()}) == 4
 
 
+def test_a_part_of_an_epoch_is_no_batch_more():
+    """0.07 * 100 is 7.000000000000001."""
+    train = jax.tree.map(jnp.asarray, regression(100).train)
+    step = lambda number, x, y, key: (number + 1, {})
+    taken = {part: int(Batches(train, 1).scan(step, 0, jr.key(0), part)[0]) for part in (0.07, 0.28, 0.281)}
+    assert taken == {0.07: 7, 0.28: 28, 0.281: 29}
+
+
 # The best epoch, and stopping
 
 

@@ -98,6 +98,12 @@ def test_times_are_a_row(times):
         found_of(loop_of(), times)
 
 
+@pytest.mark.parametrize("times", [[0, 2, 1], [-1, 0.5, 1], [0, np.nan, 1], [0, 0, 1]], ids=str)
+def test_times_rise_from_zero_on(times):
+    with pytest.raises(ValueError, match=r"`times` are .* they must rise, from 0 on, and be finite"):
+        found_of(loop_of(), jnp.asarray(times, float))
+
+
 def test_the_picture_draws_what_was_found(monkeypatch):
     matplotlib.use("Agg")
     found = found_of(loop_of())

@@ -74,8 +74,24 @@ READERS = {  # which methods read an option that no other does
     "optimal.class_value": ("least-control",),
     "optimal": ("least-control", "predictive-coding"),
     "feedback_learning.update": (*WEAK, "strong-dfc-2phase"),
+    "feedback_learning.sigma": (*WEAK, "strong-dfc-2phase"),
+    "feedback_learning.sigma_output": (*WEAK, "strong-dfc-2phase"),
+    "feedback_learning.tau_apical": (*WEAK, "strong-dfc-2phase"),
     "feedback_learning": (*WEAK, *STRONG),
     "layered": (*WEAK, "strong-dfc-2phase"),
+}
+# Which options of `solver` each way to the steady state or along the trajectory reads, besides its own name.
+STEADY_STATES = {
+    "broyden": ("rtol",),
+    "newton": ("rtol",),
+    "simulated": ("rtol", "diffrax_solver"),
+    "published": ("duration", "dt", "tau_v"),
+}
+TRAJECTORIES = {
+    "implicit": ("duration", "tau_v"),
+    "closed-form": ("duration", "tau_v"),
+    "published": ("duration", "dt", "tau_v"),
+    "diffrax": ("duration", "dt", "tau_v", "diffrax_solver"),
 }
 _DYNAMICS = ("sigma", "sigma_output", "sigma_floor", "k_p", "alpha", "tau_v", "tau_apical", "dt", "steps")
 _ASLEEP = ("pretraining_lr", "pretraining_epochs", "sleep_epochs", "freeze_output")
@@ -124,6 +140,27 @@ def check_numbers(config: Any) -> None:
             raise ValueError(f"{problem}; the published scheme needs 2 to {MOST_STATES}.")
 
 
+def reads_of_solver(config: Any, method: str, option: str) -> bool:
+    """Whether `method` reads an option of `solver`, given how its steady state or trajectory is found."""
+    if method in READERS["solver.steady_state"]:
+        return option == "steady_state" or option in STEADY_STATES[config.solver.steady_state]
+    known = method in READERS["solver.trajectory"]
+    return known and (option == "trajectory" or option in TRAJECTORIES[config.solver.trajectory])
+
+
+def _check_solver(config: Any, untouched: Any) -> None:
+    for field in dataclasses.fields(config.solver):
+        given = getattr(config.solver, field.name) != getattr(untouched.solver, field.name)
+        if given and not any(reads_of_solver(config, method, field.name) for method in config.method):
+            chosen = [
+                f"`solver.{name}` {getattr(config.solver, name)}"
+                for name in ("steady_state", "trajectory")
+                if set(READERS[f"solver.{name}"]) & set(config.method)
+            ]
+            problem = f"`solver.{field.name}` is given, which {' and '.join(config.method)} does not read"
+            raise ValueError(f"{problem} with {' and '.join(chosen)}.")
+
+
 def check_used(config: Any) -> None:
     """Raise `ValueError` for an option that is given, but that nothing would read."""
     untouched = type(config)()
@@ -138,6 +175,7 @@ def check_used(config: Any) -> None:
                 raise ValueError(
                     f"`{name}` is given, which {methods} does not read; it is for {', '.join(readers)}."
                 )
+    _check_solver(config, untouched)
     if config.feedback_learning != untouched.feedback_learning and config.feedback != "learned":
         name = _changed("feedback_learning", config.feedback_learning, untouched.feedback_learning, ())
         raise ValueError(f"`{name}` is given, but `feedback` is {config.feedback}, which does not learn.")

@@ -7,7 +7,7 @@ import pathlib
 from collections.abc import Sequence
 from typing import Any
 
-from options.checks import READERS
+from options.checks import READERS, reads_of_solver
 from options.config import Config, MAY_DIFFER
 from options.held import options_of
 
@@ -111,7 +111,9 @@ def value_of(options: Any, name: str) -> Any:
 
 def reads(config: Config, name: str) -> bool:
     """Whether the run's method reads the option."""
-    group = name.partition(".")[0]
+    group, _, option = name.partition(".")
+    if group == "solver":
+        return reads_of_solver(config, config.method[0], option)
     readers = READERS.get(name, READERS.get(group, config.method))
     if name == "damping":
         readers = ("mn", "gn")

@@ -24,7 +24,8 @@ from dfc_jax._runs.folder import first_difference
 
 Search = Literal["grid", "random", "optuna"]
 FILE = "sweep.json"
-DECISIVE = ("method", "feedback")  # for what else a run reads
+COMPARED = ("method", "feedback")  # kinds of runs, each of which gets the same settings
+DECISIVE = (*COMPARED, "solver.steady_state", "solver.trajectory")  # for what else a run reads
 MAY_DIFFER = ("trials",)  # of a sweep that goes on: there may be more
 
 
@@ -91,7 +92,7 @@ class Sweep:
         return config
 
     def read(self, setting: Setting) -> list[str]:
-        """The names of the searched options that a run of such a method and feedback reads."""
+        """The names of the searched options that a run of such a method, feedback and solver reads."""
         config = self._with({name: setting[name] for name in DECISIVE if name in setting})
         own = FEEDBACK.keys() & {*config.method}
         return [name for name in self.space if reads(config, name) and not (name == "feedback" and own)]
@@ -123,7 +124,7 @@ class Sweep:
         of feedback."""
         generator = np.random.default_rng((self.sampling_seed, number))
         drawn = {name: swept.draw(generator) for name, swept in self.space.items()}
-        names = [name for name in DECISIVE if name in self.space]
+        names = [name for name in COMPARED if name in self.space]
         kinds = itertools.product(*(_ends(self.space[name]) for name in names))
         return [drawn | dict(zip(names, kind, strict=True)) for kind in kinds]
 
@@ -150,8 +151,8 @@ class Sweep:
         return found
 
     def _kinds(self) -> list[tuple[str, ...]]:
-        """All methods, and all kinds of feedback."""
-        fixed = {"method": self._start.method[0], "feedback": self._start.feedback}
+        """All methods, all kinds of feedback, and all ways to the steady state and along the trajectory."""
+        fixed = {name: value_of(self._start, name) for name in DECISIVE} | {"method": self._start.method[0]}
         return [_ends(self.space.get(name, Choices((fixed[name],)))) for name in DECISIVE]
 
     def _check_fixed(self, methods: Sequence[str]) -> None:

@@ -10,7 +10,7 @@ import numpy as np
 from report.curves import read_curves
 from report.finished import read_json
 from report.spread import mean_and_spread, shown
-from sweeping.description import DECISIVE
+from sweeping.description import COMPARED
 from sweeping.space import Setting
 from sweeping.turn import finished
 
@@ -122,7 +122,7 @@ def sensitivity(results: Sequence[Result]) -> list[list[str]]:
 
 
 def _kind(result: Result) -> tuple[str, ...]:
-    return tuple(result.setting[name] for name in DECISIVE if name in result.setting)
+    return tuple(result.setting[name] for name in COMPARED if name in result.setting)
 
 
 def write_csv(path: pathlib.Path, results: Sequence[Result]) -> None:

@@ -212,6 +212,8 @@ def _range(name: str, kind: Kind, words: list[str]) -> Swept:
         raise ValueError(f"{given}; {wanted}.") from None
     if len(numbers) > 3 or not (math.isfinite(low) and low < high < math.inf):
         raise ValueError(f"{given}; {wanted}, LOW below HIGH.")
+    if kind.whole and not (low.is_integer() and high.is_integer()):
+        raise ValueError(f"{given}; it takes whole numbers, LOW and HIGH among them.")
     if scale == "log" and low <= 0:
         raise ValueError(f"{given}; on a log scale LOW must exceed 0.")
     if count is not None and count < 2:

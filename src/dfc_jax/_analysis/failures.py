@@ -1,5 +1,6 @@
 """Why samples fail to converge, found for the user, and what to change."""
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 
@@ -52,9 +53,11 @@ def _overflow(samples: Sample) -> list[str]:
 def _saturation(model: Network, samples: Sample) -> list[str]:
     found = []
     for i, (layer, voltage) in enumerate(zip(model.layers, samples.feedforward.voltages, strict=True), 1):
-        slopes = layer.activation.derivative(jnp.linspace(-4.0, 4.0, 81, dtype=voltage.dtype))
-        steepest = float(jnp.max(slopes))
-        flat = float(jnp.mean(layer.activation.derivative(voltage) < _SATURATED * steepest))
+        # Of whole layers, as an activation may have parameters of each neuron's own.
+        slopes = jax.vmap(layer.activation.derivative)
+        grid = jnp.linspace(-4.0, 4.0, 81, dtype=voltage.dtype)
+        steepest = jnp.max(slopes(jax.vmap(lambda a, v=voltage[0]: jnp.full_like(v, a))(grid)), axis=0)
+        flat = float(jnp.mean(slopes(voltage) < _SATURATED * steepest[None]))
         if flat > _MANY:
             found.append(
                 f"{flat:.0%} of the neurons of layer {i} are saturated, so the control cannot move them: "

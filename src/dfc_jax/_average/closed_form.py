@@ -54,6 +54,8 @@ class ClosedFormAverage(AbstractAverage):
     duration: Scalar = number("duration", 10.0, above=0)
 
     def doubts(self, loop: ClosedLoop, samples: Sample) -> list[str]:
+        if not has_few_modes(loop, samples.error.shape[1]):
+            return []
         distance = distance_from_rest(loop, samples, float(self.duration))
         short = np.isfinite(distance) & (distance > 0.1)
         if not np.any(short):

@@ -15,7 +15,7 @@ from dfc_jax._average.base import AbstractAverage, Accumulator, instant_change
 from dfc_jax._average.control_root_finder import _Averaged, _of_each, ControlRootFinder
 from dfc_jax._checks import require
 from dfc_jax._dynamics.closed_loop import ClosedLoop
-from dfc_jax._dynamics.stability import euler_step_bound
+from dfc_jax._dynamics.stability import euler_step_bound, has_few_modes
 from dfc_jax._dynamics.states import Sample
 from dfc_jax._fields import count, number
 from dfc_jax._network.layer import Layer
@@ -102,7 +102,8 @@ class DiffraxAverage(AbstractAverage):
 
     def doubts(self, loop: ClosedLoop, samples: Sample) -> list[str]:
         fixed = isinstance(self.stepsize_controller, diffrax.ConstantStepSize)
-        if not (fixed and isinstance(self.solver, diffrax.Euler)):
+        few = has_few_modes(loop, samples.error.shape[1])
+        if not (fixed and isinstance(self.solver, diffrax.Euler) and few):
             return []
         bound = euler_step_bound(loop, samples)
         diverging = (bound > 0) & (bound < self.dt0)  # the loop itself is stable

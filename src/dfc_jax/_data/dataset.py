@@ -243,7 +243,7 @@ def _moments(
             (moment(axis=(0, 2))[:, None] * each).reshape(x.shape[1:])
             for moment in (channels.mean, channels.std)
         )
-    return mean, np.where(std > 1e-12 * np.maximum(np.abs(mean), 1), std, 1.0)
+    return mean, np.where(std > 1e-12 * np.abs(mean), std, 1.0)
 
 
 def _standardised(

@@ -8,6 +8,9 @@ from dfc_jax._fields import number, Part
 from dfc_jax._numerics.arrays import Scalar
 
 
+LEAST_SIGMA = 1e-18  # whose square float32 still holds
+
+
 class AbstractNoise(Part):
     """Independent noise for every neuron. `sigma_output` is that of the output layer (None: as `sigma`)."""
 

@@ -17,7 +17,7 @@ import jax.numpy as jnp
 import jax.random as jr
 from jaxtyping import Array, Int, Key, PRNGKeyArray, PyTree
 
-from dfc_jax._checks import require
+from dfc_jax._checks import check_key, require
 from dfc_jax._dynamics.closed_loop import ClosedLoop
 from dfc_jax._dynamics.states import Deviation, PerLayer, Sample, sweep
 from dfc_jax._fields import count, flag, number, Part
@@ -165,4 +165,5 @@ class PublishedEuler(Part):
 
 def sample_keys(key: PRNGKeyArray, batch: int) -> Key[Array, " batch"]:
     """A key for each place in a batch, whatever the size of the batch."""
+    check_key("key", key)
     return jax.vmap(lambda i: jr.fold_in(key, i))(jnp.arange(batch))

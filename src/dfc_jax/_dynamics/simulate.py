@@ -86,7 +86,7 @@ def simulate(
     require(
         key is None or not adaptive,
         f"`stepsize_controller` is {type(stepsize_controller).__name__}, whose steps the noise would change; "
-        "give diffrax.ConstantStepSize() or StepTo with noise.",
+        "give diffrax.ConstantStepSize(), the default, with noise.",
     )
     for asked in ("solver_state", "controller_state", "made_jump"):
         require(

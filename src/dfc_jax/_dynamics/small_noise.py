@@ -44,12 +44,12 @@ class SmallNoise(Part):
         voltages = jax.tree.map(jnp.add, sample.feedforward.voltages, deviation.voltage)
         identity, change = jnp.eye(len(sample.error), dtype=sample.error.dtype), deviation.rate[-1]
         found = self.loop.network.jacobian(voltages), self.loop.error_gain(sample, identity, change)
-        jacobians, readout, _ = zero_unless_finite((*found, sample.error))
-        rows = [J.reshape(len(J), -1) for J in jacobians]
+        rows = [J.reshape(len(J), -1) for J in found[0]]
         inputs = [Q.reshape(-1, Q.shape[-1]) for Q in self.loop.feedback(sample)]
         gains = jnp.stack([J @ Q for J, Q in zip(rows, inputs, strict=True)])
         grams = jnp.stack([J @ J.T for J in rows])
-        return jacobians, gains, grams, readout
+        *products, _ = zero_unless_finite((found[0], gains, grams, found[1], sample.error))
+        return tuple(products)
 
     def noise_steps(self) -> tuple[Scalar, Float[Array, " layers"]]:
         """g and the kappa of each layer."""

@@ -68,8 +68,14 @@ def loop_stability(loop: ClosedLoop, samples: Sample, most: int = 500) -> LoopSt
         return None
     samples = jax.tree.map(lambda leaf: np.asarray(leaf)[finite], samples)  # JAX would compile each
     largest = loop_eigenvalues(loop, samples).real.max(axis=1)
-    stable = ~(largest > _GROWING)
-    return LoopStability(stable, [] if np.all(stable) else [_instability(loop, samples, largest)])
+    unknown, growing = np.isnan(largest), largest > _GROWING
+    doubts = [_instability(loop, samples, largest)] if np.any(growing) else []
+    if np.any(unknown):
+        doubts.append(
+            f"The closed loop is not finite for {np.mean(unknown):.0%} of the samples tried: weights, "
+            "feedback weights or voltages are too large to compute with; lower the learning rates."
+        )
+    return LoopStability(~(unknown | growing), doubts)
 
 
 def _instability(loop: ClosedLoop, samples: Sample, largest: Float[np.ndarray, " samples"]) -> str:
@@ -77,7 +83,7 @@ def _instability(loop: ClosedLoop, samples: Sample, largest: Float[np.ndarray, "
     unstable = largest > _GROWING
     sentence = (
         f"The closed loop is unstable for {np.mean(unstable):.0%} of the samples tried, its eigenvalues' "
-        f"largest real part {np.max(largest):+.3g} per tau_u, so its dynamics do not come to rest"
+        f"largest real part {np.nanmax(largest):+.3g} per tau_u, so its dynamics do not come to rest"
     )
     gains = np.asarray(jax.vmap(loop.gain)(samples), np.float64)
     if np.all(_eigenvalues(gains[unstable]).real > 0):  # then a slow controller is stable (Prop. 5)
@@ -102,7 +108,9 @@ def euler_step_bound(loop: ClosedLoop, samples: Sample) -> Float[np.ndarray, " b
     order, a little more with every order of theirs.
     """
     values = loop_eigenvalues(loop, samples)
-    return np.maximum(np.min(-2 * values.real / np.abs(values) ** 2, axis=1), 0)
+    growing = values.real >= 0  # or at rest, as a silent output without a leak
+    size = np.where(growing, 1, np.abs(values))
+    return np.min(np.where(growing, 0, -2 * values.real / size**2), axis=1)
 
 
 def published_growth(
@@ -142,7 +150,12 @@ def _published_steps(
 
 
 def scheme_doubts(loop: ClosedLoop, samples: Sample, scheme: PublishedEuler) -> list[str]:
-    """Whether the published scheme diverges for these samples, in a sentence; for a method's `doubts`."""
+    """Whether the published scheme diverges for these samples, in a sentence; for a method's `doubts`.
+
+    Nothing is said of loops of so many modes that their eigenvalues take minutes.
+    """
+    if not has_few_modes(loop, samples.error.shape[1]):
+        return []
     bound = euler_step_bound(loop, samples)
     growth = published_growth(loop, samples, scheme)
     diverging = (bound > 0) & (growth > 1)  # the loop itself is stable
@@ -159,7 +172,7 @@ def distance_from_rest(loop: ClosedLoop, samples: Sample, t: float) -> Float[np.
     """|u(t) - u_ss| / |u_ss|: how far each sample's control is from its steady state after a time `t`.
 
     From the exact solution of the linear equations, so only modes that the target excites count. Infinite
-    if the loop is not stable.
+    if the loop is not stable, 0 if it has no error to begin with.
     """
     check_number("t", t, minimum=0)
     distances = []
@@ -169,13 +182,15 @@ def distance_from_rest(loop: ClosedLoop, samples: Sample, t: float) -> Float[np.
             continue
         rest = np.linalg.solve(matrix, -drive)
         left = reading @ scipy.linalg.expm(t * matrix) @ rest
-        distances.append(np.linalg.norm(left) / np.linalg.norm(reading @ rest + direct))
+        size = np.linalg.norm(reading @ rest + direct)
+        distances.append(0.0 if size == 0 else np.linalg.norm(left) / size)
     return np.asarray(distances)
 
 
 def _eigenvalues(matrices: Float[np.ndarray, "*batch n n"]) -> Complex[np.ndarray, "*batch n"]:
     """Complex even where all are real, unlike NumPy's; NaN for a matrix that is not finite."""
-    finite = np.isfinite(matrices) & np.isfinite(matrices.sum(axis=(-2, -1), keepdims=True))
+    with np.errstate(over="ignore", invalid="ignore"):
+        finite = np.isfinite(matrices) & np.isfinite(matrices.sum(axis=(-2, -1), keepdims=True))
     values = np.linalg.eigvals(np.where(finite, matrices, 0))
     return np.where(finite.all(axis=-1), values, np.nan).astype(complex)
 

@@ -4,7 +4,9 @@ from typing import cast
 
 import diffrax
 import jax
+import jax.core
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Float, PRNGKeyArray
 
 from dfc_jax._checks import require
@@ -51,10 +53,14 @@ def trajectory(
     >>> found.control.shape, [rates.shape for rates in found.rates]
     ((21, 3), [(21, 5), (21, 3)])
 
-    **Raises:** `ValueError` as `simulate`, and unless `times` are a row of numbers.
+    **Raises:** `ValueError` as `simulate`, and unless `times` are a row of numbers that rise from 0 on.
     """
     times = jnp.asarray(times, sample.error.dtype)
     require(times.ndim == 1 and times.size > 0, f"`times` has shape {times.shape}; it must be (times,).")
+    if not isinstance(times, jax.core.Tracer):
+        known = np.asarray(times)
+        rising = np.isfinite(known).all() and known[0] >= 0 and np.all(np.diff(known) > 0)
+        require(bool(rising), f"`times` are {known}; they must rise, from 0 on, and be finite.")
     solution = simulate(
         loop,
         sample,

@@ -14,6 +14,7 @@ from dfc_jax._network.layered_feedback import AbstractLayeredFeedback
 from dfc_jax._network.learned import no_change, split_weights
 from dfc_jax._network.network import as_batch, Network
 from dfc_jax._numerics.arrays import BatchInputs, BatchOutputs, OutputVector
+from dfc_jax._numerics.compiled import one_program
 from dfc_jax._numerics.finite import is_finite, zero_unless_finite
 
 
@@ -22,6 +23,7 @@ class Backprop(AbstractMethod):
 
     loss: AbstractLoss = CrossEntropy()
 
+    @one_program
     def __call__(
         self,
         model: Network,
@@ -55,6 +57,7 @@ class DFA(AbstractMethod):
 
     loss: AbstractLoss = CrossEntropy()
 
+    @one_program
     def __call__(
         self,
         model: Network,
@@ -89,6 +92,7 @@ class FeedbackAlignment(AbstractMethod):
 
     loss: AbstractLoss = CrossEntropy()
 
+    @one_program
     def __call__(
         self,
         model: Network,

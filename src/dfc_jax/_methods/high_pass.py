@@ -12,6 +12,7 @@ from dfc_jax._methods.strong_dfc import StrongDFC
 from dfc_jax._network.learned import no_change
 from dfc_jax._network.network import Network
 from dfc_jax._numerics.arrays import BatchInputs, BatchOutputs
+from dfc_jax._numerics.compiled import one_program
 
 
 def _at_rest() -> StrongDFC:
@@ -31,6 +32,7 @@ class HighPassPhase(AbstractSleepPhase):
 
     dynamics: AbstractSinglePhase = default(_at_rest)
 
+    @one_program
     def __call__(
         self,
         model: Network,

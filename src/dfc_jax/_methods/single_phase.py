@@ -7,7 +7,7 @@ import numpy as np
 from dfc_jax._checks import check_number, check_type
 from dfc_jax._dynamics.closed_loop import ClosedLoop
 from dfc_jax._dynamics.controller import AbstractController
-from dfc_jax._dynamics.noise import FilteredNoise
+from dfc_jax._dynamics.noise import FilteredNoise, LEAST_SIGMA
 from dfc_jax._dynamics.published import PublishedEuler
 from dfc_jax._dynamics.stability import scheme_doubts
 from dfc_jax._dynamics.targets import AbstractTarget
@@ -31,7 +31,7 @@ class AbstractSinglePhase(AbstractMethod):
 
     def __check_init__(self) -> None:
         check_parts(self)  # the base class's turn comes later, and the next line needs a noise
-        check_number("noise.sigma", self.noise.sigma, above=0)
+        check_number("noise.sigma", self.noise.sigma, above=LEAST_SIGMA)
 
     @property
     def learns_feedback(self) -> bool:

@@ -11,7 +11,7 @@ from dfc_jax._checks import check_number, check_type, require
 from dfc_jax._dynamics.closed_loop import ClosedLoop
 from dfc_jax._dynamics.controller import AbstractController, PIController
 from dfc_jax._dynamics.losses import AbstractLoss, CrossEntropy
-from dfc_jax._dynamics.noise import AbstractNoise, WhiteNoise
+from dfc_jax._dynamics.noise import AbstractNoise, LEAST_SIGMA, WhiteNoise
 from dfc_jax._dynamics.published import PublishedEuler, PublishedState
 from dfc_jax._dynamics.small_noise import SmallNoise
 from dfc_jax._dynamics.states import PerLayer
@@ -62,7 +62,7 @@ class AbstractNoisePhase(AbstractSleepPhase):
 
     def __check_init__(self) -> None:
         check_parts(self)  # the base class's turn comes later, and the next line needs a noise
-        check_number("noise.sigma", self.noise.sigma, above=0)
+        check_number("noise.sigma", self.noise.sigma, above=LEAST_SIGMA)
 
     def _loop(self, model: Network) -> ClosedLoop:
         """The closed loop of this phase, for a model whose feedback can learn."""

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import jax.random as jr
 from jaxtyping import Array, Float, PRNGKeyArray
 
-from dfc_jax._checks import check_type
+from dfc_jax._checks import check_key, check_type
 from dfc_jax._methods.sleep import AbstractSleepPhase
 from dfc_jax._network.feedback import AbstractFeedback
 from dfc_jax._network.layer import linear_part, Transform
@@ -48,6 +48,7 @@ class WeightMirror(AbstractSleepPhase):
     ) -> Network:
         del y
         check_type("model", model, Network)
+        check_key("key", key)
         feedback = learnable_layers(model.feedback, model.layers, type(self).__name__)
         rates = jax.eval_shape(jax.vmap(model.feedforward), as_inputs(model, x)).inputs[1:]
         keys = jr.split(key, len(model.layers))[1:]

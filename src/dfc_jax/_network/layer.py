@@ -8,9 +8,10 @@ from collections.abc import Callable, Sequence
 import equinox as eqx
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Float
 
-from dfc_jax._checks import check_type, require
+from dfc_jax._checks import check_type, require, shown
 from dfc_jax._fields import check_parts, Part
 from dfc_jax._network.activations import AbstractActivation
 from dfc_jax._numerics.arrays import OutputVector
@@ -111,5 +112,7 @@ def swept_back(
 
 def check_floats(name: str, array: Float[Array, "..."], what: str = "values") -> None:
     """Raise `ValueError` unless `array` is of a type that the dynamics can be solved in."""
+    known = isinstance(array, np.ndarray | np.generic | jax.Array)
+    require(known, f"`{name}` is {shown(array)}; it must be an array.")
     fine = array.dtype in (jnp.float32, jnp.float64)
     require(fine, f"`{name}` holds {array.dtype} {what}; make them float32 or float64.")

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import jax.random as jr
 from jaxtyping import Array, DTypeLike, Float, PRNGKeyArray
 
-from dfc_jax._checks import check_key, check_type, require
+from dfc_jax._checks import check_count, check_key, check_type, require
 from dfc_jax._fields import check_parts, Part
 from dfc_jax._network.activations import AbstractActivation, Linear, Tanh
 from dfc_jax._network.feedback import AbstractFeedback, AbstractFeedbackInit, ProductOfWeights
@@ -189,10 +189,8 @@ def mlp(
     require(
         len(sizes) >= 2, f"`sizes` is {tuple(sizes)}; it must name at least the input and the output size."
     )
-    require(
-        all(isinstance(n, int) and n >= 1 for n in sizes),
-        f"`sizes` is {tuple(sizes)}; every size must be an integer of at least 1.",
-    )
+    for size in sizes:
+        check_count("sizes", size)
     hidden = len(sizes) - 2
     several = isinstance(activation, Sequence) and not isinstance(activation, str)
     for each in activation if several else [activation]:

@@ -10,7 +10,7 @@ from jaxtyping import Array, Int
 from dfc_jax._dynamics.closed_loop import ClosedLoop
 from dfc_jax._dynamics.published import PublishedEuler
 from dfc_jax._dynamics.simulate import simulate
-from dfc_jax._dynamics.stability import distance_from_rest, scheme_doubts
+from dfc_jax._dynamics.stability import distance_from_rest, has_few_modes, scheme_doubts
 from dfc_jax._dynamics.states import Deviation, LoopState, Sample
 from dfc_jax._fields import count, default, number
 from dfc_jax._numerics.arrays import Flag, OutputVector, Scalar
@@ -48,6 +48,8 @@ class Simulated(AbstractEquilibrium):
         return Equilibrium(control, deviation, *rest, held)
 
     def doubts(self, loop: ClosedLoop, samples: Sample) -> list[str]:
+        if not has_few_modes(loop, samples.error.shape[1]):
+            return []
         distance = distance_from_rest(loop, samples, self.t1)
         short = np.isfinite(distance) & (distance > 10 * float(self.rtol))
         if not np.any(short):

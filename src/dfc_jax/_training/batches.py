@@ -41,7 +41,7 @@ class Batches(eqx.Module):
             return step(carry, *self._take(*batch))
 
         full, left, keys = shuffled_batches(key, len(self.train), self.size)
-        steps = math.ceil(part * len(keys))
+        steps = math.ceil(round(part * len(keys), 6))  # 0.07 of 100 is no more than 7
         whole = min(steps, len(full))
         carry, metrics = jax.lax.scan(taken, carry, (full[:whole], keys[:whole]))
         total = jax.tree.map(lambda of_batches: self.size * jnp.sum(of_batches), metrics)

@@ -67,7 +67,7 @@ def _train(
     """Train, and note in `runs` what is known of them."""
     many = len(runs) > 1
     handful = jnp.asarray(options.data.train.x[:8]), jnp.asarray(options.data.train.y[:8])
-    learnings = [run.learning for run in given if run.learning is not None]
+    learnings = [run.learning for run in given if run.learning is not None and run.learning.sleeps]
     for doubt in dict.fromkeys(doubt for learning in learnings for doubt in learning.phase.doubts()):
         warn(doubt)
     start = start_of(given, recipes, data, options)
