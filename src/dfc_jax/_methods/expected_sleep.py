@@ -17,7 +17,7 @@ from dfc_jax._numerics.compiled import compiled
 from dfc_jax._numerics.finite import zero_unless_finite
 
 
-MAX_TERMS = 12  # of an elementwise matrix product: with more, XLA takes longer than one by one
+MAX_TERMS = 20  # of an elementwise matrix product: with more, XLA takes longer than one by one
 
 
 class ExpectedSleepPhase(AbstractSmallNoisePhase):
@@ -89,8 +89,8 @@ class ExpectedSleepPhase(AbstractSmallNoisePhase):
             before, functional = functional.R, self._earlier(small, gains, decay, functional, fed)
             R, left = functional.R, self.scheme.states - 1 - lag
             C = C + left * decay ** jnp.maximum(lag - 1, 0) * R  # R[0] is zero
-            D = D + left * reduce(add, _product(_product(held, grams), jnp.swapaxes(R, 1, 2)))
-            fed = reduce(add, _product(functional.z, gains))
+            D = D + left * _summed(_product(held, grams), jnp.swapaxes(R, 1, 2))
+            fed = _summed(functional.z, gains)
             return (functional, fed, small.seen(held, R, before), C, D), None
 
         zero, zeros = jnp.zeros_like(grams[0]), jnp.zeros_like(grams)
@@ -144,6 +144,15 @@ class _Functional(eqx.Module):
     integral: Float[Array, "out out batch"]
     control: Float[Array, "out out batch"]
     seen: Float[Array, "out out batch"]  # of l
+
+
+def _summed(
+    left: Float[Array, "layers p j batch"], right: Float[Array, "layers j q batch"]
+) -> Float[Array, "p q batch"]:
+    """The sum over layers of their matrix products, for every sample."""
+    if left.shape[2] > MAX_TERMS:
+        return jnp.sum(_product(left, right), axis=0)
+    return reduce(add, _product(left, right))  # where the other sum takes twice as long
 
 
 def _product(
