@@ -25,7 +25,7 @@ BATCHES = {
     "half-precision model": "`model` holds bfloat16 weights; make them float32 or float64",
     "class numbers": "`y` (2,); they must be (batch, inputs) and (batch, outputs)",
     "no batch": "`x` has shape (4,) and `y` (3,); they must be",
-    "lists": "`x` is [[1.0, 1.0, 1.0, 1.0]]; it must be an array",
+    "lists": "]]; it must be an array",
     "empty batch": "`x` has shape (0, 4) and `y` (0, 3); they must be",
     "unequal batches": "`x` has shape (2, 4) and `y` (1, 3); they must be",
     "too many inputs": "`x` has shape (7,), which this network does not take",
