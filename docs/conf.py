@@ -130,7 +130,7 @@ highlight_language = "none"  # a block that names no language: commands and form
 # skips that. The time limit is a cell's; on a
 # slow machine compiling takes most of it.
 nb_execution_mode = "force"
-nb_execution_timeout = 300
+nb_execution_timeout = 150  # a cell that shows a widget sometimes waits as long as this for a message, and goes on
 nb_execution_raise_on_error = True
 nb_execution_show_tb = True
 nb_merge_streams = True
