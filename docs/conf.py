@@ -127,10 +127,10 @@ highlight_language = "none"  # a block that names no language: commands and form
 # -- Notebooks ----------------------------------------------------------------------------------------------
 
 # Executed whenever they are read, so always in a fresh build, which is their test; `-D nb_execution_mode=off`
-# skips that. The time limit is a cell's; on a
-# slow machine compiling takes most of it.
+# skips that. The time limit is a cell's, of which compiling takes most on a slow machine; the one with sliders
+# waits that long for a message that does not come, and goes on.
 nb_execution_mode = "force"
-nb_execution_timeout = 150  # a cell that shows a widget sometimes waits as long as this for a message, and goes on
+nb_execution_timeout = 300
 nb_execution_raise_on_error = True
 nb_execution_show_tb = True
 nb_merge_streams = True
