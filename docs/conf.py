@@ -127,8 +127,8 @@ highlight_language = "none"  # a block that names no language: commands and form
 # -- Notebooks ----------------------------------------------------------------------------------------------
 
 # Executed whenever they are read, so always in a fresh build, which is their test; `-D nb_execution_mode=off`
-# skips that. The time limit is a cell's, of which compiling takes most on a slow machine; the one with sliders
-# waits that long for a message that does not come, and goes on.
+# skips that. The time limit is a cell's, of which compiling takes most on a slow machine; the one with
+# sliders waits that long for a message that does not come, and goes on.
 nb_execution_mode = "force"
 nb_execution_timeout = 300
 nb_execution_raise_on_error = True
