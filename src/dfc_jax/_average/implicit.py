@@ -5,10 +5,11 @@ import math
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, PRNGKeyArray
+from jaxtyping import Array, Float, PRNGKeyArray
 
 from dfc_jax._average.base import AbstractAverage, Accumulator, instant_change
-from dfc_jax._average.implicit_steps import OwnSteps, Stepped
+from dfc_jax._average.implicit_steps import AbstractSteps, OwnSteps, Stepped
+from dfc_jax._average.shared_steps import SharedSteps
 from dfc_jax._average.wide_steps import WideSteps
 from dfc_jax._checks import require
 from dfc_jax._dynamics.closed_loop import ClosedLoop
@@ -17,25 +18,21 @@ from dfc_jax._fields import number
 from dfc_jax._network.layer import Layer
 from dfc_jax._numerics.arrays import Scalar
 from dfc_jax._numerics.compiled import compiled
-from dfc_jax._steady_state.base import Equilibrium, last_state
+from dfc_jax._steady_state.base import Equilibrium, last_state, own_jacobians_pay
 from dfc_jax._steady_state.hidden_system import HiddenSystem
 
 
 _Carry = tuple[Stepped, Accumulator]
 
 
-# Outputs up to which a matrix for each sample costs no more than a system of the last hidden layer's size
-# (benchmarks/scaling.py: as much at 100 outputs over 256 neurons, eight times as much at 200).
-_OWN_OUTPUTS = 100
-
-
 class ImplicitAverage(AbstractAverage):
     """Implicit Euler over growing steps (see `ImplicitStep`).
 
-    A step is a system of n_L unknowns for every sample (`OwnSteps`) or, where a linear output layer is wider
-    than the layer before it or has more than 100 neurons, of as many as that layer has neurons (`WideSteps`).
-    Each is solved until e is known to 3e-4 of |e^-|; a sample of which one is not within 20 iterations does
-    not converge, and teaches nothing from then on.
+    A step is a system of n_L unknowns for every sample, solved by Broyden's method from the sample's own
+    Jacobian (`OwnSteps`) or, with more than 16 outputs or feature maps, from that of the zero input
+    (`SharedSteps`); of as many unknowns as the last hidden layer has neurons where a linear output layer is
+    wider than that (`WideSteps`). It ends where e is known to 3e-4 of |e^-|; a sample of which one step is
+    not within 20 iterations does not converge, and teaches nothing from then on.
 
     Right-rectangle sums of implicit Euler obey the integral identities of the linear ODE, so for small
     targets the average hardly depends on the steps. Larger ones (a nudge of 0.1, say) need short steps while
@@ -76,8 +73,7 @@ class ImplicitAverage(AbstractAverage):
         duration = self.duration.astype(dtype)
         lengths = duration * jnp.asarray([part / n for n, part in self.segments], dtype)
         segment = jnp.asarray([i for i, (n, _) in enumerate(self.segments) for _ in range(n)])
-        create = WideSteps.create if HiddenSystem.fits(loop, samples, _OWN_OUTPUTS) else OwnSteps
-        steps = create(loop=loop, samples=samples, lengths=lengths)
+        steps = _steps(loop, samples, lengths)
 
         def step(carry: _Carry, index: Array) -> tuple[_Carry, None]:
             before, total = carry
@@ -89,3 +85,11 @@ class ImplicitAverage(AbstractAverage):
         (last, total), _ = jax.lax.scan(step, start, segment)
         final = last_state(loop, samples, last.controls, last.deviations, len(segment))
         return total.total(loop, samples), final
+
+
+def _steps(loop: ClosedLoop, samples: Sample, lengths: Float[Array, " segments"]) -> AbstractSteps:
+    """Those that take least time (benchmarks/scaling.py)."""
+    if own_jacobians_pay(samples):
+        return OwnSteps(loop=loop, samples=samples, lengths=lengths)
+    create = WideSteps.create if HiddenSystem.fits(loop, samples) else SharedSteps.create
+    return create(loop, samples, lengths)

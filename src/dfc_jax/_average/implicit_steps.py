@@ -13,7 +13,8 @@ from dfc_jax._dynamics.implicit_euler import implicit_inverse
 from dfc_jax._dynamics.states import Deviation, LoopState, PerLayer, Sample, sweep
 from dfc_jax._network.layer import Layer
 from dfc_jax._numerics.arrays import BatchOutputs, OutputVector, Scalar
-from dfc_jax._numerics.secant import OwnInverses, Point, SecantSolution, solve
+from dfc_jax._numerics.choose import choose
+from dfc_jax._numerics.secant import AbstractInverse, OwnInverses, Point, SecantSolution, solve
 
 
 def after_step(
@@ -101,12 +102,52 @@ STEP_RTOL = 3e-4
 MAX_STEP_ITERATIONS = 20
 
 
+class AskedStep(eqx.Module):
+    """What a step is solved for, of a batch."""
+
+    samples: Sample
+    states: LoopState  # at its beginning
+    controls: BatchOutputs  # from which its own is sought
+
+    def by(self, loop: ClosedLoop, h: Scalar, inverse: AbstractInverse) -> SecantSolution:
+        """The change of the controls in a step of length `h`, by Broyden's method."""
+        _, b = loop.controller.implicit_gains(h)
+
+        def at(sample: Sample, state: LoopState, control: OutputVector) -> Point:
+            step = ImplicitStep(loop, sample, state, h)
+            deviation = step.neurons(control)
+            residual = step.unbalanced(control, deviation)
+            return Point(residual, jnp.linalg.norm(residual) / (b * sample.scale), deviation)
+
+        evaluate = lambda change: jax.vmap(at)(self.samples, self.states, self.controls + change)
+        start = evaluate(jnp.zeros_like(self.controls))
+        return solve(evaluate, start, inverse, STEP_RTOL, MAX_STEP_ITERATIONS)
+
+    def ended(
+        self,
+        loop: ClosedLoop,
+        h: Scalar,
+        found: tuple[BatchOutputs, Deviation, Float[Array, " batch"]],
+        memory: PyTree,
+    ) -> Stepped:
+        """The end of the step, whose change of the controls, state and error were `found`.
+
+        Where that is not solved nothing is a number.
+        """
+        change, deviations, error = found
+        ends = self.controls + change, deviations
+        unknown = jax.tree.map(lambda leaf: jnp.full_like(leaf, jnp.nan), ends)
+        controls, deviations = choose(error <= STEP_RTOL, ends, unknown)
+        state = jax.vmap(lambda *of_each: ImplicitStep(loop, *of_each[:2], h).state(*of_each[2:]))
+        return Stepped(state(self.samples, self.states, controls, deviations), controls, deviations, memory)
+
+
 class OwnSteps(AbstractSteps):
     """Every step by Broyden's method, from the last control and, at first, the Jacobian of the feedforward
     state: an inverse for every sample and every length, corrected along the trajectory.
 
-    A nudged step takes one iteration. A sample whose step is not solved gets a control that is not a number:
-    it teaches nothing from then on, and does not converge.
+    A nudged step takes one iteration. A sample whose step is not solved teaches nothing from then on, and
+    does not converge.
     """
 
     loop: ClosedLoop
@@ -121,25 +162,8 @@ class OwnSteps(AbstractSteps):
 
     def advance(self, before: Stepped, segment: Int[Array, ""]) -> Stepped:
         inverses, h = before.memory, self.lengths[segment]
-        found = self._solve(before, h, OwnInverses(inverses[segment]))
+        asked = AskedStep(self.samples, before.states, before.controls)
+        found = asked.by(self.loop, h, OwnInverses(inverses[segment]))
         assert isinstance(found.inverse, OwnInverses)  # as given
-        solved = (found.point.error <= STEP_RTOL)[:, None]
-        control = jnp.where(solved, before.controls + found.root, jnp.nan)
-        state = jax.vmap(lambda *of_each: ImplicitStep(self.loop, *of_each[:2], h).state(*of_each[2:]))
-        states = state(self.samples, before.states, control, found.point.payload)
         corrected = inverses.at[segment].set(found.inverse.matrices)
-        return Stepped(states, control, found.point.payload, corrected)
-
-    def _solve(self, before: Stepped, h: Scalar, inverses: OwnInverses) -> SecantSolution:
-        """The change of the controls in a step of length `h`."""
-        _, b = self.loop.controller.implicit_gains(h)
-
-        def at(sample: Sample, state: LoopState, control: OutputVector) -> Point:
-            step = ImplicitStep(self.loop, sample, state, h)
-            deviation = step.neurons(control)
-            residual = step.unbalanced(control, deviation)
-            return Point(residual, jnp.linalg.norm(residual) / (b * sample.scale), deviation)
-
-        evaluate = lambda change: jax.vmap(at)(self.samples, before.states, before.controls + change)
-        start = evaluate(jnp.zeros_like(before.controls))
-        return solve(evaluate, start, inverses, STEP_RTOL, MAX_STEP_ITERATIONS)
+        return asked.ended(self.loop, h, (found.root, found.point.payload, found.point.error), corrected)

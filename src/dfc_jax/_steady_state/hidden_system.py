@@ -37,16 +37,15 @@ class HiddenSystem(eqx.Module):
     scales: Float[Array, " batch"]  # |e^-|
 
     @staticmethod
-    def fits(loop: ClosedLoop, samples: Sample, most: int | None = None) -> bool:
-        """Whether the output layer can be eliminated, and leaves fewer unknowns, or has more outputs than
-        `most`."""
+    def fits(loop: ClosedLoop, samples: Sample) -> bool:
+        """Whether the output layer can be eliminated, and leaves fewer unknowns."""
         hidden = samples.feedforward.inputs[-1][0].size
         return (
             len(loop.network.layers) > 1
             and isinstance(loop.network.layers[-1].activation, Linear)
             and isinstance(loop.readout, IdentityReadout)
             and isinstance(loop.network.feedback, FeedbackWeights)
-            and samples.error.shape[1] > (hidden if most is None else min(hidden, most))
+            and samples.error.shape[1] > hidden
         )
 
     @staticmethod

@@ -1,4 +1,4 @@
-"""Implicit Euler with an output layer wider than the layer before it: eliminated, and the same for it."""
+"""Implicit Euler of many outputs: from one Jacobian for all samples, or with the output layer eliminated."""
 
 from collections.abc import Callable
 
@@ -63,12 +63,33 @@ Change = Callable[..., None]  # the fixture
 
 
 def solved_to(change: Change, rtol: float, iterations: int = 60) -> None:
-    change("dfc_jax._average.wide_steps.STEP_RTOL", rtol)
-    change("dfc_jax._average.wide_steps.MAX_STEP_ITERATIONS", iterations)
+    for module in ("implicit_steps", "shared_steps", "wide_steps"):
+        change(f"dfc_jax._average.{module}.STEP_RTOL", rtol)
+        change(f"dfc_jax._average.{module}.MAX_STEP_ITERATIONS", iterations)
+
+
+def outputs_are_many_from(change: Change, number: int) -> None:
+    """With fewer, every sample has matrices of its own."""
+    change("dfc_jax._steady_state.base._DENSE_OUTPUTS", number - 1)
+
+
+@pytest.fixture(autouse=True)
+def _outputs_are_many(change: Change) -> None:
+    outputs_are_many_from(change, 5)
 
 
 def without_elimination(change: Change) -> None:
-    change(HiddenSystem, "fits", staticmethod(lambda loop, samples, most=None: False))
+    change(HiddenSystem, "fits", staticmethod(lambda loop, samples: False))
+
+
+@pytest.fixture(params=["wide", "shared", "own"])
+def kind(request: pytest.FixtureRequest, change: Change) -> str:
+    """All kinds of steps, where `WideSteps` would be taken."""
+    if request.param == "shared":
+        without_elimination(change)
+    if request.param == "own":
+        outputs_are_many_from(change, 13)
+    return request.param
 
 
 def in_numpy(
@@ -120,7 +141,7 @@ def in_numpy(
 @every_controller
 @pytest.mark.parametrize("sizes", [DEEP, SHALLOW], ids=["three-hidden", "one-hidden"])
 def test_it_is_implicit_euler(
-    sizes: tuple[int, ...], controller: dfc.AbstractController, change: Change
+    sizes: tuple[int, ...], controller: dfc.AbstractController, kind: str, change: Change
 ) -> None:
     """Step for step, in lengths of several segments, with feedback to the output that is no identity."""
     solved_to(change, 1e-12)
@@ -151,7 +172,7 @@ def test_it_tends_to_what_the_general_path_tends_to(
     fine = method_of(controller, ((100, 0.1), (100, 0.2), (100, 0.7)))
     eliminated, _ = learn(fine, model, x, y)
     change(WideSteps, "create", None)
-    without_elimination(change)
+    outputs_are_many_from(change, 13)
     general, report = learn(fine, model, x, y)
     assert np.all(report.converged)
     assert angle(eliminated.layers, general.layers) < 0.02
@@ -171,8 +192,10 @@ def shapes_in(jaxpr: PyTree) -> set[tuple[int, ...]]:
 
 
 def test_no_sample_has_a_matrix_of_its_own(change: Change) -> None:
-    """Nothing of the size of batch x outputs x outputs, outputs x hidden or hidden x hidden."""
+    """Nothing of the size of batch x outputs x outputs, outputs x hidden or hidden x hidden, but for the
+    few samples that are solved anew."""
     batch, sizes = 29, (7, 11, 3, 13, 23)
+    change("dfc_jax._steady_state.rescue._BLOCK_UNKNOWNS", 23)
     model = make_network(jr.key(0), sizes)
     x, y = jnp.ones((batch, 7)), jnp.ones((batch, 23))
 
@@ -183,10 +206,12 @@ def test_no_sample_has_a_matrix_of_its_own(change: Change) -> None:
 
     assert of_samples() == []
     without_elimination(change)
+    assert of_samples() == []
+    outputs_are_many_from(change, 24)
     assert (batch, 23, 23) in of_samples()
 
 
-def test_a_broken_sample_harms_no_other() -> None:
+def test_a_broken_sample_harms_no_other(kind: str) -> None:
     model, x, y = wide(jr.key(3))
     healthy, _ = learn(method_of(), model, x[1:], y[1:])
     update, report = learn(method_of(), model, x.at[0, 1].set(np.nan), y)
@@ -205,7 +230,7 @@ def test_samples_without_an_error_need_no_control() -> None:
 
 
 @pytest.mark.slow
-def test_a_step_that_is_not_solved_is_reported_and_ends_learning(change: Change) -> None:
+def test_a_step_that_is_not_solved_is_reported_and_ends_learning(kind: str, change: Change) -> None:
     """Too few iterations for the one sample whose target is far away, and enough for the others."""
     model, x, y = wide(jr.key(4))
     y = (0.05 * y + jax.vmap(model)(x)).at[0].multiply(40.0)
@@ -222,7 +247,7 @@ def test_a_step_that_is_not_solved_is_reported_and_ends_learning(change: Change)
     assert np.all(np.isfinite(report.residual))
 
 
-def test_feedback_of_the_wrong_sign_does_not_converge() -> None:
+def test_feedback_of_the_wrong_sign_does_not_converge(kind: str) -> None:
     model, x, y = wide(jr.key(5))
     wrong = dfc.Network(model.layers, jax.tree.map(jnp.negative, model.feedback))
     update, report = learn(method_of(), wrong, x, y)
@@ -231,7 +256,7 @@ def test_feedback_of_the_wrong_sign_does_not_converge() -> None:
 
 
 @pytest.mark.script
-def test_several_models_are_one_program() -> None:
+def test_several_models_are_one_program(kind: str) -> None:
     """One of them with the identity as feedback to its output, for which nothing is factorised."""
     model, x, y = wide(jr.key(6))
     other = make_network(jr.key(7), DEEP, (dfc.Tanh(), dfc.Linear(), dfc.Tanh()))
@@ -244,7 +269,7 @@ def test_several_models_are_one_program() -> None:
 
 
 @pytest.mark.slow
-def test_single_precision() -> None:
+def test_single_precision(kind: str) -> None:
     model, x, y = wide(jr.key(8))
     wanted, _ = learn(method_of(), model, x, y)
     found, report = learn(method_of(), *cast((model, x, y), jnp.float32))
@@ -276,8 +301,12 @@ def test_feature_maps_and_transforms_of_the_users_own(change: Change) -> None:
     eliminated, report = learn(fine, model, x, y)
     assert np.all(report.converged)
     without_elimination(change)
-    general, _ = learn(fine, model, x, y)
-    assert angle(eliminated.layers, general.layers) < 0.02
+    shared, report = learn(fine, model, x, y)
+    assert np.all(report.converged)
+    outputs_are_many_from(change, 41)
+    own, _ = learn(fine, model, x, y)
+    assert angle(eliminated.layers, own.layers) < 0.02
+    assert angle(shared.layers, own.layers) < 0.02
 
 
 def test_solve_rows() -> None:
@@ -291,21 +320,3 @@ def test_solve_rows() -> None:
         wanted = np.linalg.solve(matrix, rows.T).T
         np.testing.assert_allclose(found, wanted, rtol=1e-12)
         np.testing.assert_allclose(solve_rows(matrix, rows), wanted, rtol=1e-12)
-
-
-@pytest.mark.slow
-def test_steps_far_from_the_zero_inputs_are_solved_from_the_samples_own_jacobian(change: Change) -> None:
-    """With one output more than neurons below them as with one less: no cliff where elimination begins."""
-    x = jr.normal(jr.key(1), (16, 20))
-    model = dfc.mlp((20, 30, 12, 13), key=jr.key(0))
-    weights = lambda m: [layer.transform.weight for layer in m.layers]
-    layers = eqx.tree_at(weights, model, replace_fn=lambda w: 3 * w).layers
-    model = dfc.Network(layers, dfc.ProductOfWeights().init(layers, [(30,), (12,), (13,)], jr.key(0)))
-    y = jnp.eye(13)[jnp.arange(16) % 13]
-    method = dfc.DFC(dfc.PIController(2.0, 1e-3), tau_v=0.02)
-    assert HiddenSystem.fits(method.loop(model), take_samples(method.loop(model), x, y))
-    eliminated, report = learn(method, model, x, y)
-    assert np.all(report.converged)
-    without_elimination(change)
-    general, report = learn(method, model, x, y)
-    assert np.all(report.converged) and angle(eliminated.layers, general.layers) < 0.1
