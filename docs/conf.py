@@ -12,6 +12,7 @@ import shutil
 import sys
 from importlib.metadata import version
 
+from nbclient.output_widget import OutputWidget
 from sphinx.application import Sphinx
 
 
@@ -127,13 +128,15 @@ highlight_language = "none"  # a block that names no language: commands and form
 # -- Notebooks ----------------------------------------------------------------------------------------------
 
 # Executed whenever they are read, so always in a fresh build, which is their test; `-D nb_execution_mode=off`
-# skips that. The time limit is a cell's, of which compiling takes most on a slow machine; the one with
-# sliders waits that long for a message that does not come, and goes on.
+# skips that. The time limit is a cell's, of which compiling takes most on a slow machine.
 nb_execution_mode = "force"
 nb_execution_timeout = 300
 nb_execution_raise_on_error = True
 nb_execution_show_tb = True
 nb_merge_streams = True
+# nbclient tells the kernel at once what a widget shows, and then misses the reply to the cell until the time
+# limit is over (its issue 312). No page needs the kernel to know.
+OutputWidget.sync_state = lambda self: None
 os.environ.setdefault("JAX_PLATFORMS", "cpu")  # the pages must not depend on who builds them
 os.environ.pop("MPLBACKEND", None)  # the kernel's own shows figures in the page
 

@@ -145,7 +145,7 @@ def test_feedback_learns_by_it() -> None:
 def test_what_it_cannot_do_is_said() -> None:
     model, x, y = problem(8)
     with pytest.raises(ValueError, match="`target` is Clamp; ExpectedSleepPhase needs Rest"):
-        dfc.ExpectedSleepPhase(target=dfc.Clamp())(model, x, y)
+        dfc.ExpectedSleepPhase(target=dfc.Clamp())
     exact = dfc.Network(model.layers, dfc.ExactFeedback())
     with pytest.raises(ValueError, match="ExactFeedback; ExpectedSleepPhase needs FeedbackWeights"):
         dfc.ExpectedSleepPhase()(exact, x, y)

@@ -186,7 +186,7 @@ def test_what_cannot_learn_says_so(small) -> None:
     with pytest.raises(ValueError, match="`tau_v` is -1"):
         dfc.SleepPhase(tau_v=-1.0)
     with pytest.raises(ValueError, match="`tau_apical` is None; white noise"):
-        dfc.SleepPhase(tau_apical=None)(model, x, y, key=jr.key(0))
+        dfc.SleepPhase(tau_apical=None)
 
 
 @pytest.mark.parametrize("phase", [dfc.SleepPhase, dfc.LinearisedSleepPhase, dfc.ExpectedSleepPhase])

@@ -20,7 +20,7 @@ from jaxtyping import Array, Float
 from dfc_jax._checks import require
 from dfc_jax._dynamics.controller import AbstractController, PIController
 from dfc_jax._dynamics.losses import AbstractLoss, CrossEntropy
-from dfc_jax._dynamics.noise import AbstractNoise
+from dfc_jax._dynamics.noise import AbstractNoise, check_compartment
 from dfc_jax._dynamics.readout import AbstractReadout
 from dfc_jax._dynamics.states import at_rest, Deviation, LoopState, PerLayer, Sample
 from dfc_jax._dynamics.targets import AbstractTarget, Nudge
@@ -55,10 +55,7 @@ class ClosedLoop(Part):
 
     def __check_init__(self) -> None:
         check_parts(self)
-        require(
-            self.noise is None or self.noise.filtered or self.tau_apical is not None,
-            "`tau_apical` is None; white noise needs an apical compartment, so give its time constant.",
-        )
+        check_compartment(self.noise, self.tau_apical)
 
     @property
     def readout(self) -> AbstractReadout:

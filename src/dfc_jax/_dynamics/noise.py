@@ -4,6 +4,7 @@ import abc
 
 import equinox as eqx
 
+from dfc_jax._checks import require
 from dfc_jax._fields import number, Part
 from dfc_jax._numerics.arrays import Scalar
 
@@ -40,6 +41,14 @@ class WhiteNoise(AbstractNoise):
     @property
     def filtered(self) -> bool:
         return False
+
+
+def check_compartment(noise: AbstractNoise | None, tau_apical: Scalar | None) -> None:
+    """Raise `ValueError` for white noise without an apical compartment, which would be infinite."""
+    require(
+        noise is None or noise.filtered or tau_apical is not None,
+        "`tau_apical` is None; white noise needs an apical compartment, so give its time constant.",
+    )
 
 
 class FilteredNoise(AbstractNoise):

@@ -11,7 +11,7 @@ from dfc_jax._checks import check_number, check_type, require
 from dfc_jax._dynamics.closed_loop import ClosedLoop
 from dfc_jax._dynamics.controller import AbstractController, PIController
 from dfc_jax._dynamics.losses import AbstractLoss, CrossEntropy
-from dfc_jax._dynamics.noise import AbstractNoise, LEAST_SIGMA, WhiteNoise
+from dfc_jax._dynamics.noise import AbstractNoise, check_compartment, LEAST_SIGMA, WhiteNoise
 from dfc_jax._dynamics.published import PublishedEuler, PublishedState
 from dfc_jax._dynamics.small_noise import SmallNoise
 from dfc_jax._dynamics.states import PerLayer
@@ -63,6 +63,7 @@ class AbstractNoisePhase(AbstractSleepPhase):
     def __check_init__(self) -> None:
         check_parts(self)  # the base class's turn comes later, and the next line needs a noise
         check_number("noise.sigma", self.noise.sigma, above=LEAST_SIGMA)
+        check_compartment(self.noise, self.tau_apical)
 
     def _loop(self, model: Network) -> ClosedLoop:
         """The closed loop of this phase, for a model whose feedback can learn."""
@@ -83,12 +84,14 @@ class AbstractNoisePhase(AbstractSleepPhase):
 class AbstractSmallNoisePhase(AbstractNoisePhase):
     """One that takes the scheme to first order in the noise, around the feedforward state."""
 
-    def _small_noise(self, model: Network) -> SmallNoise:
-        """The scheme of this phase, for a model whose feedback can learn."""
+    def __check_init__(self) -> None:
         require(
             isinstance(self.target, Rest),
             f"`target` is {type(self.target).__name__}; {type(self).__name__} needs Rest, use SleepPhase.",
         )
+
+    def _small_noise(self, model: Network) -> SmallNoise:
+        """The scheme of this phase, for a model whose feedback can learn."""
         return SmallNoise(self._loop(model), self.scheme)
 
 
