@@ -8,13 +8,8 @@ import zipfile
 
 
 SHARED = ("dfc_jax/__init__.py", "dfc_jax/_command.py", "dfc_jax/py.typed")
-SCRIPTS = ("run.py", "sweep.py", "compare.py", "pool.py", "table1.py", "figures.py")
-PRESETS = (
-    "neurips2021/presets.py",
-    "neurips2021/toy_presets.py",
-    "icml2022/presets.py",
-    "neurips2022/presets.py",
-)
+EXPERIMENTS = pathlib.Path(__file__).parents[1] / "experiments"
+SCRIPTS = [str(file.relative_to(EXPERIMENTS)) for file in sorted(EXPERIMENTS.rglob("*.py"))]
 UNWANTED = ("tests", "results", "notebooks", "benchmarks", "docs", "runs", "__pycache__")
 
 
@@ -36,13 +31,12 @@ def check_description(metadata: str, archive: pathlib.Path) -> None:
 def main(dist: pathlib.Path) -> None:
     (wheel,), (source,) = dist.glob("*.whl"), dist.glob("*.tar.gz")
     root = source.name.removesuffix(".tar.gz")
-    scripts = [*SCRIPTS, *PRESETS]
-    in_wheel = [*SHARED, *(f"dfc_jax/_experiments/{name}" for name in scripts)]
+    in_wheel = [*SHARED, *(f"dfc_jax/_experiments/{name}" for name in SCRIPTS)]
     in_wheel += [f"{root}.dist-info/{name}" for name in ("entry_points.txt", "licenses/LICENSE")]
     with zipfile.ZipFile(wheel) as archive:
         check(archive.namelist(), in_wheel, wheel)
         check_description(archive.read(f"{root}.dist-info/METADATA").decode(), wheel)
-    in_source = [*(f"src/{name}" for name in SHARED), *(f"experiments/{name}" for name in scripts)]
+    in_source = [*(f"src/{name}" for name in SHARED), *(f"experiments/{name}" for name in SCRIPTS)]
     in_source += ["LICENSE", "README.md", "CHANGELOG.md", "CITATION.cff", "pyproject.toml"]
     with tarfile.open(source) as archive:
         check(archive.getnames(), [f"{root}/{name}" for name in in_source], source)

@@ -151,8 +151,9 @@ def settle(work: pathlib.Path, numbers: multiprocessing.Queue) -> None:
     """Give a worker process a clone of its own."""
     global _mine
     clone = work / f"worker-{numbers.get()}"
-    if not clone.exists():
-        shutil.copytree(work / "clone", clone)
+    if clone.exists():  # of a call that was killed, perhaps in the middle of a mutant
+        shutil.rmtree(clone)
+    shutil.copytree(work / "clone", clone)
     _mine = clone, Tests(work / "clone", clone)
 
 
@@ -190,6 +191,15 @@ def judge(mutant: Mutant, options: Options) -> Mutant:
     return dataclasses.replace(mutant, verdict=verdict, tests=len(chosen), diff="\n".join(changed))
 
 
+def read_verdicts(file: pathlib.Path) -> list[Mutant]:
+    """Those in `file`, from which a last line goes whose writing was interrupted."""
+    if not file.exists():
+        return []
+    whole, end, _ = file.read_text(encoding="utf-8").rpartition("\n")
+    file.write_text(whole + end, encoding="utf-8")
+    return [Mutant(**json.loads(line)) for line in whole.splitlines()]
+
+
 @outermost
 def main(options: Options) -> None:
     """Try every mutant that has no verdict yet, then write the report."""
@@ -199,11 +209,7 @@ def main(options: Options) -> None:
     programs = {"JAX_COMPILATION_CACHE_DIR": str(options.work / "programs")}
     os.environ |= programs | {"JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0"}
     verdicts = options.work / "verdicts.jsonl"
-    done = (
-        [Mutant(**json.loads(l)) for l in verdicts.read_text(encoding="utf-8").splitlines()]
-        if verdicts.exists()
-        else []
-    )
+    done = read_verdicts(verdicts)
     if options.retry:
         done = [mutant for mutant in done if mutant.verdict == "killed"]
         renew(options.work)

@@ -60,11 +60,12 @@ def check(options: Any, name: str) -> None:
     file = options.out / f"{name}.json"
     if not file.exists():
         return
-    held = json.loads(file.read_text(encoding="utf-8")).get("settings") or {}
-    now = json.loads(json.dumps(settings_of(options)))
-    for setting in held:
-        if setting in now and held[setting] != now[setting]:
-            problem = f"`out` holds {file} with `{setting}` {held[setting]!r}, not {now[setting]!r}"
+    as_json = lambda options: json.loads(json.dumps(settings_of(options)))
+    # What the file does not name was not a setting yet: its figures are of what is now the default.
+    held = as_json(type(options)()) | (json.loads(file.read_text(encoding="utf-8")).get("settings") or {})
+    for setting, now in as_json(options).items():
+        if held[setting] != now:
+            problem = f"`out` holds {file} with `{setting}` {held[setting]!r}, not {now!r}"
             raise ValueError(f"{problem}; name another folder, or delete it.")
 
 

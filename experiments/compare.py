@@ -3,7 +3,7 @@
 Prints a table and writes it, with a picture of the curves, as `table.md` and `comparison.png`; where the
 runs measured it, `alignment.png` shows each layer's angle to the gradient. Runs that differ in their seeds
 alone are one row. Every row is compared with the first, seed by seed. Of hundreds the screen and the pictures
-show the best.
+show the best. The exit status is 1 where a seed diverged or is in doubt, as the table then remarks.
 """
 
 import argparse
@@ -18,7 +18,8 @@ import options.needed  # noqa: F401
 from options.held import options_of
 from options.script import outermost, tidied
 from report.curves import COLOURS, drawn, plot_alignment, plot_comparison
-from report.finished import check_same_epochs, NONE, read_json
+from report.doubts import judge, remark
+from report.finished import check_same_epochs, NONE, read_run
 from report.naming import Named, named
 from report.paired import as_text, paired_difference
 from report.pooling import by_seeds, pool
@@ -29,31 +30,37 @@ from rich.table import Column, Table
 
 
 CURVES, ON_SCREEN = 12, 20  # the most runs that a picture and the screen show
-SUMMARY = ("metric", "mean", "std", "seeds")
-DIFFERENCE = "minus the first"
+LONGEST = 60  # letters of a row's name for several runs: folders have at most 255 bytes, four to a letter
+REMARK, DIFFERENCE = "remark", "minus the first"
+REMARKS = (
+    "A seed that diverged, its numbers no longer finite, counts with its best epoch before that, if there is",
+    "one; what is in doubt, and why, is in `doubts` of the run's summary.json.",
+)
 DIFFERENCES = (
     "The last column is the difference of scores over the seeds in common, its 95 % confidence interval",
     "and p, by a paired t-test.",
 )
 
 
-def compare(folders: Sequence[pathlib.Path], out: pathlib.Path) -> None:
+def compare(folders: Sequence[pathlib.Path], out: pathlib.Path) -> dict[str, dict[str, Any]]:
     """Print the table of these runs, those that differ in their seeds alone as one; write it and the pictures
-    to the folder `out`.
+    to the folder `out`. Returns the summary of every row, by what it is called.
 
     **Raises:** `ValueError` if a folder holds no finished run, or the runs are of different data sets.
     """
     loaded = {folder: _load(folder) for folder in folders}
     with tempfile.TemporaryDirectory() as away:
         pooled = [
-            group[0] if len(group) == 1 else pool(group, pathlib.Path(away) / _together(group))
-            for group in by_seeds(folders)
+            group[0] if len(group) == 1 else pool(group, pathlib.Path(away) / _together(row, group))
+            for row, group in enumerate(by_seeds(folders), start=1)
         ]
         runs = [loaded[folder] if folder in loaded else _load(folder) for folder in pooled]
-        _compare(pooled, runs, out)
+        return _compare(pooled, runs, out)
 
 
-def _compare(folders: Sequence[pathlib.Path], runs: list[dict[str, Any]], out: pathlib.Path) -> None:
+def _compare(
+    folders: Sequence[pathlib.Path], runs: list[dict[str, Any]], out: pathlib.Path
+) -> dict[str, dict[str, Any]]:
     names, unnamed = named(folders)
     datasets = sorted({run["config"]["dataset"] for run in runs})
     if len(datasets) > 1:
@@ -70,6 +77,7 @@ def _compare(folders: Sequence[pathlib.Path], runs: list[dict[str, Any]], out: p
         lines.insert(0, f"These are the first and the best of {len(runs)}; all are in {out / TABLE}")
     with written(out):
         _show(title, columns, [rows[i] for i in shown], [names[i] for i in shown], lines)
+    return {_called(name): run["summary"] for name, run in zip(names, runs, strict=True)}
 
 
 def _show(
@@ -89,9 +97,9 @@ def _show(
         screen.print(line, soft_wrap=True)
 
 
-def _together(group: Sequence[pathlib.Path]) -> str:
-    """A name for runs in one row."""
-    return "+".join(folder.name for folder in group)
+def _together(row: int, group: Sequence[pathlib.Path]) -> str:
+    """A name for runs in one row, that no other row has."""
+    return f"{row}-{'+'.join(folder.name for folder in group)}"[:LONGEST]
 
 
 def _best(runs: Sequence[dict[str, Any]], most: int) -> list[int]:
@@ -118,11 +126,19 @@ def _fitting(
     first = 2 + len(names[0].told)
     scores = [row[first:] for row in rows]
     cells = zip(columns[first:], *scores, strict=True)
-    narrow = [Column(name, width=max(map(len, (*name.split(), *found)))) for name, *found in cells]
+    narrow = [_narrow(*cell) for cell in cells]
     short = Table(Column("run", overflow="fold", min_width=8), *narrow, title=title)
     for name, row in zip(names, scores, strict=True):
         short.add_row(_called(name), *row)
     return short
+
+
+def _narrow(name: str, *found: str) -> Column:
+    """A column as wide as its longest number; a remark wraps."""
+    if name == REMARK:
+        words = (word for text in (name, *found) for word in text.split())
+        return Column(name, overflow="fold", min_width=max(map(len, words)))
+    return Column(name, width=max(map(len, (*name.split(), *found))))
 
 
 def _load(folder: pathlib.Path) -> dict[str, Any]:
@@ -130,20 +146,14 @@ def _load(folder: pathlib.Path) -> dict[str, Any]:
 
     **Raises:** `ValueError` if it has not finished, or a file is not what a run writes.
     """
-    found = {name: read_json(folder / f"{name}.json") for name in ("config", "summary")}
-    held, summary = found["config"], found["summary"]
-    problem = f"{str(folder)!r} {NONE}"
-    kinds = {"config": dict, "environment": dict, "metric": str, "mean": dict, "std": dict, "seeds": dict}
-    for name, parts, of in (("config", ("config", "environment"), held), ("summary", SUMMARY, summary)):
-        missing = [p for p in parts if not (isinstance(of, dict) and isinstance(of.get(p), kinds[p]))]
-        if missing:
-            raise ValueError(f"{problem}: {name}.json has no `{missing[0]}`.")
-    method = held["config"].get("method") or [None]
+    run = read_run(folder)
+    method = run["config"].get("method") or [None]
     if method[0] not in COLOURS:
-        raise ValueError(f"{problem}: `method` is {method[0]!r} in {str(folder / 'config.json')!r}.")
+        problem = f"{str(folder)!r} {NONE}: `method` is {method[0]!r}"
+        raise ValueError(f"{problem} in {str(folder / 'config.json')!r}.")
     options = options_of(folder)  # which says what else they cannot be
-    check_same_epochs(folder, options.seeds, summary)
-    return {**held, "summary": summary}
+    check_same_epochs(folder, options.seeds, run["summary"])
+    return run
 
 
 def _called(run: Named) -> str:
@@ -167,6 +177,7 @@ def _table(runs: list[dict[str, Any]], names: list[Named]) -> tuple[str, list[st
             row.append(f"{mean['seconds_per_epoch']:.2f}")
         else:
             row += ["stopped in the first epoch", "", "", ""]
+        row.append(remark(run["summary"]))
         row.append(_difference(run, runs[0], metric, 100 if percent else 1))
         rows.append(row)
     epochs = _range([run["config"]["epochs"] for run in runs])
@@ -174,9 +185,10 @@ def _table(runs: list[dict[str, Any]], names: list[Named]) -> tuple[str, list[st
     title = f"{runs[0]['config']['dataset']}, {_counted(epochs, 'epoch')}, {_counted(seeds, 'seed')}"
     score = "test accuracy %" if percent else "test loss"
     columns = ["method", "feedback", *names[0].told, score, "train loss", "converged %", "s / epoch"]
-    columns += [DIFFERENCE]
-    shown = len(columns) if any(row[-1] for row in rows) else -1
-    return title, columns[:shown], [row[:shown] for row in rows]
+    columns += [REMARK, DIFFERENCE]
+    always = len(columns) - 2
+    shown = [i for i in range(len(columns)) if i < always or any(row[i] for row in rows)]
+    return title, [columns[i] for i in shown], [[row[i] for i in shown] for row in rows]
 
 
 def _difference(run: dict[str, Any], first: dict[str, Any], metric: str, factor: int) -> str:
@@ -222,6 +234,7 @@ def _write_markdown(
         "Scores are those of the epoch with the best validation score, mean ± sample standard deviation over",
         "seeds; train loss is the mean over the last epoch; converged is the fraction of samples in all",
         "epochs.",
+        *(REMARKS if REMARK in columns else ()),
         *(DIFFERENCES if DIFFERENCE in columns else ()),
         *([f"The runs differ in {', '.join(f'`{name}`' for name in unnamed)}, too."] if unnamed else ()),
         "Seconds an epoch are wall-clock on a shared machine, feedback learning included: no figures to",
@@ -242,8 +255,9 @@ def machine(environment: dict[str, Any]) -> str:
     return f"{machine}; Python {environment['python']}, {versions}; revision {revision}"
 
 
-def main(runs: Sequence[pathlib.Path], out: pathlib.Path | None) -> None:
-    """Compare, and write to `out`, or to the folder around the first run, unless it has a comparison already.
+def main(runs: Sequence[pathlib.Path], out: pathlib.Path | None) -> int:
+    """Compare, and write to `out`, or to the folder around the first run, unless it has a comparison already;
+    returns the exit status.
 
     **Raises:** `ValueError` if there is.
     """
@@ -251,12 +265,12 @@ def main(runs: Sequence[pathlib.Path], out: pathlib.Path | None) -> None:
     if out is None and (there := comparison_in(around)):
         problem = f"`out` is not given, and {str(around)!r} holds {there} already"
         raise ValueError(f"{problem}; give a folder, that one if it is to be replaced.")
-    compare(runs, around)
+    return judge(compare(runs, around))
 
 
 @outermost
-def command(arguments: Sequence[str] | None = None) -> None:
-    """The whole command."""
+def command(arguments: Sequence[str] | None = None) -> int:
+    """The whole command; returns the exit status."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -267,7 +281,7 @@ def command(arguments: Sequence[str] | None = None) -> None:
         help="where to write, in place of a table there (default: the folder around RUN, if it has none)",
     )
     given = parser.parse_args(tidied(arguments))
-    main([run.expanduser() for run in given.runs], given.out)
+    return main([run.expanduser() for run in given.runs], given.out)
 
 
 if __name__ == "__main__":

@@ -7,7 +7,8 @@
 Trains the same network by backprop, by direct feedback alignment and by DFC with every kind of feedback, all
 with the same optimiser and epochs, and follows the angle between each layer's update and the gradient. Every
 row has a folder of its own; then come `feedback.md`, `feedback.json` and `feedback.png` of all rows that are
-finished. After an interruption the same command goes on from the newest epoch.
+finished. After an interruption the same command goes on from the newest epoch. The exit status is 1 where a
+seed of these rows diverged or is in doubt.
 """
 
 import dataclasses
@@ -26,9 +27,10 @@ import options.needed  # noqa: F401
 from options.checks import check_seeds
 from options.defaults import Activation, ACTIVATIONS
 from options.script import outermost, parse, resumable
-from report.curves import drawn, read_curves
+from report.curves import drawn, in_epoch, read_curves
+from report.doubts import judge
 from report.finished import read_json
-from report.spread import mean_and_spread, shown
+from report.spread import cell, mean_and_spread
 from weight_transport.picture import plot_feedback
 from weight_transport.rows import ROWS
 
@@ -39,6 +41,7 @@ from dfc_jax._runs.folder import first_difference
 
 BASELINES = ("bp", "dfa")
 LABELS = {"bp": "backprop", "dfa": "DFA"} | {name: row.label for name, row in ROWS.items()}
+MEASURES = ("train_loss", "angle_to_backprop", "condition_two", "angle_of_feedback_to_transposed_jacobian")
 SAMPLES = 128  # of validation, for the angles
 
 
@@ -100,6 +103,11 @@ class Options:
                     f"`out` is {str(self.out)!r}, where `{option}` of {name} is {there!r} and not {now!r}"
                 )
                 raise ValueError(f"{problem}; name another folder.")
+
+    def check_suits(self, data: dfc.Dataset) -> None:
+        """Raise `ValueError` in one sentence if the data are too few."""
+        if self.batch_size > len(data.train):
+            raise ValueError(f"`batch_size` is {self.batch_size}; {data.name} has {len(data.train)} samples.")
 
     def holds(self, name: str) -> bool:
         """Whether there is a run of a row in `out`, finished or not."""
@@ -193,38 +201,33 @@ def _angles(
 
 
 def collect(options: Options) -> dict[str, dict[str, Any]]:
-    """The figures of every row that is finished: mean and sample standard deviation over the seeds."""
+    """The figures of every row that is finished: mean and sample standard deviation over the seeds, of which
+    those that stopped early are in no figure of the last epoch."""
     found = {}
     for name in LABELS:
         if not (options.out / name / "summary.json").exists():
             continue
         curves = read_curves(options.out / name)
-        best = read_json(options.out / name / "summary.json")["seeds"].values()
-        if "test_accuracy" not in curves:  # no seed finished an epoch
-            found[name] = {"stopped": len(options.seeds)}
-            continue
+        seeds = read_json(options.out / name / "summary.json")["seeds"].values()
         values = {
-            "last_test_accuracy": curves["test_accuracy"][:, -1],
-            "best_test_accuracy": [seed["test_accuracy"] for seed in best if "test_accuracy" in seed],
-            "train_loss": curves["train_loss"][:, -1],
-            "angle_to_backprop": curves["angle_to_backprop"][:, -1],
+            "last_test_accuracy": in_epoch(curves, "test_accuracy", options.epochs),
+            "best_test_accuracy": [seed["test_accuracy"] for seed in seeds if "test_accuracy" in seed],
         }
-        for measure in ("condition_two", "angle_of_feedback_to_transposed_jacobian"):
-            if measure in curves:
-                values[measure] = curves[measure][:, -1]
-        whole = {
-            k: np.asarray(v)[np.isfinite(v)] for k, v in values.items()
-        }  # of seeds that were not stopped
-        found[name] = {k: mean_and_spread(v) for k, v in whole.items() if len(v) > 0}
-        found[name]["stopped"] = sum(seed["stopped"] is not None for seed in best)
-        found[name]["angle_by_layer"] = _by_layer(options.out / name)
+        for measure in MEASURES:
+            values[measure] = in_epoch(curves, measure, options.epochs)
+        found[name] = {k: mean_and_spread(v) for k, v in values.items() if len(v) > 0}
+        found[name]["stopped"] = sum(seed["stopped"] is not None for seed in seeds)
+        found[name]["angle_by_layer"] = _by_layer(options.out / name, options.epochs)
     return found
 
 
-def _by_layer(folder: pathlib.Path) -> list[float]:
-    """Degrees between each layer's update and the gradient in the last epoch, the mean over the seeds."""
+def _by_layer(folder: pathlib.Path, epochs: int) -> list[float]:
+    """Degrees between each layer's update and the gradient in the last epoch, the mean over the seeds that
+    reached it; empty if none did."""
     layers = read_curves(folder, of_layers="angle_to_backprop_by_layer")
-    return [float(np.nanmean(layers[str(i)][:, -1])) for i in range(len(layers))]
+    angles = [in_epoch(layers, str(i), epochs) for i in range(len(layers))]
+    reached = any(len(found) > 0 for found in angles)
+    return [float(np.mean(found)) if len(found) > 0 else np.nan for found in angles if reached]
 
 
 def write(options: Options, rows: dict[str, dict[str, Any]]) -> None:
@@ -249,13 +252,13 @@ def _table(options: Options, rows: dict[str, dict[str, Any]]) -> list[str]:
     for name, found in rows.items():
         cells = [
             LABELS[name] + (f" ({found['stopped']} stopped)" if found["stopped"] else ""),
-            _cell(found, "last_test_accuracy", 100, 2),
-            _cell(found, "best_test_accuracy", 100, 2),
-            _cell(found, "train_loss", 1, 3),
-            _cell(found, "angle_to_backprop", 1, 0),
+            cell(found, "last_test_accuracy", 100),
+            cell(found, "best_test_accuracy", 100),
+            cell(found, "train_loss", digits=3),
+            cell(found, "angle_to_backprop", digits=0),
             " ".join(f"{angle:.0f}" for angle in found.get("angle_by_layer", ())),
-            _cell(found, "angle_of_feedback_to_transposed_jacobian", 1, 0),
-            _cell(found, "condition_two", 1, 2),
+            cell(found, "angle_of_feedback_to_transposed_jacobian", digits=0),
+            cell(found, "condition_two"),
         ]
         lines.append("| " + " | ".join(cells) + " |")
     return [
@@ -272,22 +275,19 @@ def _number(count: int, what: str) -> str:
     return f"{count} {what}" + ("s" if count != 1 else "")
 
 
-def _cell(found: dict[str, Any], measure: str, factor: float, digits: int) -> str:
-    return shown(found[measure], factor, digits) if measure in found else ""
-
-
 @outermost
 def main(options: Options) -> int:
     """Run what is missing and write the results; returns the exit status."""
     options = dataclasses.replace(options, out=pathlib.Path(options.out))
     options.check()
     data = dfc.load(options.dataset)
+    options.check_suits(data)
     with resumable():
         for name in options.rows:
             train(options, name, data)
         write(options, collect(options))
     print((options.out / "feedback.md").read_text(encoding="utf-8"))
-    return 0
+    return judge({name: read_json(options.out / name / "summary.json") for name in options.rows})
 
 
 @outermost

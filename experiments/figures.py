@@ -84,7 +84,7 @@ def main(options: Options | StrongFigure) -> int:
     options = dataclasses.replace(options, out=pathlib.Path(options.out))
     options.check()
     start = time.perf_counter()
-    curves = Curves(options.out / options.name, options.given())
+    curves = Curves(options.out / options.name, options)
     with resumable():
         rows = options.compute(curves)
         save(options, rows, time.perf_counter() - start)

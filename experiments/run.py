@@ -22,11 +22,12 @@ import options.needed  # noqa: F401
 from compare import compare
 from options import objects, together
 from options.config import Config, MAY_DIFFER, Method, WITH_CONTROLLER
-from options.held import check_same, options_to_go_on, runs_below, runs_in
-from options.ready import check_objects, check_suits, load_data, of_method
+from options.held import check_same, options_of, options_to_go_on, runs_below, runs_in
+from options.ready import check_objects, check_suits, load_data, of_method, with_own_labels
 from options.script import outermost, parse, STOPS, undivided
 from options.together import writes
 from report.curves import drawn, plot_curves
+from report.doubts import judge
 from report.event_files import event_files
 from report.written import comparison_in, new_folder, of_others, remove_comparison, TABLE
 
@@ -44,6 +45,7 @@ def train(
 
     Returns its summary; nothing where another process writes it.
     """
+    data = with_own_labels(data, config, method)  # several runs share them
     loss = dfc.CrossEntropy() if data.classification else dfc.MeanSquaredError()
     learns = config.feedback == "learned" and method in WITH_CONTROLLER
     steps = objects.steps_of(config, data)
@@ -242,11 +244,18 @@ def main(config: Config, arguments: Sequence[str] | None = None) -> int:
         stopped.add_note(f"--out {out} --resume goes on")
         with contextlib.suppress(OSError):  # stopped, not refused, so with the options of now
             for run in runs if writes() else ():
-                run.folder.go_on()
+                if not _has_ended(run):
+                    run.folder.go_on()
         raise
     if writes():
         _compare(out, runs)
-    return _judge(summaries)
+    return judge(summaries)
+
+
+def _has_ended(run: Run) -> bool:
+    """Whether its folder holds the end of a run of as many epochs."""
+    path = run.folder.path
+    return (path / "summary.json").exists() and options_of(path).epochs == run.config.epochs
 
 
 def _compare(out: pathlib.Path, runs: Sequence[Run]) -> None:
@@ -260,19 +269,6 @@ def _compare(out: pathlib.Path, runs: Sequence[Run]) -> None:
         print(f"python experiments/compare.py {shlex.join(map(str, finished))} --out FOLDER")
     else:
         compare(finished, out)
-
-
-def _judge(summaries: dict[Method, dict[str, Any]]) -> int:
-    """Say what is wrong with the runs; 1 if anything is."""
-    said = []
-    for method, summary in summaries.items():
-        for seed, found in summary.get("seeds", {}).items():
-            failed = found["stopped_by"] == "divergence"
-            said += [f"{method}, seed {seed}: stopped in {found['stopped']}"] if failed else []
-            said += [f"{method}, seed {seed}: {' '.join(found['doubts'])}"] if found["doubts"] else []
-    for line in said:
-        print(line, file=sys.stderr)
-    return 1 if said else 0
 
 
 @outermost

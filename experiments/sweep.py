@@ -157,7 +157,7 @@ def parameters(options: Options) -> dict[str, int | str]:
 
 def train(options: Options, sweep: Sweep, out: pathlib.Path) -> None:
     """All runs that are not finished, wherever they are to be trained."""
-    total, there = number_of_runs(sweep), finished(out)
+    total, there = number_of_runs(sweep, out), finished(out)
     with progress_bar(total=total, initial=there, desc="runs", unit="run", progress=options.progress) as bar:
         look = lambda: bar.update(finished(out) - bar.n)
         if there == total:
@@ -171,6 +171,8 @@ def train(options: Options, sweep: Sweep, out: pathlib.Path) -> None:
                 from sweeping.cluster import slurm
 
                 slurm(out, min(options.workers, total - there), parameters(options), look)
+        bar.total = number_of_runs(sweep, out)  # fewer where Optuna has tried settings that cannot be
+        bar.refresh()
 
 
 @outermost

@@ -6,7 +6,8 @@
 Every cell trains all its seeds as one program with the published hyperparameters
 (`neurips2021/presets.py`) and writes a folder of its own. After an interruption the same command goes on:
 cells that are finished are not run again, one that is not continues from its newest epoch. The table is
-written after every cell: `table1.json`, `table1.md` and `table1.csv`.
+written after every cell: `table1.json`, `table1.md` and `table1.csv`. The exit status is 1 where a seed of
+these cells diverged or is in doubt.
 """
 
 import csv
@@ -23,8 +24,10 @@ from neurips2021.presets import TABLE_1, Task
 from neurips2021.printed_table import Column, COLUMNS, Row, ROWS, TASKS
 from options.checks import check_seeds
 from options.config import Config
-from options.groups import Feedback, Solver, Update
+from options.groups import Feedback, Sleep, Solver
 from options.script import outermost, parse, resumable
+from report.doubts import judge
+from report.finished import read_json
 from report.paired import as_text, paired_difference
 from report.spread import spread
 from run import prepare, train
@@ -48,7 +51,7 @@ class Options:
     """Of every cell; each seeds initialisation, order of samples and noise."""
     epochs_scale: float = 1.0
     """Part of the paper's epochs (100; the autoencoder's 25) that every cell runs."""
-    sleep: Update = "expected"
+    sleep: Sleep = "expected"
     """How the sleep phase is computed: its mean over all noise, or one draw as in the paper, simulated or
     linearised, which under Adam is another learning rule (see --feedback-learning.update of run.py). That of
     the autoencoder with its 784 outputs is always simulated."""
@@ -83,6 +86,9 @@ def cell(options: Options, task: Task, row: Row) -> Config:
     method = row.partition(" ")[0].lower()
     update = "simulated" if task == "mnist_autoencoder" else options.sleep
     feedback = "fixed" if "fixed" in row or method in ("bp", "dfa") else "learned"
+    learning = Feedback(
+        update=update, sleep_epochs=options.sleep_epochs, pretraining_epochs=options.pretraining_epochs
+    )
     return Config(
         dataset="mnist" if task == "mnist_train_loss" else task,
         method=(method,),
@@ -92,10 +98,8 @@ def cell(options: Options, task: Task, row: Row) -> Config:
         seeds=options.seeds,
         out=str(options.out / task / row.replace(" (fixed)", "-fixed").lower()),
         resume=True,
-        solver=Solver(trajectory=_trajectory(task, feedback)),
-        feedback_learning=Feedback(
-            update=update, sleep_epochs=options.sleep_epochs, pretraining_epochs=options.pretraining_epochs
-        ),
+        solver=Solver(trajectory=_trajectory(task, feedback)) if method == "dfc" else Solver(),
+        feedback_learning=learning if feedback == "learned" else Feedback(),
         progress=options.progress,
     )
 
@@ -166,7 +170,8 @@ def _cell(folder: pathlib.Path, column: Column) -> dict[str, Any]:
     config, environment = held["config"], held["environment"]
     learned = config["feedback"] == "learned"
     seeds = {int(seed): found for seed, found in summary["seeds"].items() if column.metric in found}
-    values = {seed: float(column.shown(np.asarray(found[column.metric]))) for seed, found in seeds.items()}
+    judged = {seed: found[column.metric] for seed, found in seeds.items() if _reached(found, column, config)}
+    values = {seed: float(column.shown(np.asarray(value))) for seed, value in judged.items()}
     std = spread(list(values.values()))
     return {
         "mean": float(np.mean(list(values.values()))) if values else None,
@@ -181,6 +186,11 @@ def _cell(folder: pathlib.Path, column: Column) -> dict[str, Any]:
         "revision": environment["git_revision"],
         "stopped": [found["stopped"] for found in summary["seeds"].values() if found["stopped"]],
     }
+
+
+def _reached(found: dict[str, Any], column: Column, config: dict[str, Any]) -> bool:
+    """Whether a seed has come as far as the column's figure: to the last epoch, where it is of that."""
+    return not column.metric.startswith("last_") or found["epochs"] == config["epochs"]
 
 
 def write(cells: list[dict[str, Any]], out: pathlib.Path) -> None:
@@ -241,20 +251,21 @@ def _shown(found: dict[str, Any] | None) -> str:
     if found["mean"] is None:
         return "stopped"
     std = "" if found["std"] is None else f" ± {found['std']:.2g}"
-    return f"{found['mean']:.3g}{std} ({found['paper_mean']:.3g} ± {found['paper_std']:.2g})"
+    stopped = f", {len(found['stopped'])} stopped" if found["stopped"] else ""
+    return f"{found['mean']:.3g}{std} ({found['paper_mean']:.3g} ± {found['paper_std']:.2g}){stopped}"
 
 
 @outermost
 def main(options: Options) -> int:
     """Run what is missing and write the table; returns the exit status."""
     options.check()
+    cells = {f"{task}, {row}": cell(options, task, row) for task in options.tasks for row in options.rows}
     with resumable():
-        for task in options.tasks:
-            for row in options.rows:
-                run_cell(cell(options, task, row))
-                write(collect(options.out), options.out)
+        for config in cells.values():
+            run_cell(config)
+            write(collect(options.out), options.out)
     print((options.out / "table1.md").read_text(encoding="utf-8"))
-    return 0
+    return judge({name: read_json(pathlib.Path(of.out) / "summary.json") for name, of in cells.items()})
 
 
 @outermost

@@ -6,7 +6,8 @@
 Trains the same networks by backprop, DFC-SS, Strong-DFC with idealised feedback, the least-control principle
 and predictive coding, and measures the angles between their updates and what Song et al. (2024) call target
 alignment and interference. Every method has a folder of its own; then come `theories.md`, `theories.json` and
-`theories.png`. After an interruption the same command goes on from the newest epoch.
+`theories.png`. After an interruption the same command goes on from the newest epoch. The exit status is 1
+where a seed diverged or is in doubt.
 """
 
 import dataclasses
@@ -28,9 +29,10 @@ from options.objects import make_model, make_optimiser, steps_of
 from options.script import outermost, parse, resumable
 from prospective.measures import angles_between, interference
 from prospective.picture import LABELS, plot_theories
-from report.curves import drawn, read_curves
+from report.curves import drawn, in_epoch, read_curves
+from report.doubts import judge
 from report.finished import read_json
-from report.spread import mean_and_spread, shown
+from report.spread import cell, mean_and_spread
 
 import dfc_jax as dfc
 from dfc_jax._checks import check_count
@@ -174,24 +176,22 @@ def interfering(options: Options, data: dfc.Dataset) -> dict[str, dict[str, list
 
 
 def collect(options: Options) -> dict[str, dict[str, Any]]:
-    """Each method's figures, mean and sample standard deviation over the seeds."""
+    """Each method's figures, mean and sample standard deviation over the seeds, and how many of them
+    stopped early, if any: they are in no figure of the last epoch."""
     found = {}
     for name in rules():
         curves = read_curves(options.out / name)
-        best = read_json(options.out / name / "summary.json")["seeds"].values()
-        if "test_accuracy" not in curves:
-            raise ValueError(
-                f"`{options.out / name}` has no epoch: every seed of {name} stopped in its first."
-            )
+        seeds = read_json(options.out / name / "summary.json")["seeds"].values()
         values = {
-            "last_test_accuracy": curves["test_accuracy"][:, -1],
-            "best_test_accuracy": [seed["test_accuracy"] for seed in best if "test_accuracy" in seed],
-            "converged": np.nanmean(curves["converged"], axis=1),
-            "angle_to_backprop": curves["angle_to_backprop"][:, -1],
-            "target_alignment": curves["target_alignment"][:, -1],
+            "last_test_accuracy": in_epoch(curves, "test_accuracy", options.epochs),
+            "best_test_accuracy": [seed["test_accuracy"] for seed in seeds if "test_accuracy" in seed],
+            "converged": np.nanmean(curves["converged"], axis=1) if curves else (),
+            "angle_to_backprop": in_epoch(curves, "angle_to_backprop", options.epochs),
+            "target_alignment": in_epoch(curves, "target_alignment", options.epochs),
         }
-        whole = {k: np.asarray(v)[np.isfinite(v)] for k, v in values.items()}  # of seeds that did not stop
-        found[name] = {k: mean_and_spread(v) for k, v in whole.items() if len(v) > 0}
+        stopped = sum(seed["stopped"] is not None for seed in seeds)
+        found[name] = {k: mean_and_spread(v) for k, v in values.items() if len(v) > 0}
+        found[name] |= {"stopped": stopped} if stopped else {}
     return found
 
 
@@ -222,10 +222,11 @@ def _trained(options: Options, methods: dict[str, dict[str, Any]]) -> list[str]:
         "|---|---:|---:|---:|---:|---:|",
     ]
     for name, found in methods.items():
-        cells = [shown(found["last_test_accuracy"], 100), shown(found["best_test_accuracy"], 100)]
-        cells += [shown(found["converged"], 100), shown(found["angle_to_backprop"], digits=1)]
-        cells += [shown(found["target_alignment"], digits=3)]
-        lines.append(f"| {LABELS[name]} | " + " | ".join(cells) + " |")
+        cells = [LABELS[name] + (f" ({found['stopped']} stopped)" if "stopped" in found else "")]
+        cells += [cell(found, "last_test_accuracy", 100), cell(found, "best_test_accuracy", 100)]
+        cells += [cell(found, "converged", 100), cell(found, "angle_to_backprop", digits=1)]
+        cells += [cell(found, "target_alignment", digits=3)]
+        lines.append("| " + " | ".join(cells) + " |")
     return [
         *lines,
         "",
@@ -277,7 +278,7 @@ def main(options: Options) -> int:
             train(options, name, data)
         write(options, collect(options), between(options, data), interfering(options, data))
     print((options.out / "theories.md").read_text(encoding="utf-8"))
-    return 0
+    return judge({name: read_json(options.out / name / "summary.json") for name in rules()})
 
 
 @outermost

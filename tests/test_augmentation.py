@@ -52,7 +52,10 @@ def test_flattened_images_stay_flat(getkey):
 
 
 def test_training_sees_the_changed_images(getkey):
-    """With a change that replaces every input by one of its own, training is that on those inputs."""
+    """With a change that replaces every input by one of its own, training is that on those inputs.
+
+    What is said of the validation samples is said of them as they are.
+    """
     rng, key = np.random.default_rng(0), getkey()
     x, y, other = rng.normal(size=(32, 4)), np.eye(3)[rng.integers(0, 3, 32)], rng.normal(size=4)
     model = dfc.mlp((4, 5, 3), key=getkey())
@@ -60,7 +63,10 @@ def test_training_sees_the_changed_images(getkey):
     def train(x, augment):
         data = dfc.Dataset("noise", *[dfc.Split(x, y)] * 3, classification=True)
         options = {"epochs": 1, "key": key, "batch_size": 8, "progress": False}
-        return dfc.fit(model, dfc.Backprop(), data, sgd(0.1), augment=augment, **options)[0]
+        found, history = dfc.fit(model, dfc.Backprop(), data, sgd(0.1), augment=augment, **options)
+        scores = dfc.evaluate(found, dfc.CrossEntropy(), data.validation, classification=True)
+        assert history.records[-1]["validation_loss"] == pytest.approx(scores["loss"], rel=1e-12)
+        return found
 
     # Both augment, so that keys are drawn alike.
     found = train(x, lambda sample, key: jnp.asarray(other))

@@ -125,8 +125,7 @@ NOISES = {
 
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", NOISES)
-@pytest.mark.parametrize("source", ["published", "simulate"])
-def test_stationary_variance_of_the_noise(kind: str, source: str, getkey) -> None:
+def test_stationary_variance_of_the_noise(kind: str, getkey) -> None:
     """sigma^2 / (2 tau) at every step size, but for Euler's known bias of 1 / (1 - dt / (2 tau)).
 
     The bound is five standard errors of a variance estimated from that many independent normal numbers.
@@ -137,11 +136,6 @@ def test_stationary_variance_of_the_noise(kind: str, source: str, getkey) -> Non
     @eqx.filter_jit
     def apical(keys: Array, dt: float) -> tuple[Array, ...]:
         def one(key: Array) -> tuple[Array, ...]:
-            if source == "published":
-                keys = jr.split(key, 2)
-                draws = tuple(jr.normal(k, (steps, n)) for k, n in zip(keys, (60, 40), strict=True))
-                path = dfc.PublishedEuler(dt, steps + 1).trajectory(loop, sample, draws)
-                return tuple(a[-1] for a in path.apical)
             options = dict(solver=diffrax.Euler(), key=key, max_steps=2 * steps)
             solution = dfc.simulate(loop, sample, t1=steps * dt, dt0=dt, **options)
             state = first(solution.ys)

@@ -5,7 +5,6 @@ import pathlib
 import subprocess
 import sys
 
-import jax
 import jax.numpy as jnp
 import jax.random as jr
 import numpy as np
@@ -145,18 +144,14 @@ def test_edges_get_right_answers(sizes, activation, batch, strided, input_scale,
         assert not converged or left <= 1e-4 * np.linalg.norm(error) + 1e-9 * np.linalg.norm(start)
 
 
-@pytest.mark.parametrize("bad", [np.nan, np.inf, 1e300])
 @pytest.mark.parametrize(
     "method",
     [dfc.DFC(), dfc.DFCSS(), dfc.DFCSSA(), dfc.StrongDFC()],
     ids=lambda method: type(method).__name__,
 )
-def test_a_bad_number_in_one_sample_reaches_no_other(bad: float, method: dfc.AbstractMethod) -> None:
+def test_a_huge_number_in_one_sample_leaves_the_update_finite(method: dfc.AbstractMethod) -> None:
+    """What is not finite at all is in `test_not_finite.py`."""
     model = dfc.mlp((4, 5, 3), key=jr.key(0))
     x, y = jr.normal(jr.key(1), (3, 4)), jnp.eye(3)
-    whole, _ = learn(method, model, x[:2], y[:2], jr.key(2))
-    broken, report = learn(method, model, x.at[2].set(bad), y, jr.key(2))
-    if not np.isfinite(bad):
-        assert relative_error(jax.tree.map(lambda w: 1.5 * w, broken), whole) < 1e-12
-        assert not report.converged[2]
-    assert np.all(np.isfinite(flat(broken)))
+    update, _ = learn(method, model, x.at[2].set(1e300), y, jr.key(2))
+    assert np.all(np.isfinite(flat(update)))

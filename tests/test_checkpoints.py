@@ -12,6 +12,7 @@ import jax.numpy as jnp
 import jax.random as jr
 import numpy as np
 import pytest
+import small_folders
 from helpers import adam, cast, few_digits, flat, sgd
 from small_runs import without_times
 
@@ -67,11 +68,10 @@ def test_a_run_interrupted_after_every_epoch_ends_as_if_it_was_not(
     assert all(same(a, b) for a, b in zip(again, whole, strict=True))
 
 
-@pytest.mark.slow
-def test_another_run_is_refused(as_users_run, tmp_path, data) -> None:
-    fit(data, 1, tmp_path)
+def test_another_run_is_refused(tmp_path) -> None:
+    small_folders.fit(tmp_path, 1)
     with pytest.raises(ValueError, match="`key` is not that of the run"):
-        fit(data, 2, tmp_path, keys=[jr.key(7)])
+        small_folders.fit(tmp_path, 2, key=jr.key(7))
 
 
 TREE = {"a": jnp.arange(6.0).reshape(2, 3), "n": jnp.asarray(3, jnp.int32), "static": "kept"}

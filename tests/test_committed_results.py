@@ -305,6 +305,8 @@ def test_the_page_on_noise_says_what_its_figure_says():
     assert len(accuracies) == 6 and all(f"{100 * value:.1f} %" in page for value in accuracies)
     biases = [facts[f"weak, single phase, sigma 0.1, bias_{layer}"] for layer in (1, 2, 3)]
     assert "{:.0f}, {:.1f} and {:.1f} times".format(*biases) in page
+    errors = [facts[f"weak, single phase, sigma 0.1, error_{layer}"] for layer in (1, 2, 3)]
+    assert "(standard errors {:.2f}, {:.2f}, {:.2f};".format(*errors) in page
 
 
 def test_no_result_calls_condition_three_stable():

@@ -1,15 +1,15 @@
 """Tables and pictures of several runs: none takes the place of others', and each row says what it is of."""
 
-import dataclasses
+import functools
 import json
 import pathlib
 from collections.abc import Callable
-from typing import Any
 
 import numpy as np
 import pytest
 import run
 from compare import compare
+from finished_runs import finished_run, rows_of
 from matplotlib.colors import to_rgb
 from options.config import Config
 from options.groups import Feedback, Optimiser
@@ -25,34 +25,7 @@ Make = Callable[..., pathlib.Path]
 
 @pytest.fixture
 def finished(tmp_path: pathlib.Path) -> Make:
-    """What a finished run leaves for a comparison, but for its checkpoints; two epochs for every seed."""
-
-    def make(
-        name: str, method: str = "dfc-ss", command: str | None = None, epochs: int = 2, **options: Any
-    ) -> pathlib.Path:
-        folder = tmp_path / name
-        folder.mkdir(parents=True)
-        config = Config(method=(method,), **{"feedback": "fixed", "epochs": 2, "out": name} | options)
-        config = config.resolved()
-        numbers = {"test_accuracy": 0.5, "last_train_loss": 1.0}
-        numbers |= {"fraction_converged": 1.0, "seconds_per_epoch": 1.0, "epochs": epochs}
-        environment = dict.fromkeys(("processor", "cores", "device", "python", "git_revision"), "x")
-        environment |= {"versions": {}, "command": f"python run.py {name}" if command is None else command}
-        held = {"config": dataclasses.asdict(config), "environment": environment}
-        measured = numbers if epochs else {}
-        summary = {"metric": "test_accuracy", "mean": measured, "std": {}}
-        summary["seeds"] = {str(seed): measured for seed in config.seeds}
-        lines = [
-            {"seed": seed, "epoch": epoch, "train_loss": 1 / epoch, "test_loss": 1.0, "test_accuracy": 0.5}
-            for epoch in range(1, 1 + epochs)
-            for seed in config.seeds
-        ]
-        (folder / "config.json").write_text(json.dumps(held))
-        (folder / "summary.json").write_text(json.dumps(summary))
-        (folder / "metrics.jsonl").write_text("".join(f"{json.dumps(line)}\n" for line in lines))
-        return folder
-
-    return make
+    return functools.partial(finished_run, tmp_path)
 
 
 # Nobody's table is lost
@@ -185,11 +158,6 @@ def test_what_follows_from_another_option_or_is_not_read_is_not_named(finished):
     assert told(runs) == [{"model": "mlp"}, {"model": "conv"}]  # with its own channels and hidden layers
 
 
-def rows_of(folder: pathlib.Path) -> list[list[str]]:
-    lines = (folder / "table.md").read_text(encoding="utf-8").splitlines()
-    return [line.strip("| ").split(" | ") for line in lines if line.startswith("| ")][2:]
-
-
 def test_runs_that_differ_in_their_seeds_alone_are_one_row(finished, tmp_path):
     folders = [finished("a", nudge=0.1), finished("b", nudge=0.2), finished("c", nudge=0.1, seeds=(1,))]
     folders.append(finished("d", nudge=0.2))  # whose seed is b's
@@ -198,6 +166,30 @@ def test_runs_that_differ_in_their_seeds_alone_are_one_row(finished, tmp_path):
     assert [row[2] for row in rows] == ["0.1", "0.2", "0.2"]
     assert any("50.00 ± 0.00" in cell for cell in rows[0]) and not any("±" in cell for cell in rows[1])
     assert "`python run.py a; python run.py c`" in (tmp_path / "table" / "table.md").read_text()
+
+
+@pytest.fixture
+def undrawn(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Tables without their pictures."""
+    monkeypatch.setattr("compare.drawn", lambda *_: None)
+
+
+@pytest.mark.usefixtures("undrawn")
+def test_rows_of_several_runs_may_be_of_folders_that_are_called_the_same(finished, tmp_path):
+    settings = {"a": (0.1, 0), "b": (0.1, 1), "c": (0.2, 0), "d": (0.2, 1)}
+    runs = [finished(f"{name}/dfc-ss", nudge=n, seeds=(seed,)) for name, (n, seed) in settings.items()]
+    compare(runs, tmp_path / "table")
+    assert [row[2] for row in rows_of(tmp_path / "table")] == ["0.1", "0.2"]
+
+
+@pytest.mark.usefixtures("undrawn")
+def test_rows_of_many_runs_are_told_apart_by_short_names(finished, tmp_path):
+    """The names of all runs together are longer than that of a file can be."""
+    names = [f"digits-20250101-120000-{seed:06x}" for seed in range(12)]
+    runs = [finished(f"{p}/{name}", seeds=(seed,)) for p in "ab" for seed, name in enumerate(names)]
+    compare(runs, tmp_path / "table")
+    first, second = (row[2] for row in rows_of(tmp_path / "table"))
+    assert first != second and len(first) == len(second) == 60
 
 
 def test_of_hundreds_the_screen_and_the_picture_show_the_first_and_the_best(

@@ -41,8 +41,10 @@ METHODS: dict[str, Make] = {
     "ExpectedSleepPhase": lambda number: dfc.ExpectedSleepPhase(controller(number)),
     "HighPassPhase": lambda number: dfc.HighPassPhase(dfc.StrongDFC(controller(number), scheme=EULER)),
 }
-# To compile at all, each some seconds; .ci/run runs the others beside the fast suite.
+# Each takes some seconds to compile; .ci/run runs the slow ones beside the fast suite. The others have the
+# numbers of these, or of what is fitted and measured below.
 FAST = ["Backprop", "DFCSSA", "published"]
+SLOW = ["DFCSS", "Simulated", "Diffrax", "SleepPhase"]
 
 
 def problem(number: float) -> tuple[dfc.Network, Array, Array]:
@@ -93,7 +95,8 @@ def simulate(_: str, number: float) -> object:
     return dfc.simulate(loop, loop.sample(x[0], y[0]), t1=number, dt0=0.1)
 
 
-CASES = [pytest.param(learn, name, marks=[] if name in FAST else pytest.mark.slow) for name in METHODS]
+CASES = [pytest.param(learn, name) for name in FAST]
+CASES += [pytest.param(learn, name, marks=pytest.mark.slow) for name in SLOW]
 CASES += [pytest.param(fit, name, marks=pytest.mark.slow) for name in ("DFC", "StrongDFC")]
 CASES += [pytest.param(measure, name, marks=pytest.mark.slow) for name in ("DFC", "DFCSS", "LeastControl")]
 CASES += [pytest.param(doubt, name) for name in METHODS if "Phase" not in name and name != "DFA"]

@@ -140,22 +140,17 @@ def test_reference_solves_the_raw_equations(setting, reference) -> None:
     assert relative_error(found, wanted) < 1e-8
 
 
-@pytest.mark.parametrize(
-    "solver, order",
-    [(diffrax.Euler(), 1), pytest.param(diffrax.Heun(), 2, marks=pytest.mark.slow)],
-    ids=["euler", "heun"],
-)
-def test_fixed_steps_have_their_order(setting, reference, solver, order: int) -> None:
+def test_fixed_steps_have_their_order(setting, reference) -> None:
     loop, samples, *_ = setting
     errors = [
         relative_error(
-            state_at(loop, first(samples), solver, diffrax.ConstantStepSize(), dt).voltage,
+            state_at(loop, first(samples), diffrax.Euler(), diffrax.ConstantStepSize(), dt).voltage,
             reference.voltage,
         )
         for dt in (0.02, 0.01, 0.005)
     ]
     ratios = np.array(errors[:-1]) / np.array(errors[1:])
-    assert np.all(np.abs(np.log2(ratios) - order) < 0.15), (errors, ratios)
+    assert np.all(np.abs(np.log2(ratios) - 1) < 0.15), (errors, ratios)
 
 
 @pytest.mark.parametrize("instant", [True, False])

@@ -302,10 +302,3 @@ def test_bad_tolerances_are_refused() -> None:
         dfc.PIController(alpha=-1.0)
     with pytest.raises(ValueError, match="`k_p` is nan"):
         dfc.LeakyIntegratorController(k_p=float("nan"))
-
-
-def test_a_closed_form_takes_one_step(getkey) -> None:
-    model, (x, y) = make_network(getkey()), make_batch(getkey(), 4)
-    loop = dfc.ClosedLoop(model)
-    found = dfc.Analytic()(loop, take_samples(loop, x, y))
-    assert np.array_equal(found.iterations, np.ones(4)) and np.all(found.converged)

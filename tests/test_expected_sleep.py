@@ -6,7 +6,6 @@ import jax.flatten_util
 import jax.numpy as jnp
 import jax.random as jr
 import numpy as np
-import optax
 import pytest
 from helpers import flat, make_batch, make_network, relative_error
 from jaxtyping import Array
@@ -98,25 +97,15 @@ def test_both_ways_to_multiply_are_exact(outputs: int) -> None:
         assert relative_error(ours, theirs) < 1e-10
 
 
-@pytest.mark.parametrize("name", ["white_coupled", pytest.param("filtered", marks=pytest.mark.slow)])
-def test_it_is_the_mean_of_many_draws(name: str) -> None:
+def test_it_is_the_mean_of_many_draws() -> None:
     """Each entry's distance from the mean of 1000 draws, in units of that mean's own standard error."""
-    model, x, y = problem(2)
-    found = flat(update(dfc.ExpectedSleepPhase(*SETTINGS[name]), model, x, y, jr.key(0)).feedback)
-    one = lambda key: dfc.SleepPhase(*SETTINGS[name])(model, x, y, key=key).feedback.weights
+    (model, x, y), setting = problem(2), SETTINGS["white_coupled"]
+    found = flat(update(dfc.ExpectedSleepPhase(*setting), model, x, y, jr.key(0)).feedback)
+    one = lambda key: dfc.SleepPhase(*setting)(model, x, y, key=key).feedback.weights
     draws = eqx.filter_jit(jax.vmap(one))(jr.split(jr.key(3), 1000))
     draws = np.concatenate([np.asarray(d).reshape(1000, -1) for d in draws], axis=1)
     z = (np.mean(draws, axis=0) - found) / (np.std(draws, axis=0) / np.sqrt(1000))
     assert np.max(np.abs(z)) < 4.5 and 0.6 < np.sqrt(np.mean(z**2)) < 1.5
-
-
-@pytest.mark.parametrize("poison", [np.nan, np.inf])
-def test_a_broken_sample_harms_no_other(poison: float) -> None:
-    model, x, y = problem(4, batch=3)
-    phase = dfc.ExpectedSleepPhase(*SETTINGS["white"])
-    healthy = update(phase, model, x[1:], y[1:], jr.key(0))
-    found = update(phase, model, x.at[0, 1].set(poison), y, jr.key(0))
-    assert relative_error(found.feedback, jax.tree.map(lambda Q: 2 / 3 * Q, healthy.feedback)) < 1e-12
 
 
 def test_the_size_of_small_noise_does_not_matter() -> None:
@@ -126,20 +115,6 @@ def test_the_size_of_small_noise_does_not_matter() -> None:
         for sigma in (1e-4, 1e-2)
     )
     assert relative_error(small.feedback, large.feedback) < 1e-12
-
-
-@pytest.mark.slow
-def test_feedback_learns_by_it() -> None:
-    """Sleep alone turns random Q towards where condition 2 holds, with either phase."""
-    model, x, y = problem(10, batch=64)
-    before = float(np.mean(eqx.filter_jit(dfc.condition_two)(model, x)))
-    learning = dfc.FeedbackLearning(
-        optax.sgd(0.5), dfc.ExpectedSleepPhase(*SETTINGS["white_coupled"]), pretraining_epochs=1
-    )
-    split = dfc.Split(x, y)
-    data = dfc.Dataset("noise", split, split, split, classification=False)
-    learned = dfc.pretrain_feedback(model, learning, data, key=jr.key(0), batch_size=8, progress=False)
-    assert float(np.mean(eqx.filter_jit(dfc.condition_two)(learned, x))) > before
 
 
 def test_what_it_cannot_do_is_said() -> None:

@@ -26,12 +26,6 @@ def broken(cause: str) -> tuple[dfc.AbstractMethod, dfc.Network, jnp.ndarray, jn
     match cause:
         case "unstable":
             model = eqx.tree_at(lambda m: m.feedback.weights, model, replace_fn=minus)
-        case "gain":
-            # Through three lags a strong control overshoots.
-            model = eqx.tree_at(lambda m: m.feedback.weights[0], model, replace_fn=lambda Q: 100 * Q)
-            method = dfc.DFC()
-        case "step":
-            method = dfc.DFC(average=dfc.PublishedAverage(dfc.PublishedEuler(0.5, 20)))
         case "time":
             method = dfc.DFCSS(equilibrium=dfc.Simulated(t1=0.3), fallback=None)
         case "saturated":
@@ -47,8 +41,6 @@ def broken(cause: str) -> tuple[dfc.AbstractMethod, dfc.Network, jnp.ndarray, jn
     "cause, sentence",
     [
         ("unstable", "the feedback weights do not fit the network"),
-        pytest.param("gain", "the gain is too high, for Condition 3 holds", marks=pytest.mark.slow),
-        pytest.param("step", "`scheme.dt` is 0.5, too long", marks=pytest.mark.slow),
         ("time", "`t1` is 0.3, too short"),
         pytest.param("saturated", "of the neurons of layer 2 are saturated", marks=pytest.mark.slow),
         ("target", "away from the output, which is more than float64 can square: lower the nudge"),
@@ -58,7 +50,7 @@ def broken(cause: str) -> tuple[dfc.AbstractMethod, dfc.Network, jnp.ndarray, jn
 def test_the_cause_is_named(cause: str, sentence: str) -> None:
     reasons = dfc.reasons_for_failure(*broken(cause))
     assert sum(sentence in reason for reason in reasons) == 1
-    others = {"unstable": 1, "gain": 1, "step": 1, "time": 1, "input": 1}
+    others = {"unstable": 1, "time": 1, "input": 1}
     assert len(reasons) == others.get(cause, len(reasons))
 
 
@@ -91,7 +83,6 @@ def test_nothing_is_found_where_nothing_fails() -> None:
     assert dfc.reasons_for_failure(dfc.StrongDFC(), model, x, y) == []
     everything = dfc.reasons_for_failure(dfc.DFCSS(), model, x.at[:].set(jnp.nan), y)
     assert everything == ["100% of the samples tried are not finite: clean the data."]
-    assert np.all(np.isfinite(x))
 
 
 def test_ten_tolerances_from_rest_are_near_enough(monkeypatch) -> None:

@@ -19,7 +19,7 @@ from helpers import (
     take_samples,
 )
 from jaxtyping import Array
-from test_strong_equilibrium import residuals, strong
+from test_strong_equilibrium import strong
 
 import dfc_jax as dfc
 from dfc_jax._steady_state.rescue import rescue
@@ -33,27 +33,40 @@ def nudged() -> tuple[dfc.ClosedLoop, Array, Array]:
 class Choosy(dfc.AbstractEquilibrium):
     """Finds the steady states, and says of those with a large first input that it did not."""
 
+    above: float = 0.0
+
     def __call__(self, loop: dfc.ClosedLoop, samples: dfc.Sample) -> dfc.Equilibrium:
         found = dfc.Broyden(rtol=1e-10)(loop, samples)
-        refused = samples.feedforward.inputs[0][:, 0] > 0
+        refused = samples.feedforward.inputs[0][:, 0] > self.above
         wrong = jnp.where(refused[:, None], found.control + 1, found.control)
         return eqx.tree_at(lambda f: (f.control, f.converged), found, (wrong, found.converged & ~refused))
 
 
-@pytest.mark.parametrize("block", [*(pytest.param(n, marks=pytest.mark.slow) for n in (320, 9)), 4])
-def test_the_fallback_takes_what_the_first_scheme_left(block: int, change) -> None:
-    """All failed samples and no others, in however many blocks."""
-    change("dfc_jax._steady_state.rescue._BLOCK_UNKNOWNS", block)
+@pytest.mark.parametrize(
+    "unknowns, size",
+    [*(pytest.param(*of_all, marks=pytest.mark.slow) for of_all in ((320, 9), (9, 3))), (2, 1), (15, 5)],
+)
+def test_the_fallback_takes_what_the_first_scheme_left(unknowns: int, size: int, change) -> None:
+    """All failed samples and no others, in however many blocks: of one where a sample has more outputs than a
+    block has unknowns, and of five, the second of which begins before the first ends, for there are nine."""
+    change("dfc_jax._steady_state.rescue._BLOCK_UNKNOWNS", unknowns)
     loop, x, y = nudged()
-    left = np.asarray(x[:, 0] > 0)
-    assert 2 <= np.sum(left) <= 7
+    choosy, tried = Choosy(float(np.sort(x[:, 0])[1])), []
+    left = np.asarray(x[:, 0] > choosy.above)
+    assert np.sum(left) == 7
+
+    class Noted(dfc.PseudoTransient):
+        def __call__(self, loop: dfc.ClosedLoop, samples: dfc.Sample) -> dfc.Equilibrium:
+            tried.append(len(samples.error))
+            return super().__call__(loop, samples)
 
     @jax.jit
     def both(x: Array, y: Array) -> tuple[dfc.Equilibrium, Array]:
         samples = take_samples(loop, x, y)
-        return rescue(loop, samples, Choosy()(loop, samples), dfc.PseudoTransient(rtol=1e-10))
+        return rescue(loop, samples, choosy(loop, samples), Noted(rtol=1e-10))
 
     found, rescued = both(x, y)
+    assert set(tried) == {size}
     assert np.array_equal(rescued, left) and np.all(found.converged)
     wanted = find(dfc.RootFind(), loop, x, y)
     assert relative_error(found.control, wanted.control) < 1e-4
@@ -133,26 +146,6 @@ def test_continuation_admits_that_it_ran_out() -> None:
         dfc.PseudoTransient(rtol=0.0)
 
 
-@pytest.mark.script
-def test_samples_are_tried_again_one_by_one_where_a_block_holds_one(change) -> None:
-    """With more outputs than a block has unknowns."""
-    change("dfc_jax._steady_state.rescue._BLOCK_UNKNOWNS", 2)
-    tried = []
-
-    class Counted(dfc.PseudoTransient):
-        def __call__(self, loop: dfc.ClosedLoop, samples: dfc.Sample) -> dfc.Equilibrium:
-            tried.append(len(samples.error))
-            return super().__call__(loop, samples)
-
-    loop, x, y = strong(jr.key(0))
-    samples = take_samples(loop, x[:3], y[:3])
-    hopeless = find(dfc.Broyden(rtol=1e-12, max_iterations=1), loop, x[:3], y[:3])
-    found, rescued = eqx.filter_jit(rescue)(loop, samples, hopeless, Counted(rtol=1e-9))
-    assert set(tried) == {1}
-    assert not np.any(hopeless.converged) and np.all(rescued) and np.all(found.converged)
-    assert np.max(residuals(loop, x[:3], y[:3], found.control)) < 2e-9
-
-
 def test_what_is_good_enough_at_once_takes_no_step() -> None:
     loop, x, y = strong(jr.key(0))
     found = find(dfc.PseudoTransient(rtol=1.5), loop, x[:3], y[:3])  # without control the residual is 1
@@ -168,14 +161,3 @@ def test_a_fallback_that_does_most_of_the_work_is_no_secret(capsys) -> None:
         _, history = dfc.fit(model, hasty, data, sgd(0.1), **options)
     assert len(history.doubts) == 1
     assert "by the fallback 1 (in doubt)" in capsys.readouterr().err
-
-
-def test_more_outputs_than_a_block_holds_are_solved_one_sample_after_another(getkey, change) -> None:
-    model, (x, y) = make_network(getkey()), make_batch(getkey(), 5)
-    loop, fallback = dfc.ClosedLoop(model, target=dfc.Nudge(0.1)), dfc.PseudoTransient()
-    samples, wanted = take_samples(loop, x, y), find(fallback, loop, x, y)
-    change("dfc_jax._steady_state.rescue._BLOCK_UNKNOWNS", 1)
-    failed = eqx.tree_at(lambda f: f.converged, wanted, jnp.zeros(5, bool))
-    found, replaced = eqx.filter_jit(rescue)(loop, samples, failed, fallback)
-    assert np.all(found.converged) and np.all(replaced)
-    assert relative_error(found.control, wanted.control) < 1e-8

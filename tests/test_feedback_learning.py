@@ -1,5 +1,7 @@
 """Feedback weights learned before and between wake epochs: what they reach, when, and how that fails."""
 
+import itertools
+
 import equinox as eqx
 import jax
 import jax.numpy as jnp
@@ -7,7 +9,7 @@ import jax.random as jr
 import numpy as np
 import optax
 import pytest
-from helpers import flat, sgd
+from helpers import flat, relative_error, sgd
 from small_runs import fit, learning, PHASE, regression, small_network, without_times
 
 import dfc_jax as dfc
@@ -48,7 +50,32 @@ def test_the_output_feedback_can_be_frozen(freeze):
     assert np.array_equal(*output) == freeze
 
 
+class Flip(dfc.AbstractSleepPhase):
+    """Turns the sign of the feedback weights, by gradient descent at a rate of one."""
+
+    def __call__(self, model, x, y, *, key=None):
+        feedback = jax.tree.map(lambda Q: 2 * Q, model.feedback)
+        return dfc.Network(jax.tree.map(jnp.zeros_like, model.layers), feedback)
+
+
 def test_sleep_goes_before_every_wake_epoch():
+    """Forward weights learn by the feedback that the sleep of the same epoch has left."""
+    model, data = small_network(2, (6, 8, 3), feedback=dfc.RandomFeedback()), regression()
+    # One batch, so that the order of the samples changes roundings alone.
+    options = {"method": dfc.DFA(dfc.MeanSquaredError()), "optimiser": sgd(0.1), "batch_size": 96}
+    flips = dfc.FeedbackLearning(sgd(1.0), Flip(), pretraining_epochs=0)
+    models = [model]
+    fit(model, data, epochs=2, feedback_learning=flips, on_epoch=lambda _, m: models.append(m), **options)
+    assert len(models) == 3
+    for before, after in itertools.pairwise(models):
+        turned = dfc.Network(before.layers, jax.tree.map(jnp.negative, before.feedback))
+        wanted, _ = fit(turned, data, epochs=1, **options)
+        assert np.array_equal(flat(after.feedback), flat(wanted.feedback))
+        moved, expected = (flat(m.layers) - flat(before.layers) for m in (after, wanted))
+        assert relative_error(moved, expected) < 1e-4
+
+
+def test_sleep_teaches_the_feedback_alone_and_repeats():
     model, data = small_network(2, (6, 8, 3), feedback=dfc.RandomFeedback()), regression()
     still = {"optimiser": sgd(0.0), "epochs": 2}
     options = learning(pretraining_epochs=0)

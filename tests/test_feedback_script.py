@@ -11,6 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from helpers import records, relative_error
+from stopped_runs import accuracy, leave, WHY
 from weight_transport.picture import STYLES
 from weight_transport.rows import ROWS
 
@@ -92,6 +93,34 @@ def test_without_control_every_row_is_feedback_alignment_or_dfa(models: dict[str
 def test_options_that_cannot_be_are_refused(given: dict, problem: str) -> None:
     with pytest.raises(ValueError, match=problem):
         dataclasses.replace(feedback.Options(), **given).check()
+
+
+def test_a_batch_larger_than_the_data_is_refused_before_anything_is_written(tmp_path, capsys) -> None:
+    assert feedback.main(feedback.Options(batch_size=5000, out=tmp_path, progress=False)) == 2
+    assert "`batch_size` is 5000; digits has 1257 samples." in capsys.readouterr().err
+    assert not any(tmp_path.iterdir())
+
+
+def test_seeds_that_stopped_early_are_counted_and_in_no_figure_of_the_last_epoch(
+    tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch, capsys
+) -> None:
+    came_to = {"bp": (3, 3), "dfa": (3, 1), "exact": (2, 1)}
+    for name, epochs in came_to.items():
+        leave(tmp_path / name, epochs, 3)
+    options = feedback.Options(epochs=3, seeds=(0, 1), rows=tuple(came_to), out=tmp_path)
+    found = feedback.collect(options)
+    assert [found[name]["stopped"] for name in came_to] == [0, 1, 2]
+    assert found["dfa"]["last_test_accuracy"] == {"mean": pytest.approx(accuracy(0, 3)), "std": None}
+    assert found["dfa"]["angle_by_layer"] == [30, 60]
+    assert set(found["exact"]) == {"best_test_accuracy", "stopped", "angle_by_layer"}
+    assert found["exact"]["angle_by_layer"] == []
+
+    monkeypatch.setattr(feedback, "drawn", lambda *_: None)
+    assert feedback.main(options) == 1
+    said = capsys.readouterr()
+    assert said.err.splitlines()[0] == f"dfa, seed 1: stopped in epoch 2: {WHY}"
+    assert "| DFA (1 stopped) | 80.00 |" in said.out
+    assert feedback.main(dataclasses.replace(options, rows=("bp",))) == 0
 
 
 @pytest.mark.slow

@@ -4,6 +4,7 @@ import csv
 import dataclasses
 import json
 import pathlib
+from typing import get_args
 
 import figures
 import jax
@@ -12,6 +13,7 @@ import numpy as np
 import pytest
 from figures import main
 from neurips2021 import figures as figure_options, toy, toy_presets as figure_presets
+from neurips2021.presets import TABLE_1
 from report.pictures import plt
 
 import dfc_jax as dfc
@@ -194,6 +196,20 @@ def test_sweeps_have_a_curve_for_every_value(name, tmp_path):
         assert np.allclose(*ends, atol=0.5)
 
 
+@pytest.mark.parametrize("feedback", ["learned", "fixed"])
+@pytest.mark.parametrize("task", get_args(figure_presets.AlignmentTask))
+def test_alignment_is_measured_in_runs_of_table_1(task, feedback):
+    published = TABLE_1[task]
+    (weak, *_) = published.trained if feedback == "learned" else published.fixed
+    runs = toy.alignment_runs(task, feedback, None, 3)
+    assert [config.method for config in runs] == [("dfc",), ("dfc-ss",), ("dfc-ssa",), ("dfa",)]
+    for config, forward in zip(runs, (weak, weak, weak, published.dfa), strict=True):
+        assert (config.dataset, config.feedback, config.seeds) == (task, feedback, (3,))
+        assert config.epochs == published.epochs
+        assert config.optimiser.lr == forward.lr / forward.target_stepsize
+    assert toy.alignment_runs(task, feedback, 2, 3)[0].epochs == 2
+
+
 @pytest.mark.script
 @pytest.mark.parametrize("feedback", ["learned", "fixed"])
 def test_alignment_has_every_layer(feedback, tmp_path, monkeypatch):
@@ -251,6 +267,11 @@ def test_what_is_finished_of_a_figure_is_kept(tmp_path, monkeypatch, capsys):
     rows = (tmp_path / "figure-s1.csv").read_bytes()
     assert main(dataclasses.replace(options, epochs=4)) == 2  # a trial does not replace what is there
     assert "with `epochs` 3, not 4" in capsys.readouterr().err
+    note = json.loads((tmp_path / "figure-s1.json").read_text())
+    del note["options"]["sleep_epochs"]  # as of before there was the option
+    (tmp_path / "figure-s1.json").write_text(json.dumps(note))
+    assert main(dataclasses.replace(options, sleep_epochs=7)) == 2
+    assert f"with `sleep_epochs` {options.sleep_epochs}, not 7" in capsys.readouterr().err
 
     def broken(self, rows):
         raise ValueError("cannot draw")

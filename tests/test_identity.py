@@ -116,11 +116,10 @@ OTHERS: dict[str, tuple[dict[str, Any], str]] = {
 
 
 @pytest.mark.parametrize("kind", OTHERS)
-@pytest.mark.parametrize("epochs", [1, pytest.param(2, marks=pytest.mark.slow)])
-def test_another_run_is_refused_by_name(folder: pathlib.Path, kind: str, epochs: int) -> None:
+def test_another_run_is_refused_by_name(folder: pathlib.Path, kind: str) -> None:
     changed, message = OTHERS[kind]
     with pytest.raises(ValueError, match=f"^`resume` is '.*', which holds another run: {message}"):
-        fit(folder, epochs=epochs, **changed)
+        fit(folder, epochs=2, **changed)
 
 
 def test_the_same_run_goes_on_with_what_no_number_depends_on(folder: pathlib.Path) -> None:

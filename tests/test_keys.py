@@ -1,9 +1,10 @@
 """Random keys: in all that training does, each is used once and in one way."""
 
 import collections
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import jax
+import jax.numpy as jnp
 import jax.random as jr
 import numpy as np
 import optax
@@ -16,11 +17,14 @@ import dfc_jax as dfc
 Use = tuple[bytes, str, int]  # the key, what was done with it, and the number that was folded in
 
 pytestmark = pytest.mark.usefixtures("as_users_run")
-OPERATIONS = ("split", "fold_in", "bernoulli", "normal", "permutation", "randint", "uniform")
+OPERATIONS = (
+    *("split", "fold_in"),
+    *("bernoulli", "bits", "normal", "permutation", "rademacher", "randint", "uniform"),
+)
 
 
 @pytest.fixture
-def uses(monkeypatch: pytest.MonkeyPatch) -> list[Use]:
+def uses(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[Use]]:
     """What `jax.random` is asked to do from here on, within loops and for every sample of a batch too."""
     found = []
 
@@ -38,7 +42,8 @@ def uses(monkeypatch: pytest.MonkeyPatch) -> list[Use]:
     for name in OPERATIONS:
         monkeypatch.setattr(jr, name, recorded(name))
     jax.clear_caches()  # of programs compiled without
-    return found
+    yield found
+    jax.clear_caches()  # of those that would go on telling
 
 
 def assert_used_once(uses: list[Use]) -> None:
@@ -59,16 +64,28 @@ def noisy(x: jax.Array, key: jax.Array) -> jax.Array:
 
 
 @pytest.mark.filterwarnings("ignore:After epoch:UserWarning")  # noise has nothing to teach
-@pytest.mark.parametrize("noise, seeds", [(False, 1), pytest.param(True, 2, marks=pytest.mark.slow)])
-def test_training_with_sleep_uses_every_key_once(uses: list[Use], noise: bool, seeds: int) -> None:
-    """With noise in the wake phase too, or in sleep alone; noise is drawn twice a sample, for two steps."""
+@pytest.mark.parametrize(
+    "kind, noise, seeds",
+    [
+        (dfc.SleepPhase, False, 1),
+        (dfc.LinearisedSleepPhase, False, 1),
+        pytest.param(dfc.SleepPhase, True, 2, marks=pytest.mark.slow),
+    ],
+)
+def test_training_with_sleep_uses_every_key_once(
+    uses: list[Use], kind: type[dfc.AbstractSleepPhase], noise: bool, seeds: int
+) -> None:
+    """With noise in the wake phase too, or in sleep alone.
+
+    It is drawn twice a sample: for two steps or, with signs beside it, for two layers.
+    """
     rng = np.random.default_rng(0)
     x, y = rng.normal(size=(8, 3)).astype(np.float32), rng.normal(size=(8, 2)).astype(np.float32)
     split = dfc.Split(x, y)
     data = dfc.Dataset("noise", split, split, split, classification=False)
     loss, scheme = dfc.MeanSquaredError(), dfc.PublishedEuler(0.002, 3)
     strong = dfc.StrongDFC(loss=loss, noise=dfc.FilteredNoise(0.01, 0.02), scheme=scheme)
-    phase = dfc.SleepPhase(scheme=scheme, loss=loss)
+    phase = kind(scheme=scheme, loss=loss)
     learning = dfc.FeedbackLearning(optax.sgd(0.1), phase, pretraining_epochs=1, epochs_per_wake_epoch=2)
     model_keys, keys = zip(*(jr.split(jr.key(seed)) for seed in range(seeds)), strict=True)
     dfc.fit_many(
@@ -90,6 +107,15 @@ def test_training_with_sleep_uses_every_key_once(uses: list[Use], noise: bool, s
     assert found["permutation"] == seeds * (asleep + awake)
     augmented, noisy_steps = len(x) * (asleep + awake), 2 * len(x) * (asleep + noise * awake)
     assert found["normal"] == seeds * (augmented + noisy_steps + initial)
+    assert found["bits"] == (len(x) * asleep if kind is dfc.LinearisedSleepPhase else 0)
+
+
+def test_a_weight_mirror_uses_every_key_once(uses: list[Use]) -> None:
+    model = dfc.mlp((3, 4, 5, 2), key=jr.key(0), feedback=dfc.RandomLayeredFeedback())
+    dfc.WeightMirror()(model, jnp.ones((4, 3)), jnp.ones((4, 2)), key=jr.key(1))
+    assert_used_once(uses)
+    drawn = collections.Counter(operation for _, operation, _ in uses)
+    assert drawn["rademacher"] == 4  # probes of the weights and the biases of two layers
 
 
 class Begun(Exception):

@@ -27,7 +27,6 @@ def test_what_the_iteration_leaves_over_is_solved_directly(method: dfc.AbstractM
     wanted, own = learn(method, model, x, y)
     change("dfc_jax._steady_state.base._DENSE_OUTPUTS", 2)
     change("dfc_jax._steady_state.linear._LINEAR_ITERATIONS", 1)
-    jax.clear_caches()
     found, report = learn(method, model, x, y)
     assert np.all(own.converged) and np.all(report.converged) and np.all(report.iterations == 2)
     for one, other in zip(jax.tree.leaves(found.layers), jax.tree.leaves(wanted.layers), strict=True):

@@ -228,27 +228,3 @@ def test_dynamics_of_a_convolution(getkey) -> None:
     JQ = sum(np.reshape(J, (3, -1)) @ np.reshape(Q, (-1, 3)) for J, Q in pairs)
     for found in (gain, layer_gains, by_sweep):
         assert relative_error(found, JQ) < 1e-12
-
-
-@pytest.mark.slow
-def test_weakly_coupled_controller_descends_the_gradient(getkey) -> None:
-    """With exact feedback and a leak that dwarfs J Q, u is e / alpha and Q u the gradient by v_i, scaled.
-
-    The update of a layer is then phi_i' of it times that gradient: for layers whose slope is one, backprop's.
-    """
-    model = eqx.tree_at(lambda m: m.feedback, convolutional(getkey()), dfc.ExactFeedback())
-    model = eqx.tree_at(
-        lambda m: [l.activation for l in m.layers], model, [dfc.ReLU(), dfc.Linear(), dfc.Linear()]
-    )
-    x, y = jr.normal(getkey(), (2, 1, 5, 5)), jnp.eye(3)[:2]
-    method = dfc.DFCSSA(controller=dfc.PIController(alpha=1e6), target=dfc.Nudge(1e-4))
-    update, _ = eqx.filter_jit(method)(model, x, y)
-    gradient, _ = eqx.filter_jit(dfc.Backprop())(model, x, y)
-    wanted = eqx.filter_jit(eqx.filter_grad(_mean_loss))(model, x, y)
-    assert relative_error(gradient.layers, wanted.layers) < 1e-12
-    assert relative_error(jax.tree.map(lambda w: 1e6 * w, update.layers), wanted.layers) < 1e-3
-    assert jax.tree.structure(update) == jax.tree.structure(model)
-
-
-def _mean_loss(model: dfc.Network, x: Array, y: Array) -> Array:
-    return jnp.mean(jax.vmap(dfc.CrossEntropy())(jax.vmap(model)(x), y))

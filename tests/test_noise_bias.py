@@ -5,6 +5,7 @@ import functools
 import itertools
 
 import jax
+import jax.numpy as jnp
 import jax.random as jr
 import numpy as np
 import pytest
@@ -84,13 +85,21 @@ def expected(sigmas: tuple[float, ...], std: float = 0.5) -> list[np.ndarray]:
 @pytest.mark.parametrize("sigmas", [(0.2, 0.2, 0.2), (0.0001, 0.0001, 0.2)], ids=["all", "output"])
 def test_the_bias_of_a_linear_network_has_a_closed_form(sigmas) -> None:
     method = single_phase(sigmas[0], dfc.Rest(), sigmas[-1])
-    mean, error = mean_update(method, *linear(512), jr.split(jr.key(3), 8))
+    mean, error = mean_update(method, *linear(512), jr.split(jr.key(3), 16))
     for layer, spread, wanted in zip(mean[1:], error[1:], expected(sigmas), strict=True):
         uncertain = np.linalg.norm(spread.transform.weight)
         assert uncertain < 0.05 * np.linalg.norm(wanted)
         assert np.linalg.norm(layer.transform.weight - wanted) < 2 * uncertain
     # A constant input and, without a nonlinearity, teaching signals of mean zero.
     assert np.max(np.abs(flat([mean[0], [layer.transform.bias for layer in mean]]))) < 1e-12
+
+
+def test_the_standard_error_of_two_pairs_is_half_of_their_difference() -> None:
+    method, keys = single_phase(0.2, dfc.Rest()), jr.split(jr.key(2), 2)
+    twice = (mean_update(method, *linear(), keys[jnp.array([i, i])])[0] for i in (0, 1))
+    wanted = jax.tree.map(lambda one, other: jnp.abs(one - other) / 2, *twice)
+    _, error = mean_update(method, *linear(), keys)
+    assert relative_error(error, wanted) < 1e-8
 
 
 def test_the_noise_of_the_outputs_turns_their_weights_against_the_feedback() -> None:
@@ -125,6 +134,12 @@ def test_less_the_bias_it_is_the_update_without_noise(same_noise: bool) -> None:
     assert relative_error(less.feedback, whole.feedback) == 0
     error = relative_error(less.layers, signal(method, model, x, y))
     assert error < 0.02 if same_noise else error > 0.02
+
+
+def test_a_standard_error_needs_two_pairs(tmp_path, capsys) -> None:
+    assert main(NoiseBias(number=1, out=tmp_path)) == 2
+    assert "`number` is 1; it must be a whole number of at least 2." in capsys.readouterr().err
+    assert not any(tmp_path.iterdir())
 
 
 @pytest.mark.script

@@ -164,6 +164,39 @@ def test_what_is_no_finished_run_is_not_compared(finished, file, text, said, cap
     assert said in capsys.readouterr().err and not (finished.parent / "table.md").exists()
 
 
+@pytest.mark.parametrize(
+    "file, text, said",
+    [
+        ("config.json", "[]", "config.json has no `config`"),
+        ("config.json", '{"config": {"seeds": [0]}}', "config.json has no `environment`"),
+        ("config.json", '{"config": {}, "environment": {}}', "`seeds` is None; they must be different"),
+        ("summary.json", "{}", "summary.json has no `metric`"),
+        ("summary.json", SUMMARY.format('{"5": {"epochs": 1}}'), "seeds of summary.json are 5"),
+        ("metrics.jsonl", 2 * LINE, "hold other epochs of seed 0"),
+    ],
+)
+def test_what_is_no_finished_run_is_not_pooled(finished, tmp_path, file, text, said, capsys):
+    (finished / file).write_text(text)
+    assert pool_command([str(finished), "--out", str(tmp_path / "both")]) == 2
+    assert said in capsys.readouterr().err and not (tmp_path / "both").exists()
+
+
+def test_a_seed_that_stopped_at_once_is_pooled(finished, tmp_path):
+    """It has left no metrics."""
+    other = shutil.copytree(finished, tmp_path / "other")
+    (other / "metrics.jsonl").unlink()
+    held, summary = (json.loads((other / f"{name}.json").read_text()) for name in ("config", "summary"))
+    held["config"]["seeds"] = [1]
+    ending = {"stopped": "epoch 1: the loss is no longer finite.", "stopped_by": "divergence", "doubts": []}
+    summary |= {"mean": {}, "seeds": {"1": ending}}
+    (other / "config.json").write_text(json.dumps(held))
+    (other / "summary.json").write_text(json.dumps(summary))
+    both = pool([finished, other], tmp_path / "both")
+    summary = json.loads((both / "summary.json").read_text())
+    assert summary["mean"]["test_accuracy"] == 0.5 and summary["seeds"]["1"] == ending
+    assert [record["seed"] for record in records(both)] == [0]
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize(
     "folders, problem",

@@ -68,8 +68,29 @@ def test_simulations() -> None:
     assert all_in_full(lambda: dfc.simulate(loop, sample, t1=1.0, dt0=0.1))
 
 
+@pytest.mark.parametrize("method", [dfc.DFCSS(), dfc.DFC(), dfc.LeastControl()], ids=by_name)
+def test_convolutions(method: dfc.AbstractMethod) -> None:
+    """As XLA gets them: forward, and transposed in the maps and in the kernel."""
+    model = dfc.convnet((1, 5, 5), (2, 3), (4,), key=jr.key(0))
+    x, y = jr.normal(jr.key(1), (2, 25)), jnp.eye(4)[:2]
+    program = jax.jit(lambda x, y: jax.tree.leaves(eqx.filter(method(model, x, y), eqx.is_array)))
+    lines = program.lower(x, y).as_text().splitlines()
+    convolutions = [line for line in lines if "stablehlo.convolution" in line]
+    assert len(convolutions) >= 4
+    assert all(line.count("#stablehlo<precision HIGHEST>") == 2 for line in convolutions)
+    products = [line for line in lines if "stablehlo.dot_general" in line]
+    assert products and all("precision = [HIGHEST, HIGHEST]" in line for line in products)
+
+
+def test_convolutions_alone_have_the_default_precision() -> None:
+    """Backpropagation is to be as fast as elsewhere."""
+    model = dfc.convnet((1, 5, 5), (2,), (4,), key=jr.key(0))
+    text = jax.jit(jax.vmap(model)).lower(jnp.ones((2, 25))).as_text()
+    assert "stablehlo.convolution" in text and "HIGHEST" not in text
+
+
 @pytest.mark.parametrize("bits", [pytest.param(10, id="tensor float 32"), pytest.param(7, id="bfloat16")])
-def test_training_where_products_are_shortened(bits: int, monkeypatch) -> None:
+def test_training_where_products_are_shortened(bits: int, change: Callable[..., None]) -> None:
     """Operands of float32 products rounded as accelerators do by default, emulated."""
     dot_general = jax.lax.dot_general
 
@@ -82,14 +103,10 @@ def test_training_where_products_are_shortened(bits: int, monkeypatch) -> None:
     x, y = jnp.asarray(digits.train.x[:64]), jnp.asarray(digits.train.y[:64])
     model = cast(make_network(jr.key(0), (64, 12, 10)), jnp.float32)
     wanted, _ = cast(dfc.DFCSS(), jnp.float32)(model, x, y)
-    monkeypatch.setattr("jax.lax.dot_general", shortened)
-    monkeypatch.setattr("jax._src.lax.lax.dot_general", shortened)
-    jax.clear_caches()
-    try:
-        update, report = cast(dfc.DFCSS(), jnp.float32)(model, x, y)
-        outside = jax.vmap(model)(x)
-    finally:
-        jax.clear_caches()
+    change("jax.lax.dot_general", shortened)
+    change("jax._src.lax.lax.dot_general", shortened)
+    update, report = cast(dfc.DFCSS(), jnp.float32)(model, x, y)
+    outside = jax.vmap(model)(x)
     assert np.mean(report.converged) == 1 and not np.any(report.fallback)
     assert angle(update.layers, wanted.layers) < 0.01
     assert np.max(np.abs(outside - report.output)) > 1e-5  # the rounding was there

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from helpers import relative_error
+from helpers import flat, relative_error
 from jaxtyping import Array
 from published_cases import Case, FILES, floored, group, groups, load, name_of, SINGLE_PHASE
 
@@ -132,3 +132,4 @@ def test_single_phase_is_the_published_one_on_the_same_noise(path: Path) -> None
         assert relative_error(array, case.file[name]) < TOLERANCE, name
     alone = dfc.HighPassPhase(method)(case.model, case.x, case.y, key=key)
     assert relative_error(alone.feedback.weights, update.feedback.weights) < TOLERANCE
+    assert not np.any(flat(alone.layers))

@@ -23,7 +23,7 @@ import pytest
 from helpers import cast, few_digits, flat, sgd
 from options.config import Config
 from options.groups import Controller, Optimiser, Solver
-from options.held import check_same, options_of
+from options.held import check_same, options_of, options_to_go_on
 from options.objects import make_optimiser, steps_of
 from options.read_back import from_dict
 from run import command, main, prepare
@@ -83,6 +83,30 @@ def test_one_run_that_is_left_of_several_is_resumed_where_it_is(tmp_path):
         (run,), _ = prepare(options, arguments)
         assert run.folder.path == tmp_path / "bp"
     assert not (tmp_path / "config.json").exists()
+
+
+@pytest.mark.usefixtures("as_users_run")
+@pytest.mark.parametrize(("epochs", "stays"), [(2, True), (3, False)])
+def test_a_stop_leaves_what_had_ended(tmp_path, monkeypatch, epochs, stays) -> None:
+    """The other method's run, unless more epochs of it are asked for."""
+    both = dataclasses.replace(SMALL, method=("bp", "dfa"), out=str(tmp_path))
+    prepare(both)
+    (tmp_path / "bp" / "summary.json").write_text("{}")
+
+    def stopped(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("run.train", stopped)
+    assert main(dataclasses.replace(both, epochs=epochs, resume=True)) == 130
+    assert (tmp_path / "bp" / "summary.json").exists() == stays
+    assert options_of(tmp_path / "dfa").epochs == epochs
+
+
+def test_event_files_are_written_on(tmp_path) -> None:
+    """They are an option of the run, unlike the progress bar."""
+    folder = written(tmp_path / "bp", Config(method=("bp",), tensorboard=True, progress=False))
+    config = options_to_go_on({"bp": folder}, lambda untouched: untouched)["bp"]
+    assert config.tensorboard and config.progress
 
 
 @pytest.mark.usefixtures("as_users_run")

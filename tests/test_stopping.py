@@ -8,7 +8,7 @@ import jax
 import numpy as np
 import pytest
 from helpers import adam, flat, sgd
-from hypothesis import given, strategies as st
+from hypothesis import given, settings, strategies as st
 from small_runs import fit, fit_many, regression, small_network, without_times
 
 import dfc_jax as dfc
@@ -40,6 +40,7 @@ def train(**options):
     return fit(small_network(1, MODEL), options.pop("data", classes()), **options)
 
 
+@settings(deadline=None, derandomize=True)
 @given(
     st.lists(
         st.tuples(st.sampled_from([0.5, 0.75, 1.0]), st.sampled_from([0.1, 0.2, math.inf, math.nan])),

@@ -1,5 +1,7 @@
 """The time average under strong feedback, over gains: against SciPy's ODE solver and a network in NumPy."""
 
+import dataclasses
+
 import equinox as eqx
 import jax
 import jax.numpy as jnp
@@ -69,6 +71,11 @@ def test_a_step_that_is_not_solved_teaches_nothing_and_says_so(change) -> None:
     change("dfc_jax._average.implicit_steps.MAX_STEP_ITERATIONS", 1)
     model = make_network(jr.key(0), (4, 12, 10, 5))
     x, y = make_batch(jr.key(1), 3)[0], jnp.eye(5)[jnp.asarray([0, 2, 4])]
-    update, report = dfc.DFC(dfc.PIController(10.0, ALPHA), dfc.Clamp(VALUE), tau_v=0.05)(model, x, y)
+    method = dfc.DFC(dfc.PIController(10.0, ALPHA), dfc.Clamp(VALUE), tau_v=0.05)
+    update, report = method(model, x, y)
     assert not np.any(report.converged)
     assert np.all(np.isfinite(flat(update)))
+    # Of many steps those before it teach; of a single one nothing is left.
+    method = dataclasses.replace(method, average=dfc.ImplicitAverage(DURATION, ((1, 1.0),)))
+    update, report = method(model, x, y)
+    assert not np.any(report.converged) and np.all(flat(update) == 0)

@@ -1,7 +1,6 @@
 """Single-phase Strong-DFC against a replay in NumPy, its noise, its time scales, and what it learns."""
 
 import dataclasses
-import functools
 
 import equinox as eqx
 import jax
@@ -110,7 +109,6 @@ def test_update_is_that_of_a_replay_in_numpy(getkey, start) -> None:
     assert np.all(np.isfinite(flat(report.control)))
 
 
-@functools.cache
 def _noise_of_an_idle_network(dt: float) -> Array:
     """The noise in the apical voltages, (steps, neurons), where nothing controls: Q = 0."""
     model = make_network(jr.key(0), (4, 400, 3), feedback=dfc.RandomFeedback(std=0.0))
@@ -129,8 +127,8 @@ def _noise_of_an_idle_network(dt: float) -> Array:
     return run()[round(1 / dt) :]
 
 
-@pytest.mark.parametrize("dt", [0.004, pytest.param(0.002, marks=pytest.mark.slow)])
-def test_the_noise_has_its_stationary_variance_at_any_step(dt: float) -> None:
+def test_the_noise_has_its_stationary_variance() -> None:
+    dt = 0.004
     found = float(jnp.var(_noise_of_an_idle_network(dt)))
     wanted = SIGMAS[0] ** 2 / (2 * TAU_NOISE)
     # About 12 000 independent values: 1.3 %. Euler's own excess is 1 / (1 - dt / 2 tau).
@@ -148,16 +146,6 @@ def test_noise_comes_from_the_key_alone_whatever_the_batch(getkey) -> None:
     assert np.array_equal(flat(first), flat(again))
     assert relative_error(report.control[0], alone.control[0]) < 1e-12
     assert relative_error(first.feedback, other.feedback) > 1e-2
-
-
-def test_a_broken_sample_harms_no_other(getkey) -> None:
-    model = make_network(getkey(), feedback=dfc.RandomFeedback())
-    x, y = make_batch(getkey(), 3)
-    learn = eqx.filter_jit(SMALL)
-    whole, _ = learn(model, x[:2], y[:2], key=jr.key(0))
-    broken, report = learn(model, x.at[2].set(jnp.nan), y, key=jr.key(0))
-    assert relative_error(jax.tree.map(lambda w: 1.5 * w, broken), whole) < 1e-12
-    assert not report.converged[2]
 
 
 @pytest.mark.parametrize(
@@ -271,27 +259,6 @@ def test_without_feedback_learning_feedback_stays(toy) -> None:
     moved, _ = train(toy, model, learning(1e-3, freeze_output=True), 1)
     kept = [np.array_equal(a, b) for a, b in zip(moved.feedback.weights, model.feedback.weights, strict=True)]
     assert kept == [False, True]
-
-
-@pytest.mark.slow
-def test_pre_training_is_the_feedback_half_alone(getkey) -> None:
-    model = make_network(getkey(), feedback=dfc.RandomFeedback())
-    x, y = make_batch(getkey(), 3)
-    wanted, _ = eqx.filter_jit(SMALL)(model, x, y, key=jr.key(0))
-    found = eqx.filter_jit(dfc.HighPassPhase(SMALL))(model, x, y, key=jr.key(0))
-    assert relative_error(found.feedback, wanted.feedback) < 1e-12
-    assert not np.any(flat(found.layers))
-
-
-@pytest.mark.slow
-def test_a_layer_without_noise_learns_no_feedback() -> None:
-    noise = dfc.FilteredNoise(0.1, TAU_NOISE, sigma_output=0.0)
-    method = dataclasses.replace(SMALL, noise=noise, scheme=dfc.PublishedEuler(0.004, 5))
-    model = make_network(jr.key(0), (4, 5, 3), feedback=dfc.RandomFeedback())
-    update, _ = learn(method, model, *make_batch(jr.key(1), 2), jr.key(2))
-    *hidden, output = update.feedback.weights
-    assert np.all(np.asarray(output) == 0)
-    assert all(np.any(np.asarray(Q) != 0) for Q in hidden)
 
 
 @pytest.mark.script

@@ -15,6 +15,7 @@ from helpers import (
     Plain,
     relative_error,
     softmax,
+    take_samples,
 )
 from jaxtyping import Array
 
@@ -129,6 +130,46 @@ def test_strong_feedback_in_single_precision() -> None:
     found = find(dfc.Broyden(), *cast((loop, x, y), jnp.float32))
     assert np.all(found.converged) and found.control.dtype == jnp.float32
     assert np.max(residuals(loop, x, y, np.asarray(found.control, np.float64))) < 1e-4
+
+
+class Squashed(dfc.AbstractReadout):
+    """tanh of the output: a readout of the user's own, which says no more than it must."""
+
+    def error(self, output: Array, y: Array) -> Array:
+        return y - jnp.tanh(output)
+
+    def difference(self, output: Array, change: Array) -> Array:
+        return dfc.Tanh().difference(output, change)
+
+
+class SquashedError(dfc.MeanSquaredError):
+    """Squared errors, whose outputs strong feedback compares with the target by their tanh."""
+
+    @property
+    def readout(self) -> dfc.AbstractReadout:
+        return Squashed()
+
+
+def test_a_readout_of_the_users_own_has_steady_states_and_a_gain() -> None:
+    """The roots are SciPy's, and E J Q + a I is diag(1 - tanh(r_L)^2) J Q + a I in NumPy."""
+    model, leak = make_network(jr.key(2)), 0.1
+    smaller = lambda layer: jax.tree.map(lambda weights: 0.3 * weights, layer)  # where tanh is nearly linear
+    model = eqx.tree_at(lambda m: m.layers[-1], model, replace_fn=smaller)
+    x, labels = make_batch(jr.key(3), 4)
+    y = 0.6 * labels - 0.3
+    loop = dfc.ClosedLoop(model, dfc.PIController(1.0, leak), dfc.Clamp(), SquashedError())
+    found = find(dfc.Broyden(rtol=1e-10), loop, x, y)
+    assert np.all(found.converged)
+    gains = jax.jit(jax.vmap(loop.gain))(take_samples(loop, x, y), found.deviation)
+    plain = Plain(model)
+    for a, t, control, gain in zip(*map(np.asarray, (x, y, found.control, gains)), strict=True):
+        remaining = lambda u, a=a, t=t: t - np.tanh(plain.settle(a, u)[1][-1]) - leak * u
+        u = scipy.optimize.root(remaining, np.zeros(3), tol=1e-12).x
+        assert np.max(np.abs(remaining(u))) < 1e-10 and relative_error(control, u) < 1e-7
+        voltages, rates = plain.settle(a, u)
+        slopes = 1 - np.tanh(rates[-1]) ** 2
+        assert np.min(slopes) < 0.99  # not linear either
+        assert relative_error(gain, slopes[:, None] * plain.gain(voltages) + leak * np.eye(3)) < 1e-7
 
 
 def test_stability_under_strong_feedback_is_that_of_the_dynamics() -> None:

@@ -110,6 +110,25 @@ def test_diagnostics_measure_the_steady_state_that_the_method_learns_in(equilibr
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("kind", [dfc.DFC, dfc.DFCSSA, dfc.StrongDFC])
+def test_diagnostics_measure_rest_where_the_method_learns_in_other_states(kind: type) -> None:
+    """The mean of |Q u|^2 / 2 where y - softmax(r_L) = a u, by SciPy."""
+    loop, x, y, _ = setting("cross_entropy", 0.1, dfc.ProductOfWeights())
+    plain, losses = Plain(loop.network), []
+    for a, b in zip(*map(np.asarray, (x, y)), strict=True):
+
+        def remaining(u, a=a, label=np.where(b == 1, 0.9, 0.05)):
+            return label - softmax(plain.settle(a, u)[1][-1]) - 0.1 * u
+
+        u = root(remaining, np.zeros(3), tol=1e-12).x
+        assert np.max(np.abs(remaining(u))) < 1e-9
+        losses.append(sum(np.sum((Q @ u) ** 2) for Q in plain.Q) / 2)
+    method = kind(controller=loop.controller, target=loop.target, loss=loop.loss)
+    numbers = dfc.Diagnostics()(loop.network, method, dfc.Split(np.asarray(x), np.asarray(y)))
+    assert numbers["surrogate_loss"] == pytest.approx(np.mean(losses), rel=5e-3)
+
+
+@pytest.mark.slow
 def test_the_idealised_rest_is_that_of_dynamics_which_recompute_the_feedback() -> None:
     loop, x, y, samples = setting("squared", 0.05, dfc.ExactFeedback())
     found = eqx.filter_jit(PRECISE)(loop, samples)

@@ -12,10 +12,12 @@ import time
 import numpy as np
 import optuna
 import pytest
+import sweep as script
 from helpers import records
 from small_sweeps import RANGE, runs_of, SHORT, swept
 from sweeping import search, study, worker
 from sweeping.description import Sweep, sweep_in
+from sweeping.report import report
 from sweeping.results import result_of
 from sweeping.turn import claim, place
 
@@ -147,6 +149,30 @@ def test_what_cannot_be_together_is_told_and_passed_by(
     assert turn.setting["solver.duration"] == "5" and turn.folder.name == "001"
     assert "trial 0 cannot be: `solver.duration` is 0.01" in capsys.readouterr().err
     assert trials.get_trials()[0].state == STATE.FAIL
+
+
+def test_settings_that_could_not_be_are_no_runs_and_are_said(
+    tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    words = "--method dfc-ss --feedback fixed --solver.steady-state published --solver.duration 5 6 0.01 0.02"
+    held = asked(tmp_path, 4, *words.split())
+    trials, _ = study.study_of(held, tmp_path)
+    for duration in ("0.01", "5", "6", "0.02"):
+        trials.enqueue_trial({"solver.duration": duration})
+    turns = study.asked(held, tmp_path)
+    summary = {"metric": "test_accuracy", "mean": {}, "std": {}, "seeds": {}}  # that of no epoch
+    (next(turns).folder / "summary.json").write_text(json.dumps(summary))
+    assert (search.number_of_runs(held, tmp_path), search.finished(tmp_path)) == (3, 1)
+    (next(turns).folder / "summary.json").write_text(json.dumps(summary))
+    assert next(turns, None) is None
+    assert search.number_of_runs(held, tmp_path) == search.finished(tmp_path) == 2
+    monkeypatch.setattr(script, "work", None)  # nothing is left to do
+    script.train(script.Options(progress=False), held, tmp_path)
+    monkeypatch.setattr("sweeping.report.drawn", lambda *_: None)
+    report(held, tmp_path)
+    said = "2 runs, 2 of them finished; 2 settings could not be"
+    assert (tmp_path / "table.md").read_text().startswith(f"# Sweep: digits, {said}\n")
+    assert said in capsys.readouterr().out
 
 
 @pytest.mark.script

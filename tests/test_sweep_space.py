@@ -12,6 +12,9 @@ from sweeping.description import check_same, Sweep, sweep_in
 from sweeping.space import Choices, grouped, Range, read_space, words_of
 
 
+OPTUNA = {"search": "optuna", "trials": 3}
+
+
 def sweep(text: str, **options: object) -> Sweep:
     return Sweep(tuple(text.split()), **options)
 
@@ -70,6 +73,39 @@ def test_feedback_learning_is_searched_where_feedback_learns() -> None:
         {"method": "dfc-ssa", "feedback": "learned", "feedback_learning.lr": "1e-3"},
         {"method": "dfc-ssa", "feedback": "learned", "feedback_learning.lr": "1e-2"},
         {"method": "bp"},
+    ]
+
+
+@pytest.mark.parametrize(
+    ("text", "settings"),
+    [
+        (
+            "--method dfc-ss --feedback-learning.update simulated kolen-pollack",
+            ["simulated {}", "simulated {}", "kolen-pollack"],
+        ),
+        ("--method dfc-ss --layered True False", ["True", "False {}", "False {}"]),
+        ("--method dfc-ss --dataset cifar10 --model mlp conv", ["mlp {}", "mlp {}", "conv"]),
+    ],
+)
+def test_what_the_rule_that_learns_feedback_does_not_read_is_not_searched(
+    text: str, settings: list[str]
+) -> None:
+    """With --layered, as for convolutions of colour images, that is kolen-pollack by default."""
+    found = sweep(f"{text} --feedback-learning.sigma 0.01 0.1").listed
+    sigmas = iter(("0.01", "0.1"))
+    wanted = [words.format(next(sigmas)) if "{}" in words else words for words in settings]
+    assert [" ".join(v for k, v in setting.items() if k != "method") for setting in found] == wanted
+
+
+def test_a_method_with_a_rule_of_its_own_reads_its_options_beside_any_update() -> None:
+    text = "--method dfc-ss strong-dfc --feedback-learning.update simulated kolen-pollack"
+    found = sweep(f"{text} --feedback-learning.dt 0.001 0.002").listed
+    simulated = [("dfc-ss", "simulated", "0.001"), ("dfc-ss", "simulated", "0.002")]
+    single = [("strong-dfc", "0.001"), ("strong-dfc", "0.002")]
+    assert [tuple(setting.values()) for setting in found] == [
+        *simulated,
+        ("dfc-ss", "kolen-pollack"),
+        *single,
     ]
 
 
@@ -152,6 +188,9 @@ def test_what_is_no_space_is_said(text: str, sentence: str) -> None:
         "--method bp dfc-ss --feedback fixed learned --feedback-learning.lr 1e-3 --nudge 0.1 0.2",
         "--method bp dfc-ss --feedback learned --nudge 0.3 --optimiser.lr 1e-3 1e-2",
         "--method dfc-ss --feedback fixed exact signs",
+        "--layered True --feedback-learning.update weight-mirror kolen-pollack --feedback-learning.lr 1e-3",
+        "--method dfc-ss --feedback fixed --solver.steady-state broyden published --solver.duration 5",
+        "--dataset mnist --preset paper --method dfc bp --solver.trajectory closed-form",
     ],
 )
 def test_what_one_method_or_feedback_reads_is_right(text: str) -> None:
@@ -176,11 +215,27 @@ def test_what_one_method_or_feedback_reads_is_right(text: str) -> None:
             "the published scheme needs 2 to",
         ),
         ("--dataset student_teacher --method bp --best validation_accuracy", {}, "has no classes"),
+        ("--method dfc-ss --feedback-learning.update simulated weight-mirror", OPTUNA, "of --layered"),
+        ("--method dfc-ss strong-dfc --feedback fixed exact", OPTUNA, "strong-dfc needs feedback weights"),
+        ("--method bp --optimiser.lr 1e-2 -1e-2", OPTUNA, "`optimiser.lr` is -0.01"),
+        (
+            "--dataset mnist --preset strong-paper --method strong-dfc --label-smoothing 0.1",
+            {},
+            "`label_smoothing` is given, which strong-dfc does not read",
+        ),
     ],
 )
 def test_every_value_is_checked_before_any_work(text: str, options: dict, sentence: str) -> None:
     with pytest.raises(ValueError, match=sentence):
         sweep(text, **options).check()
+
+
+def test_optuna_may_try_values_that_can_be_though_not_all_of_them_together() -> None:
+    text = "--method dfc-ss --layered False True --feedback-learning.update kolen-pollack simulated"
+    configs = sweep(f"{text} --feedback-learning.sigma 0.01 0.1", **OPTUNA).check()
+    found = {(c.layered, c.feedback_learning.update, c.feedback_learning.sigma) for c in configs}
+    direct = {(False, "kolen-pollack", 0.01), (False, "simulated", 0.01), (False, "simulated", 0.1)}
+    assert found == direct | {(True, "kolen-pollack", 0.01)}  # simulated phases learn no layered feedback
 
 
 @pytest.mark.parametrize(

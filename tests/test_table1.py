@@ -93,6 +93,27 @@ def test_a_cell_all_of_whose_seeds_stopped_in_their_first_epoch_is_tabled() -> N
     assert "| mnist | BP | 0 | 1 | 0 |  |  | 0 | abc |" in lines
 
 
+def test_a_final_loss_is_of_seeds_that_came_to_the_end(tmp_path, monkeypatch, capsys) -> None:
+    folder = tmp_path / "mnist_train_loss" / "bp"
+    folder.mkdir(parents=True)
+    environment = dict.fromkeys(("processor", "cores", "device", "git_revision"), "x")
+    config = {"config": {"feedback": "fixed", "epochs": 3}, "environment": environment}
+    whole = {"last_train_loss": 2e-7, "epochs": 3, "seconds_per_epoch": 1.0, "stopped": None}
+    early = {"stopped": "epoch 2: the loss is no longer finite.", "stopped_by": "divergence", "doubts": []}
+    early = whole | early | {"last_train_loss": 0.9, "epochs": 1}
+    summary = {"metric": "test_accuracy", "mean": {}, "std": {}, "seeds": {"0": whole, "1": early}}
+    (folder / "config.json").write_text(json.dumps(config))
+    (folder / "summary.json").write_text(json.dumps(summary))
+    (cell,) = table1.collect(tmp_path)
+    assert cell["values"] == {0: pytest.approx(2)} and cell["seconds"] == 4
+
+    monkeypatch.setattr(table1, "run_cell", lambda _: None)
+    assert table1.main(table1.Options(("mnist_train_loss",), ("BP",), (0, 1), out=tmp_path)) == 1
+    said = capsys.readouterr()
+    assert said.err == "mnist_train_loss, BP, seed 1: stopped in epoch 2: the loss is no longer finite.\n"
+    assert "| BP | 2 (1.53 ± 0.19), 1 stopped |" in said.out
+
+
 def test_paired_differences_are_a_paired_t_test() -> None:
     ours, theirs = {0: 2.0, 1: 2.5, 2: 2.2, 9: 7.0}, {0: 1.9, 1: 2.2, 2: 2.2}
     found = paired_difference(ours, theirs)

@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import pathlib
+import shutil
 
 import equinox as eqx
 import jax
@@ -12,6 +13,7 @@ import pytest
 import theories
 from helpers import cast, records
 from prospective.measures import angles_between, interference
+from stopped_runs import accuracy, leave, WHY
 
 import dfc_jax as dfc
 
@@ -122,6 +124,36 @@ def test_strong_dfc_is_in_the_state_of_least_control() -> None:
     x, y = jax.random.normal(jax.random.key(1), (2, 4)), jnp.eye(3)[:2]
     controls = [method(model, x, y)[1].control for method in (strong, least)]
     assert np.allclose(*controls, rtol=1e-4)
+
+
+def test_seeds_that_stopped_early_are_counted_and_in_no_figure_of_the_last_epoch(
+    tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch, capsys
+) -> None:
+    came_to = {"bp": (3, 3), "dfc-ss": (3, 1), "strong-dfc": (1, 2), "least-control": (0, 0)}
+    for name in theories.rules():
+        leave(tmp_path / name, came_to.get(name, (3, 3)), 3)
+    options = theories.Options(epochs=3, seeds=(0, 1), out=tmp_path)
+    found = theories.collect(options)
+    assert found["bp"]["last_test_accuracy"]["mean"] == pytest.approx(accuracy(0, 3) + 0.005)
+    assert "stopped" not in found["bp"] and found["dfc-ss"]["stopped"] == 1
+    assert found["dfc-ss"]["last_test_accuracy"] == {"mean": pytest.approx(accuracy(0, 3)), "std": None}
+    assert found["dfc-ss"]["best_test_accuracy"]["mean"] == pytest.approx(accuracy(0, 2) + 0.005)
+    assert set(found["strong-dfc"]) == {"best_test_accuracy", "converged", "stopped"}
+    assert found["least-control"] == {"stopped": 2}
+
+    for name in ("train", "between", "interfering"):
+        monkeypatch.setattr(theories, name, lambda *_: {})
+    monkeypatch.setattr(theories, "drawn", lambda *_: None)
+    assert theories.main(options) == 1
+    said = capsys.readouterr()
+    assert said.err.splitlines()[0] == f"dfc-ss, seed 1: stopped in epoch 2: {WHY}"
+    assert len(said.err.splitlines()) == 5
+    assert "| DFC-SS (1 stopped) | 80.00 | 70.50 ± " in said.out
+    assert "| least control (2 stopped) |  |  |  |  |  |" in said.out
+    for name in ("dfc-ss", "strong-dfc", "least-control"):
+        shutil.rmtree(tmp_path / name)
+        leave(tmp_path / name, (3, 3), 3)
+    assert theories.main(options) == 0
 
 
 @pytest.mark.script

@@ -18,6 +18,7 @@ from report.pictures import plt
 
 import dfc_jax as dfc
 from dfc_jax._bar import progress_bar
+from dfc_jax._checks import check_count
 
 
 WEAK: Curve = "weak, single phase"
@@ -52,9 +53,13 @@ class NoiseBias(Common):
     samples: int = 128
     """Training samples of the measurements."""
     number: int = 16
-    """Pairs of opposite noise of every sample."""
+    """Pairs of opposite noise of every sample; the standard error needs two."""
 
     name = "noise-bias"
+
+    def check(self) -> None:
+        super().check()
+        check_count("number", self.number, 2)
 
     def configuration(self) -> dict[str, Any]:
         return {

@@ -104,7 +104,8 @@ def mean_update(
     y: Float[Array, "batch out"],
     keys: Key[Array, " pairs"],
 ) -> tuple[tuple[dfc.Layer, ...], tuple[dfc.Layer, ...]]:
-    """The mean forward update over pairs of opposite noise, one a key, and its standard error."""
+    """The mean forward update over pairs of opposite noise, one a key, and its standard error, for which
+    there must be two."""
     of = method.scheme
     parts = of.dt, of.states, of.instant_transmission, of.proactive
     opposite = [dataclasses.replace(method, scheme=Mirrored(*parts, sign=sign)) for sign in (1.0, -1.0)]
@@ -115,7 +116,7 @@ def mean_update(
 
     found = jax.lax.map(pair, keys)
     mean = jax.tree.map(lambda w: jnp.mean(w, axis=0), found)
-    return mean, jax.tree.map(lambda w: jnp.std(w, axis=0) / len(keys) ** 0.5, found)
+    return mean, jax.tree.map(lambda w: jnp.std(w, axis=0, ddof=1) / len(keys) ** 0.5, found)
 
 
 def signal(method: dfc.StrongDFC, model: dfc.Network, x: Any, y: Any) -> tuple[dfc.Layer, ...]:

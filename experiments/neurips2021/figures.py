@@ -19,7 +19,7 @@ from neurips2021.toy_presets import (
     Toy,
 )
 from options.config import Method
-from options.groups import Update
+from options.groups import Sleep
 from report.figure import Common, Curves, Rows
 from report.spread import spread
 
@@ -111,7 +111,7 @@ class Training(Common):
     """Sleep epochs before the first wake epoch."""
     sleep_epochs: int = 1 + FIGURE_3.extra_fb_epochs
     """Sleep epochs for every wake epoch."""
-    sleep: Update = "simulated"
+    sleep: Sleep = "simulated"
     """One draw of the noise, as published, or its mean over all draws."""
     samples: int = 128
     """Validation samples of the measurements."""

@@ -15,7 +15,8 @@ them. What the translation undoes:
 import dataclasses
 from typing import Literal
 
-from options.config import Config, Method, WITH_CONTROLLER
+from options.checks import STRONG
+from options.config import Config, Method
 from options.groups import Controller, Feedback, Optimiser
 from options.published import CLIP, refuse_beside, SIGMA_FLOOR
 
@@ -23,6 +24,7 @@ from options.published import CLIP, refuse_beside, SIGMA_FLOOR
 Task = Literal["mnist", "fashion_mnist", "mnist_autoencoder", "mnist_train_loss"]
 BATCH_SIZE = 128
 BETA = 0.99  # both of Adam's, forward and feedback
+METHODS: tuple[Method, ...] = ("bp", "dfa", "dfc", "dfc-ss", "dfc-ssa")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -205,8 +207,10 @@ def paper(config: Config, method: Method) -> Config:
             "mnist" if config.preset == "paper-train-loss" else "mnist, fashion_mnist, mnist_autoencoder"
         )
         raise ValueError(f"`preset` is {config.preset}, which exists for {available}, not {config.dataset}.")
-    if method not in ("bp", "dfa", *WITH_CONTROLLER):
-        raise ValueError(f"`method` is {method}, which the preset {config.preset} does not have.")
+    if method not in METHODS:
+        problem = f"`method` is {method}, which the preset {config.preset} does not have"
+        elsewhere = f", and strong-paper has {method}" if method in STRONG else ""
+        raise ValueError(f"{problem}; it has {', '.join(METHODS)}{elsewhere}.")
     if config.feedback not in ("learned", "fixed"):
         raise ValueError(
             f"`feedback` is {config.feedback}; the preset {config.preset} exists for learned and fixed."

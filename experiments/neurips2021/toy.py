@@ -243,11 +243,16 @@ def alignment(
     """Figures S5 to S12: DFC, DFC-SS, DFC-SSA and DFA with Table 1's hyperparameters."""
     data = dfc.load(task)
     rows = []
-    for method in (*METHODS, "dfa"):
-        config = Config(task, (method,), feedback, "paper", epochs, (seed,))
-        compute = functools.partial(_aligned, paper(config, method).resolved(), data, samples, progress)
-        rows += curves(method, compute)
+    for config in alignment_runs(task, feedback, epochs, seed):
+        rows += curves(config.method[0], functools.partial(_aligned, config, data, samples, progress))
     return rows
+
+
+def alignment_runs(task: AlignmentTask, feedback: Kind, epochs: int | None, seed: int) -> list[Config]:
+    """The options of each curve in the alignment figures."""
+    options = {"feedback": feedback, "preset": "paper", "epochs": epochs, "seeds": (seed,)}
+    configs = [Config(task, method=(method,), **options) for method in (*METHODS, "dfa")]
+    return [paper(config, config.method[0]).resolved() for config in configs]
 
 
 def _aligned(config: Config, data: dfc.Dataset, samples: int, progress: bool) -> Rows:

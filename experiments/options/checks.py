@@ -148,6 +148,14 @@ def reads_of_solver(config: Any, method: str, option: str) -> bool:
     return known and (option == "trajectory" or option in TRAJECTORIES[config.solver.trajectory])
 
 
+def reads_of_learning(config: Any, method: str, option: str) -> bool:
+    """Whether `method` reads an option of `feedback_learning`, given what learns its feedback."""
+    readers = READERS.get(f"feedback_learning.{option}", READERS["feedback_learning"])
+    chosen = method in READERS["feedback_learning.update"]  # others have a rule of their own
+    unread = UNREAD.get(config.learned_by(), ()) if chosen else ()
+    return config.feedback == "learned" and method in readers and option not in unread
+
+
 def _check_solver(config: Any, untouched: Any) -> None:
     for field in dataclasses.fields(config.solver):
         given = getattr(config.solver, field.name) != getattr(untouched.solver, field.name)
@@ -181,10 +189,9 @@ def check_used(config: Any) -> None:
         raise ValueError(f"`{name}` is given, but `feedback` is {config.feedback}, which does not learn.")
     if config.feedback in ("exact", "signs") and not set(READERS["controller"]) & set(config.method):
         raise ValueError(f"`feedback` is {config.feedback}; {methods} has none, or its own.")
-    learning, resolved = config.feedback_learning, config.resolved()
-    update = resolved.feedback_learning.update
-    for name in UNREAD.get((update, resolved.layered), ()):
-        if getattr(learning, name) != getattr(untouched.feedback_learning, name):
+    update, layered = config.learned_by()
+    for name in UNREAD.get((update, layered), ()):
+        if getattr(config.feedback_learning, name) != getattr(untouched.feedback_learning, name):
             raise ValueError(f"`feedback_learning.{name}` is given, which {update} does not read.")
     if config.optimiser.clip_over != "tensor" and config.optimiser.clip is None:
         raise ValueError("`optimiser.clip_over` is given without `optimiser.clip`, which it is about.")

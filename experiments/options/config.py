@@ -24,7 +24,9 @@ from options.groups import (
     SLEEP_PHASES,
     Solver,
     Strong,
+    Update,
 )
+from options.published import refuse_beside
 
 import dfc_jax as dfc
 
@@ -47,14 +49,14 @@ Preset = Literal["paper", "paper-train-loss", "strong-paper", "holomorphic-ep-ne
 WITH_CONTROLLER = ("dfc", "dfc-ss", "dfc-ssa", "strong-dfc", "strong-dfc-2phase")
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class Config:
     """Train networks by Deep Feedback Control and compare them.
 
     Each method is one run with a folder of its own; with several methods they are compared at the end.
     """
 
-    dataset: Dataset = "digits"
+    dataset: Dataset = dataclasses.field(default="digits", kw_only=False)
     """digits and student_teacher need no download; the others are fetched by --download, or read by
     TensorFlow Datasets."""
     download: bool = False
@@ -161,8 +163,7 @@ class Config:
         )
         single_phase = self.method == ("strong-dfc",)
         given_rate = self.feedback_learning.lr
-        layered = self._layered(defaults) if self.layered is None else self.layered
-        update = self.feedback_learning.update or ("kolen-pollack" if layered else defaults.update)
+        update, layered = self.learned_by()
         awake = single_phase or update == "kolen-pollack"
         unlearned = update == "kolen-pollack" and not layered  # before the first wake epoch
         pretraining = max(1, defaults.pretraining_epochs) if layered else defaults.pretraining_epochs
@@ -228,9 +229,16 @@ class Config:
         **Raises:** `ValueError` in one sentence for what cannot be run, or is given where nothing reads it.
         """
         self.resolved()
-        if self.preset in (None, "holomorphic-ep-net"):  # the others say what may stand beside them
-            check_used(self)
+        if self.preset not in (None, "holomorphic-ep-net"):  # others set most of what methods read
+            refuse_beside(self)
+        check_used(self)
         return self
+
+    def learned_by(self) -> tuple[Update, bool]:
+        """What feedback is learned by, and whether it goes from layer to layer: as given, or by default."""
+        defaults = self._defaults()
+        layered = self._layered(defaults) if self.layered is None else self.layered
+        return self.feedback_learning.update or ("kolen-pollack" if layered else defaults.update), layered
 
     def activations(self) -> list[dfc.AbstractActivation]:
         """One for each hidden layer, feature maps included."""

@@ -10,7 +10,8 @@ from typing import Literal
 import dfc_jax as dfc
 
 
-Update = Literal["simulated", "linearised", "expected", "weight-mirror", "kolen-pollack"]  # of feedback
+Sleep = Literal["simulated", "linearised", "expected"]  # phases of direct feedback
+Update = Literal[Sleep, "weight-mirror", "kolen-pollack"]  # of feedback
 SLEEP_PHASES = {  # of direct feedback, by the update that they are
     "simulated": dfc.SleepPhase,
     "linearised": dfc.LinearisedSleepPhase,

@@ -13,7 +13,7 @@ from dfc_jax._runs.folder import first_difference
 
 
 BEFORE = {"weight_decay": 0.0, "schedule": "constant"}  # of the optimiser, where a run does not say it
-NOW = tuple(name for name in MAY_DIFFER if name not in ("epochs", "out"))
+NOW = tuple(name for name in MAY_DIFFER if name not in ("epochs", "out", "tensorboard"))
 
 
 def runs_in(out: pathlib.Path) -> dict[Method, pathlib.Path]:

@@ -3,7 +3,6 @@
 import dataclasses
 from typing import Any
 
-from options.config import Config
 from options.groups import Controller, Feedback, Optimiser, SLEEP_PHASES, Solver
 
 
@@ -11,9 +10,9 @@ CLIP = 1.0
 SIGMA_FLOOR = 0.01
 
 
-def refuse_beside(config: Config) -> None:
-    """Raise `ValueError` for what the preset sets and was given beside it."""
-    untouched, chosen = Config(), config.feedback_learning
+def refuse_beside(config: Any) -> None:
+    """Raise `ValueError` for what the preset of `config`, a `Config`, sets and was given beside it."""
+    untouched, chosen = type(config)(), config.feedback_learning
     update = chosen.update if chosen.update in SLEEP_PHASES else None
     ours = dataclasses.replace(Feedback(), update=update, sleep_epochs=chosen.sleep_epochs)
     ours = dataclasses.replace(ours, pretraining_epochs=chosen.pretraining_epochs)
@@ -32,6 +31,6 @@ def refuse_beside(config: Config) -> None:
             raise set_by_preset(config, name, given)
 
 
-def set_by_preset(config: Config, name: str, given: Any) -> ValueError:
+def set_by_preset(config: Any, name: str, given: Any) -> ValueError:
     """What is said of an option that was given beside a preset that sets it."""
     return ValueError(f"`{name}` is {given}; the preset {config.preset} sets it: give one or the other.")

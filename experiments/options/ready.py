@@ -10,7 +10,7 @@ from icml2022.presets import strong_paper
 from neurips2021.presets import paper
 from neurips2022.presets import holomorphic_ep_net
 from options import objects, together
-from options.checks import check_measured
+from options.checks import check_measured, READERS
 from options.config import Config, Method, Preset
 from options.together import writes
 from report.event_files import check_installed
@@ -45,15 +45,19 @@ def check_objects(config: Config, method: Method) -> None:
 
 
 def load_data(config: Config) -> dfc.Dataset:
-    """The samples, fetched first and their training labels smoothed if that is asked for."""
+    """The samples, fetched first if that is asked for."""
     if config.download:
         fetch = lambda: dfc.download(config.dataset, progress=config.progress) if writes() else None
         together.agreed("download", fetch)
     try:
-        data = dfc.load(config.dataset)
+        return dfc.load(config.dataset)
     except FileNotFoundError as error:
         raise FileNotFoundError(f"{error} Or give --download.") from error
-    if not config.label_smoothing:
+
+
+def with_own_labels(data: dfc.Dataset, config: Config, method: Method) -> dfc.Dataset:
+    """What a run of `method` trains on: the data, their training labels smoothed if it reads that option."""
+    if not config.label_smoothing or method not in READERS["label_smoothing"]:
         return data
     smoothed = np.asarray(optax.smooth_labels(jnp.asarray(data.train.y), config.label_smoothing))
     return dataclasses.replace(data, train=dfc.Split(data.train.x, smoothed))

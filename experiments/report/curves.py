@@ -248,6 +248,12 @@ def read_curves(folder: pathlib.Path, of_layers: str | None = None) -> dict[str,
     }
 
 
+def in_epoch(curves: dict[str, np.ndarray], name: str, epoch: int) -> np.ndarray:
+    """What a number, if it is there, was after an epoch: of the seeds that got there, where it is finite."""
+    values = curves.get(name, np.empty((0, 0)))[:, epoch - 1 : epoch]
+    return values[np.isfinite(values)]
+
+
 def _title(runs: Sequence[Named]) -> str:
     kinds = sorted({run.feedback for run in runs} - {"none"})
     feedback = [f"{' and '.join(kinds)} feedback"] if kinds else []

@@ -1,6 +1,7 @@
 """What the figures of both papers share."""
 
 import dataclasses
+import hashlib
 import json
 import pathlib
 import shutil
@@ -53,16 +54,17 @@ class Curves:
     **Raises:** `ValueError` if the folder holds the figure with other options.
     """
 
-    def __init__(self, path: pathlib.Path, given: dict[str, Any]) -> None:
+    def __init__(self, path: pathlib.Path, options: Common) -> None:
         self.folder = path.with_name(f"{path.name}.curves")
-        self.given = {"options": given, "revision": dfc.environment()["git_revision"]}
+        self.given = {"options": options.given(), "source": _source()}
         note = path.with_suffix(".json")
         if not note.exists():
             return
-        held, now = _read(note).get("options", {}), _read_back(given)
-        for name in held:
-            if name in now and held[name] != now[name]:
-                problem = f"`out` holds {note} with `{name}` {held[name]!r}, not {now[name]!r}"
+        # What the note does not name was not an option yet: the figure is of what is now the default.
+        held = _read_back(type(options)().given()) | _read(note).get("options", {})
+        for name, now in _read_back(options.given()).items():
+            if held[name] != now:
+                problem = f"`out` holds {note} with `{name}` {held[name]!r}, not {now!r}"
                 raise ValueError(f"{problem}; name another folder, or delete it.")
 
     def __call__(self, name: str, compute: Callable[[], Rows]) -> Rows:
@@ -81,6 +83,15 @@ class Curves:
         """Delete them, once the figure is there."""
         if self.folder.exists():
             shutil.rmtree(self.folder)
+
+
+def _source() -> str:
+    """What tells this source from any other, an edit that is not committed included."""
+    digest = hashlib.sha256()
+    for folder in (pathlib.Path(dfc.__file__).parent, pathlib.Path(__file__).parents[1]):
+        for file in sorted(folder.rglob("*.py")):
+            digest.update(file.read_bytes())
+    return digest.hexdigest()
 
 
 def _read(file: pathlib.Path) -> dict[str, Any]:

@@ -8,6 +8,24 @@ from typing import Any
 
 
 NONE = "does not hold a finished run"
+PARTS = {
+    "config": {"config": dict, "environment": dict},
+    "summary": {"metric": str, "mean": dict, "std": dict, "seeds": dict},
+}
+
+
+def read_run(folder: pathlib.Path) -> dict[str, Any]:
+    """The `config`, `environment` and `summary` of a run, whichever script made it.
+
+    **Raises:** `ValueError` if it has not finished, or a file lacks a part of what a run writes.
+    """
+    found = {name: read_json(folder / f"{name}.json") for name in PARTS}
+    for name, kinds in PARTS.items():
+        of = found[name]
+        for part, kind in kinds.items():
+            if not (isinstance(of, dict) and isinstance(of.get(part), kind)):
+                raise ValueError(f"{str(folder)!r} {NONE}: {name}.json has no `{part}`.")
+    return {**found["config"], "summary": found["summary"]}
 
 
 def read_json(path: pathlib.Path) -> Any:

@@ -7,7 +7,7 @@ import pathlib
 from collections.abc import Sequence
 from typing import Any
 
-from options.checks import READERS, reads_of_solver
+from options.checks import READERS, reads_of_learning, reads_of_solver
 from options.config import Config, MAY_DIFFER
 from options.held import options_of
 
@@ -114,11 +114,12 @@ def reads(config: Config, name: str) -> bool:
     group, _, option = name.partition(".")
     if group == "solver":
         return reads_of_solver(config, config.method[0], option)
+    if group == "feedback_learning":
+        return reads_of_learning(config, config.method[0], option)
     readers = READERS.get(name, READERS.get(group, config.method))
     if name == "damping":
         readers = ("mn", "gn")
-    learns = config.feedback == "learned" or group != "feedback_learning"
-    return config.method[0] in readers and learns
+    return config.method[0] in readers
 
 
 def _follows(config: Config, name: str) -> bool:

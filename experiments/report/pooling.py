@@ -6,10 +6,11 @@ from collections.abc import Sequence
 from typing import Any
 
 from options.config import MAY_DIFFER
-from report.finished import read_json
+from report.finished import check_same_epochs, read_json, read_run
 
 from dfc_jax._runs.folder import first_difference, summary_of
 from dfc_jax._runs.history import of_this_version
+from dfc_jax._runs.loading import seeds_of
 
 
 OWN = ("seeds", *(name for name in MAY_DIFFER if name != "epochs"))
@@ -20,29 +21,26 @@ def pool(folders: Sequence[pathlib.Path], out: pathlib.Path) -> pathlib.Path:
 
     **Raises:** `ValueError` if they are not finished runs of the same options, or have a seed in common.
     """
-    helds, summaries = (
-        [read_json(folder / name) for folder in folders] for name in ("config.json", "summary.json")
-    )
-    for folder, held in zip(folders[1:], helds[1:], strict=True):
-        difference = first_difference(helds[0]["config"], held["config"], OWN)
+    runs = [_load(folder) for folder in folders]
+    for folder, run in zip(folders[1:], runs[1:], strict=True):
+        difference = first_difference(runs[0]["config"], run["config"], OWN)
         if difference is not None:
             problem = f"{str(folder)!r} differs from {str(folders[0])!r} in `{difference[0]}`"
             raise ValueError(f"{problem}, not in its seeds alone.")
-    seeds = {seed: found for summary in summaries for seed, found in summary["seeds"].items()}
-    if len(seeds) < sum(len(summary["seeds"]) for summary in summaries):
+    seeds = {seed: found for run in runs for seed, found in run["summary"]["seeds"].items()}
+    if len(seeds) < sum(len(run["summary"]["seeds"]) for run in runs):
         raise ValueError("the runs have a seed in common; pool those of different seeds.")
     if out.exists():
         raise ValueError(f"`out` is {str(out)!r}, which exists; name a new folder.")
-    texts = [(folder / "metrics.jsonl").read_text(encoding="utf-8") for folder in folders]
-    records = [of_this_version(json.loads(line)) for text in texts for line in text.splitlines()]
+    records = [of_this_version(json.loads(line)) for folder in folders for line in _lines(folder)]
     records.sort(key=lambda record: record["epoch"])
-    config = helds[0]["config"] | {"seeds": [int(seed) for seed in seeds]}
+    config = runs[0]["config"] | {"seeds": [int(seed) for seed in seeds]}
     if "out" in config:  # which other scripts' runs do not note
         config["out"] = str(out)
-    environments = [held["environment"] for held in helds]
+    environments = [run["environment"] for run in runs]
     environment = {name: _of_all([own.get(name) for own in environments]) for name in environments[0]}
     found = {seed: of_this_version(numbers, "fraction_") for seed, numbers in seeds.items()}
-    summary = summary_of(found, summaries[0]["metric"])
+    summary = summary_of(found, runs[0]["summary"]["metric"])
     out.mkdir(parents=True)
     for name, text in (
         ("config.json", json.dumps({"config": config, "environment": environment}, indent=2)),
@@ -51,6 +49,23 @@ def pool(folders: Sequence[pathlib.Path], out: pathlib.Path) -> pathlib.Path:
     ):
         (out / name).write_text(text, encoding="utf-8")
     return out
+
+
+def _load(folder: pathlib.Path) -> dict[str, Any]:
+    """A run, whose files are of the same seeds and epochs."""
+    run = read_run(folder)
+    check_same_epochs(folder, _seeds(folder, run["config"]), run["summary"])
+    return run
+
+
+def _seeds(folder: pathlib.Path, config: dict[str, Any]) -> list[int]:
+    return seeds_of(config, str(folder / "config.json"))
+
+
+def _lines(folder: pathlib.Path) -> list[str]:
+    """Of `metrics.jsonl`, which a run does not have whose seeds all stopped in their first epoch."""
+    metrics = folder / "metrics.jsonl"
+    return metrics.read_text(encoding="utf-8").splitlines() if metrics.exists() else []
 
 
 def _of_all(values: list[Any]) -> Any:
@@ -68,7 +83,7 @@ def by_seeds(folders: Sequence[pathlib.Path]) -> list[list[pathlib.Path]]:
     groups: list[tuple[dict[str, Any], set[int], list[pathlib.Path]]] = []
     for folder in folders:
         config = read_json(folder / "config.json")["config"]
-        seeds = set(config["seeds"])
+        seeds = set(_seeds(folder, config))
         for first, taken, members in groups:
             if not taken & seeds and first_difference(first, config, OWN) is None:
                 taken |= seeds

@@ -1,6 +1,8 @@
 """The one measure of spread in tables and in the bands of curves."""
 
 import warnings
+from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -24,3 +26,8 @@ def shown(found: dict[str, float | None], factor: float = 1, digits: int = 2) ->
     """Those two, times a factor, in a table's cell."""
     std = "" if found["std"] is None else f" ± {factor * found['std']:.{digits}f}"
     return f"{factor * found['mean']:.{digits}f}{std}"
+
+
+def cell(found: Mapping[str, Any], measure: str, factor: float = 1, digits: int = 2) -> str:
+    """The same of one of several measures; empty where it is not there."""
+    return shown(found[measure], factor, digits) if measure in found else ""

@@ -25,7 +25,14 @@ from dfc_jax._runs.folder import first_difference
 Search = Literal["grid", "random", "optuna"]
 FILE = "sweep.json"
 COMPARED = ("method", "feedback")  # kinds of runs, each of which gets the same settings
-DECISIVE = (*COMPARED, "solver.steady_state", "solver.trajectory")  # for what else a run reads
+DECISIVE = (  # for what else a run reads
+    *COMPARED,
+    "solver.steady_state",
+    "solver.trajectory",
+    "model",  # which has its own default of `layered`
+    "layered",
+    "feedback_learning.update",
+)
 MAY_DIFFER = ("trials",)  # of a sweep that goes on: there may be more
 
 
@@ -92,7 +99,7 @@ class Sweep:
         return config
 
     def read(self, setting: Setting) -> list[str]:
-        """The names of the searched options that a run of such a method, feedback and solver reads."""
+        """The names of the searched options that a run reads, by those of `setting` that decide it."""
         config = self._with({name: setting[name] for name in DECISIVE if name in setting})
         own = FEEDBACK.keys() & {*config.method}
         return [name for name in self.space if reads(config, name) and not (name == "feedback" and own)]
@@ -134,7 +141,7 @@ class Sweep:
         **Raises:** `ValueError` for what cannot be, or what no method of the sweep would read.
         """
         first = {name: _ends(swept)[0] for name, swept in self.space.items()}
-        kinds = [first | dict(zip(DECISIVE, kind, strict=True)) for kind in itertools.product(*self._kinds())]
+        kinds = [first | kind for kind in self._kinds(DECISIVE)]
         read = [self.read(kind) for kind in kinds]
         methods = list(dict.fromkeys(kind["method"] for kind in kinds))
         for name in self.space.keys() - {"method", *itertools.chain(*read)}:
@@ -142,25 +149,47 @@ class Sweep:
         self._check_fixed(methods)
         if self.search != "optuna":
             return [self.config(setting) for setting in self.listed]
-        found = []
+        settings = []
         for kind, names in zip(kinds, read, strict=True):
             own = {name: kind[name] for name in ("method", *names)}
-            found.append(self.config(own))
+            settings.append(own)
             for name in set(names) - {*DECISIVE}:  # every value of one option, the others at their first
-                found += [self.config(own | {name: value}) for value in _ends(self.space[name])]
-        return found
+                settings += [own | {name: value} for value in _ends(self.space[name])]
+        return self._possible(settings)
 
-    def _kinds(self) -> list[tuple[str, ...]]:
-        """All methods, all kinds of feedback, and all ways to the steady state and along the trajectory."""
-        fixed = {name: value_of(self._start, name) for name in DECISIVE} | {"method": self._start.method[0]}
-        return [_ends(self.space.get(name, Choices((fixed[name],)))) for name in DECISIVE]
+    def _possible(self, settings: Sequence[Setting]) -> list[Config]:
+        """The options of those that can be.
+
+        **Raises:** `ValueError` for a value, or a method with a kind of feedback, that none of them has.
+        """
+        found: dict[Config, None] = {}
+        possible: set[Any] = set()
+        problems: dict[Any, ValueError] = {}
+        for setting in settings:
+            parts = [*setting.items(), tuple(setting.get(name) for name in COMPARED)]
+            try:
+                found[self.config(setting)] = None
+                possible.update(parts)
+            except ValueError as problem:
+                problems |= {part: problems.get(part, problem) for part in parts}
+        for part, problem in problems.items():
+            if part not in possible:
+                raise problem
+        return list(found)
+
+    def _kinds(self, names: Sequence[str]) -> list[Setting]:
+        """All methods with all values of those of `names` that are searched."""
+        spaces = {name: self.space[name] for name in names if name in self.space}
+        spaces = {"method": Choices(self._start.method)} | spaces
+        values = itertools.product(*map(_ends, spaces.values()))
+        return [dict(zip(spaces, chosen, strict=True)) for chosen in values]
 
     def _check_fixed(self, methods: Sequence[str]) -> None:
-        """Raise `ValueError` for an option with one value that is read with none of the feedbacks."""
+        """Raise `ValueError` for an option with one value that no kind of run reads."""
         problem = None
-        for feedback in self._kinds()[1]:
+        for kind in [*self._kinds(COMPARED), *self._kinds(DECISIVE)]:
             try:
-                dataclasses.replace(self._start, method=tuple(methods), feedback=feedback).checked()
+                dataclasses.replace(self._with(kind), method=tuple(methods)).checked()
                 return
             except ValueError as error:
                 problem = problem or error

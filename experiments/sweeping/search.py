@@ -5,7 +5,7 @@ from collections.abc import Iterator
 
 from sweeping.description import Sweep
 from sweeping.space import Setting
-from sweeping.study import asked, settings_asked_for
+from sweeping.study import asked, impossible, settings_asked_for
 from sweeping.turn import claim, place, Turn
 
 
@@ -21,9 +21,15 @@ def finished(out: pathlib.Path) -> int:
     return len(list(out.glob("*/summary.json")))
 
 
-def number_of_runs(sweep: Sweep) -> int:
-    """How many runs the sweep has at its end."""
-    return (sweep.trials or 0) if sweep.search == "optuna" else len(sweep.listed)
+def left_out(sweep: Sweep, out: pathlib.Path) -> int:
+    """How many settings could not be, and have no run; those of a list all can."""
+    return impossible(sweep, out) if sweep.search == "optuna" else 0
+
+
+def number_of_runs(sweep: Sweep, out: pathlib.Path) -> int:
+    """How many runs the sweep has at its end, as far as that is known."""
+    planned = (sweep.trials or 0) if sweep.search == "optuna" else len(sweep.listed)
+    return planned - left_out(sweep, out)
 
 
 def turns(sweep: Sweep, out: pathlib.Path) -> Iterator[Turn]:

@@ -89,6 +89,12 @@ def settings_asked_for(sweep: Sweep, out: pathlib.Path) -> list[tuple[pathlib.Pa
     return [(place(out, t.number), t.user_attrs[SETTING]) for t in trials if SETTING in t.user_attrs]
 
 
+def impossible(sweep: Sweep, out: pathlib.Path) -> int:
+    """How many trials had settings that could not be."""
+    failed = study_of(sweep, out)[0].get_trials(deepcopy=False, states=[TrialState.FAIL])
+    return sum(SETTING not in trial.user_attrs for trial in failed)
+
+
 def asked(sweep: Sweep, out: pathlib.Path) -> Iterator[Turn]:
     """What the study asks for, first what killed workers have left."""
     study, journal = study_of(sweep, out)

@@ -3,7 +3,8 @@
 XLA's CPU backend has a fast routine for convolutions whose dimensions are in the order given here, and a slow
 one, 5 to 50 times slower in the loop of a training run, for those that JAX derives for their transposes. So
 the transpose in the input is here again a correlation in that order, with the kernel turned round, and the
-one in the kernel a product of matrices.
+one in the kernel a product of matrices. All have the precision that is JAX's default where the correlation is
+called: the setting is no longer there when JAX translates a primitive for XLA.
 """
 
 from typing import Any
@@ -30,12 +31,17 @@ def correlate(
     spread: int = 1,
 ) -> Float[Array, "batch newrows newcolumns out"]:
     """The correlation of `maps`, spread out by zeros to every `spread`-th row and column, with `kernel`."""
-    return _primitive.bind(maps, kernel, stride=stride, edges=edges, spread=spread)
+    precision = jax.config.jax_default_matmul_precision
+    return _primitive.bind(maps, kernel, stride=stride, edges=edges, spread=spread, precision=precision)
 
 
-def _by_xla(maps: Array, kernel: Array, *, stride: int, edges: Edges, spread: int) -> Array:
+def _by_xla(
+    maps: Array, kernel: Array, *, stride: int, edges: Edges, spread: int, precision: str | None
+) -> Array:
     strides, spreads = (stride, stride), (spread, spread)
-    return jax.lax.conv_general_dilated(maps, kernel, strides, edges, spreads, dimension_numbers=_ORDER)
+    return jax.lax.conv_general_dilated(
+        maps, kernel, strides, edges, spreads, dimension_numbers=_ORDER, precision=precision
+    )
 
 
 def _shape(maps: Any, kernel: Any, **how: Any) -> jax.core.ShapedArray:
@@ -45,7 +51,14 @@ def _shape(maps: Any, kernel: Any, **how: Any) -> jax.core.ShapedArray:
 
 
 def _transposed_in_maps(
-    cotangent: Array, maps: Any, kernel: Array, *, stride: int, edges: Edges, spread: int
+    cotangent: Array,
+    maps: Any,
+    kernel: Array,
+    *,
+    stride: int,
+    edges: Edges,
+    spread: int,
+    precision: str | None,
 ) -> Array:
     """A correlation of the spread-out cotangent with the kernel turned round."""
     turned = jnp.swapaxes(kernel[::-1, ::-1], 2, 3)
@@ -54,11 +67,19 @@ def _transposed_in_maps(
     for before, after, width, (first, _) in sizes:
         first = width - 1 - first
         around.append((first, (before - 1) * spread - (after - 1) * stride + width - 1 - first))
-    return correlate(cotangent, turned, stride=spread, edges=(around[0], around[1]), spread=stride)
+    how = {"stride": spread, "edges": (around[0], around[1]), "spread": stride}
+    return _primitive.bind(cotangent, turned, precision=precision, **how)
 
 
 def _transposed_in_kernel(
-    cotangent: Array, maps: Array, kernel: Any, *, stride: int, edges: Edges, spread: int
+    cotangent: Array,
+    maps: Array,
+    kernel: Any,
+    *,
+    stride: int,
+    edges: Edges,
+    spread: int,
+    precision: str | None,
 ) -> Array:
     """The product of what each weight has seen with the cotangents."""
     height, width, inputs, outputs = kernel.aval.shape
@@ -68,7 +89,8 @@ def _transposed_in_kernel(
     along = lambda start, number: slice(start, start + (number - 1) * stride + 1, stride)
     seen = [padded[:, along(i, rows), along(j, columns)] for i in range(height) for j in range(width)]
     seen = jnp.concatenate(seen, axis=-1).reshape(-1, height * width * inputs)
-    return (seen.T @ cotangent.reshape(-1, outputs)).reshape(height, width, inputs, outputs)
+    product = jnp.matmul(seen.T, cotangent.reshape(-1, outputs), precision=precision)
+    return product.reshape(height, width, inputs, outputs)
 
 
 def _batched(arrays: tuple, axes: tuple, **how: Any) -> tuple[Array, int]:
@@ -76,13 +98,13 @@ def _batched(arrays: tuple, axes: tuple, **how: Any) -> tuple[Array, int]:
     (maps, kernel), (of_maps, of_kernel) = arrays, axes
     if of_kernel is None:
         maps = jnp.moveaxis(maps, of_maps, 0)
-        found = correlate(maps.reshape(-1, *maps.shape[2:]), kernel, **how)
+        found = _primitive.bind(maps.reshape(-1, *maps.shape[2:]), kernel, **how)
         return found.reshape(*maps.shape[:2], *found.shape[1:]), 0
     kernels = jnp.moveaxis(kernel, of_kernel, 0)
     if of_maps is None:
-        return jax.lax.map(lambda one: correlate(maps, one, **how), kernels), 0
+        return jax.lax.map(lambda one: _primitive.bind(maps, one, **how), kernels), 0
     pairs = jnp.moveaxis(maps, of_maps, 0), kernels
-    return jax.lax.map(lambda pair: correlate(*pair, **how), pairs), 0
+    return jax.lax.map(lambda pair: _primitive.bind(*pair, **how), pairs), 0
 
 
 _primitive.def_impl(_by_xla)

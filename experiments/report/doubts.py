@@ -1,0 +1,40 @@
+"""What is wrong with finished runs, as their summaries say: in sentences, and in a table's remark."""
+
+import sys
+from collections.abc import Mapping
+from typing import Any
+
+
+def judge(summaries: Mapping[str, dict[str, Any]]) -> int:
+    """Say what is wrong with the runs, under their names; the exit status: 1 if anything is."""
+    said = []
+    for name, summary in summaries.items():
+        for seed, found in summary.get("seeds", {}).items():
+            said += [f"{name}, seed {seed}: stopped in {found['stopped']}"] if _diverged(found) else []
+            said += [f"{name}, seed {seed}: {' '.join(found['doubts'])}"] if found.get("doubts") else []
+    for line in said:
+        print(line, file=sys.stderr)
+    return 1 if said else 0
+
+
+def remark(summary: dict[str, Any]) -> str:
+    """What is to be known of scores that are means over these seeds; empty where that is nothing."""
+    seeds = list(summary["seeds"].values())
+    remarks = {
+        "pruned": [found.get("stopped_by") == "on_epoch" for found in seeds],
+        "diverged": [_diverged(found) for found in seeds],
+        "in doubt": [bool(found.get("doubts")) for found in seeds],
+    }
+    said = [
+        name if all(holds) else f"{sum(holds)} of {len(seeds)} seeds {name}"
+        for name, holds in remarks.items()
+        if any(holds)
+    ]
+    scored = sum(summary["metric"] in found for found in seeds)
+    said += [f"scores of {scored} of {len(seeds)} seeds"] if 0 < scored < len(seeds) else []
+    return ", ".join(said)
+
+
+def _diverged(found: dict[str, Any]) -> bool:
+    """Whether a seed's numbers were no longer finite, which is what stopped those that do not say it."""
+    return bool(found.get("stopped")) and found.get("stopped_by", "divergence") == "divergence"
