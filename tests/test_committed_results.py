@@ -307,6 +307,8 @@ def test_the_page_on_noise_says_what_its_figure_says():
     assert "{:.0f}, {:.1f} and {:.1f} times".format(*biases) in page
     errors = [facts[f"weak, single phase, sigma 0.1, error_{layer}"] for layer in (1, 2, 3)]
     assert "(standard errors {:.2f}, {:.2f}, {:.2f};".format(*errors) in page
+    angles = [facts[f"weak, single phase, sigma 0.1, {name}"] for name in ("angle", "angle_less_bias")]
+    assert "is at {:.0f}° to the gradient, less\nthe bias at {:.0f}°".format(*angles) in page
 
 
 def test_no_result_calls_condition_three_stable():

@@ -22,7 +22,7 @@ from neurips2021.toy_presets import (
     Toy,
 )
 from options.config import Config, Method
-from options.groups import Update
+from options.groups import Sleep
 from options.objects import (
     make_feedback_learning as make_run_learning,
     make_method as make_run_method,
@@ -158,7 +158,7 @@ def _mean_and_std(values: dict[str, np.ndarray]) -> dict[str, float]:
     return means | {f"{name}_std": float(spread(array)) for name, array in values.items()}
 
 
-def train(toy: Toy, method: Method, feedback: Kind, sleep: Update, samples: int, progress: bool) -> Rows:
+def train(toy: Toy, method: Method, feedback: Kind, sleep: Sleep, samples: int, progress: bool) -> Rows:
     """Figures 3 and S1: one training run; a row an epoch, measured on the first validation samples."""
     learns, random = feedback == "learned", feedback == "learned" or method == "dfa"
     model = make_model(toy, dfc.RandomFeedback() if random else dfc.ProductOfWeights())

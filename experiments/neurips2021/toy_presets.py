@@ -20,7 +20,7 @@ import jax
 import optax
 from options.config import Method
 from options.defaults import Activation, ACTIVATIONS
-from options.groups import SLEEP_PHASES, Update
+from options.groups import Sleep, SLEEP_PHASES
 from options.published import SIGMA_FLOOR
 
 import dfc_jax as dfc
@@ -213,7 +213,7 @@ def make_optimiser(toy: Toy) -> optax.GradientTransformation:
     return optax.chain(dfc.clip_by_tensor_norm(toy.clip_grad_norm / scale), optax.sgd(rate * scale))
 
 
-def make_feedback_learning(toy: Toy, sleep: Update = "simulated") -> dfc.FeedbackLearning:
+def make_feedback_learning(toy: Toy, sleep: Sleep = "simulated") -> dfc.FeedbackLearning:
     """SGD of the feedback weights and its sleep phase, with one draw of the noise or its mean over all."""
     scale = toy.sigma_fb**2 / max(toy.sigma_fb, SIGMA_FLOOR) ** 2
 

@@ -31,12 +31,16 @@ def programs_in(folder: pathlib.Path) -> list[Program]:
     """
     if any(folder.glob("*.checkpoint")):
         return [Program(None, folder)]
-    if not any(folder.glob("program-*/*.checkpoint")):
+    begun = {path.parent for path in folder.glob("program-*/*.checkpoint")}
+    if not begun:
         return []
     file = folder / _FILE
     problem = f"{str(folder)!r} holds checkpoints of several programs, but no {_FILE} that says of which runs"
     require(file.exists(), f"{problem}: restore it, or name another folder.")
-    return [Program(runs, place(folder, i)) for i, runs in enumerate(_read(file))]
+    programs = [Program(runs, place(folder, i)) for i, runs in enumerate(_read(file))]
+    untold = sorted(path.name for path in begun - {program.folder for program in programs})
+    require(not untold, f"{str(file)!r} is damaged: it does not say which runs are in {', '.join(untold)}.")
+    return programs
 
 
 def note_programs(folder: pathlib.Path, positions: list[list[int]]) -> None:
