@@ -31,7 +31,7 @@ def correlate(
     spread: int = 1,
 ) -> Float[Array, "batch newrows newcolumns out"]:
     """The correlation of `maps`, spread out by zeros to every `spread`-th row and column, with `kernel`."""
-    precision = jax.config.jax_default_matmul_precision
+    precision = jax.config.jax_default_matmul_precision  # ty: ignore[missing-attribute]
     return _primitive.bind(maps, kernel, stride=stride, edges=edges, spread=spread, precision=precision)
 
 
