@@ -43,14 +43,6 @@ class WhiteNoise(AbstractNoise):
         return False
 
 
-def check_compartment(noise: AbstractNoise | None, tau_apical: Scalar | None) -> None:
-    """Raise `ValueError` for white noise without an apical compartment, which would be infinite."""
-    require(
-        noise is None or noise.filtered or tau_apical is not None,
-        "`tau_apical` is None; white noise needs an apical compartment, so give its time constant.",
-    )
-
-
 class FilteredNoise(AbstractNoise):
     """Ornstein-Uhlenbeck noise: a_i = Q_i u + sigma eps_i, tau_noise deps = -eps dt + dW.
 
@@ -64,3 +56,11 @@ class FilteredNoise(AbstractNoise):
     @property
     def filtered(self) -> bool:
         return True
+
+
+def check_compartment(noise: AbstractNoise | None, tau_apical: Scalar | None) -> None:
+    """Raise `ValueError` for white noise without an apical compartment, which would be infinite."""
+    require(
+        noise is None or noise.filtered or tau_apical is not None,
+        "`tau_apical` is None; white noise needs an apical compartment, so give its time constant.",
+    )
