@@ -20,6 +20,7 @@ import options.needed  # noqa: F401
 from options.checks import check_seeds
 from options.script import outermost, parse
 from report.pictures import plt
+from report.written import check_held
 
 
 __all__ = ["outermost", "parse", "plt"]  # what scripts share with the experiments
@@ -58,15 +59,9 @@ def check(options: Any, name: str) -> None:
     if hasattr(options, "seed"):
         check_seeds("seed", options.seed)
     file = options.out / f"{name}.json"
-    if not file.exists():
-        return
-    as_json = lambda options: json.loads(json.dumps(settings_of(options)))
-    # What the file does not name was not a setting yet: its figures are of what is now the default.
-    held = as_json(type(options)()) | (json.loads(file.read_text(encoding="utf-8")).get("settings") or {})
-    for setting, now in as_json(options).items():
-        if held[setting] != now:
-            problem = f"`out` holds {file} with `{setting}` {held[setting]!r}, not {now!r}"
-            raise ValueError(f"{problem}; name another folder, or delete it.")
+    if file.exists():
+        held = json.loads(file.read_text(encoding="utf-8")).get("settings") or {}
+        check_held(file, held, settings_of(options), settings_of(type(options)()))
 
 
 def heading(environment: dict[str, Any], caption: str, legend: str) -> list[str]:

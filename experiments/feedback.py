@@ -24,7 +24,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import options.needed  # noqa: F401
-from options.checks import check_seeds
+from options.checks import check_batch, check_seeds
 from options.defaults import Activation, ACTIVATIONS
 from options.script import outermost, parse, resumable
 from report.curves import drawn, in_epoch, read_curves
@@ -103,11 +103,6 @@ class Options:
                     f"`out` is {str(self.out)!r}, where `{option}` of {name} is {there!r} and not {now!r}"
                 )
                 raise ValueError(f"{problem}; name another folder.")
-
-    def check_suits(self, data: dfc.Dataset) -> None:
-        """Raise `ValueError` in one sentence if the data are too few."""
-        if self.batch_size > len(data.train):
-            raise ValueError(f"`batch_size` is {self.batch_size}; {data.name} has {len(data.train)} samples.")
 
     def holds(self, name: str) -> bool:
         """Whether there is a run of a row in `out`, finished or not."""
@@ -281,7 +276,7 @@ def main(options: Options) -> int:
     options = dataclasses.replace(options, out=pathlib.Path(options.out))
     options.check()
     data = dfc.load(options.dataset)
-    options.check_suits(data)
+    check_batch(options.batch_size, data)
     with resumable():
         for name in options.rows:
             train(options, name, data)

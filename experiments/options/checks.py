@@ -108,6 +108,12 @@ def check_seeds(name: str, *seeds: int) -> None:
         check_count(name, seed, 0, LARGEST_SEED)
 
 
+def check_batch(batch_size: int, data: Any) -> None:
+    """Raise `ValueError` if a batch is of more samples than a data set has."""
+    if batch_size > len(data.train):
+        raise ValueError(f"`batch_size` is {batch_size}; {data.name} has {len(data.train)} samples.")
+
+
 def _check_size(name: str, *sizes: int) -> None:
     for size in sizes:
         if size > LARGEST_COUNT:

@@ -10,7 +10,7 @@ from icml2022.presets import strong_paper
 from neurips2021.presets import paper
 from neurips2022.presets import holomorphic_ep_net
 from options import objects, together
-from options.checks import check_measured, READERS
+from options.checks import check_batch, check_measured, READERS
 from options.config import Config, Method, Preset
 from options.together import writes
 from report.event_files import check_installed
@@ -65,8 +65,7 @@ def with_own_labels(data: dfc.Dataset, config: Config, method: Method) -> dfc.Da
 
 def check_suits(config: Config, method: Method, data: dfc.Dataset, devices: int) -> None:
     """Raise `ValueError` in a sentence if batches or network do not suit the data, or so many devices."""
-    if config.batch_size > len(data.train):
-        raise ValueError(f"`batch_size` is {config.batch_size}; {data.name} has {len(data.train)} samples.")
+    check_batch(config.batch_size, data)
     if config.batch_size % devices > 0:
         problem = f"`batch_size` is {config.batch_size}, which {devices} devices cannot share evenly"
         raise ValueError(f"{problem}; make it a multiple of {devices}.")

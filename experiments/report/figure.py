@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 from matplotlib.figure import Figure
 from options.checks import check_seeds
+from report.written import check_held
 
 import dfc_jax as dfc
 from dfc_jax._checks import check_count, check_number
@@ -58,14 +59,9 @@ class Curves:
         self.folder = path.with_name(f"{path.name}.curves")
         self.given = {"options": options.given(), "source": _source()}
         note = path.with_suffix(".json")
-        if not note.exists():
-            return
-        # What the note does not name was not an option yet: the figure is of what is now the default.
-        held = _read_back(type(options)().given()) | _read(note).get("options", {})
-        for name, now in _read_back(options.given()).items():
-            if held[name] != now:
-                problem = f"`out` holds {note} with `{name}` {held[name]!r}, not {now!r}"
-                raise ValueError(f"{problem}; name another folder, or delete it.")
+        if note.exists():
+            held, now, defaults = _read(note).get("options", {}), options.given(), type(options)().given()
+            check_held(note, held, _read_back(now), _read_back(defaults))
 
     def __call__(self, name: str, compute: Callable[[], Rows]) -> Rows:
         """The rows of one curve: those that are kept, if they are of the same options and source."""

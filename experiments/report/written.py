@@ -5,6 +5,7 @@ import json
 import pathlib
 import secrets
 from collections.abc import Sequence
+from typing import Any
 
 
 TABLE, PICTURES = "table.md", ("comparison.png", "alignment.png")
@@ -15,6 +16,19 @@ def new_folder(name: str) -> pathlib.Path:
     """A folder below runs/ that no other job has, were it started in the same second."""
     now = datetime.datetime.now().strftime("%Y%m%d-%H%M%S")
     return pathlib.Path(f"runs/{name}-{now}-{secrets.token_hex(3)}")
+
+
+def check_held(file: pathlib.Path, held: dict[str, Any], now: Any, defaults: Any) -> None:
+    """Raise `ValueError` if `file` is of other options, of which it names those `held`, than those of `now`.
+
+    What it does not name was not an option yet: it is of what is now the default.
+    """
+    as_json = lambda options: json.loads(json.dumps(options))
+    held = as_json(defaults) | held
+    for name, value in as_json(now).items():
+        if held[name] != value:
+            problem = f"`out` holds {file} with `{name}` {held[name]!r}, not {value!r}"
+            raise ValueError(f"{problem}; name another folder, or delete it.")
 
 
 def comparison_in(out: pathlib.Path) -> str | None:

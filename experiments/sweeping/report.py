@@ -11,7 +11,7 @@ from rich.table import Column, Table
 from sweeping.description import FILE, Sweep
 from sweeping.pictures import plot_parallel, plot_settings
 from sweeping.results import cells, columns, ranked, Result, result_of, searched, sensitivity, write_csv
-from sweeping.search import begun, left_out, number_of_runs
+from sweeping.search import begun, left_out, planned
 
 
 BEST = 5  # whose curves are drawn
@@ -38,9 +38,10 @@ def report(sweep: Sweep, out: pathlib.Path) -> Result | None:
     results = ranked([result for result in found if result is not None])
     if not results:
         return None
-    title = f"{number_of_runs(sweep, out)} runs, {len(results)} of them finished"
-    if number := left_out(sweep, out):
-        title += f"; {number} {'setting' if number == 1 else 'settings'} could not be"
+    impossible = left_out(sweep, out)
+    title = f"{planned(sweep) - impossible} runs, {len(results)} of them finished"
+    if impossible:
+        title += f"; {impossible} {'setting' if impossible == 1 else 'settings'} could not be"
     write_csv(out / "table.csv", results)
     _write_markdown(out / "table.md", f"{sweep.fixed.get('dataset', 'digits')}, {title}", results, out)
     scored = [result for result in results if result.validation is not None]

@@ -26,10 +26,14 @@ def left_out(sweep: Sweep, out: pathlib.Path) -> int:
     return impossible(sweep, out) if sweep.search == "optuna" else 0
 
 
+def planned(sweep: Sweep) -> int:
+    """How many settings there are at the end, those included that cannot be."""
+    return (sweep.trials or 0) if sweep.search == "optuna" else len(sweep.listed)
+
+
 def number_of_runs(sweep: Sweep, out: pathlib.Path) -> int:
     """How many runs the sweep has at its end, as far as that is known."""
-    planned = (sweep.trials or 0) if sweep.search == "optuna" else len(sweep.listed)
-    return planned - left_out(sweep, out)
+    return planned(sweep) - left_out(sweep, out)
 
 
 def turns(sweep: Sweep, out: pathlib.Path) -> Iterator[Turn]:

@@ -12,7 +12,7 @@ from dfc_jax._dynamics.closed_loop import ClosedLoop
 from dfc_jax._dynamics.implicit_euler import implicit_inverse
 from dfc_jax._dynamics.states import Deviation, LoopState, PerLayer, Sample, sweep
 from dfc_jax._network.layer import Layer
-from dfc_jax._numerics.arrays import BatchOutputs, OutputVector, Scalar
+from dfc_jax._numerics.arrays import BatchFlags, BatchOutputs, OutputVector, Scalar
 from dfc_jax._numerics.choose import choose
 from dfc_jax._numerics.secant import AbstractInverse, OwnInverses, Point, SecantSolution, solve
 
@@ -40,6 +40,12 @@ class Stepped(eqx.Module):
     controls: BatchOutputs
     deviations: Deviation
     memory: PyTree  # what the next step can use of this one
+
+    def not_solved(self, samples: Sample, error: Float[Array, " batch"]) -> BatchFlags:
+        """Whom the `error` of the step after this one calls for another try: not those that have failed
+        before, which stay as they are."""
+        begun = samples.finite & jnp.all(jnp.isfinite(self.controls), axis=1)
+        return ~(error <= STEP_RTOL) & begun
 
     @staticmethod
     def without_control(loop: ClosedLoop, samples: Sample, memory: PyTree) -> "Stepped":

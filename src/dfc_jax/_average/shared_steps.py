@@ -1,7 +1,6 @@
 """Implicit Euler steps of many outputs, whose samples share one Jacobian."""
 
 import jax
-import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
 from dfc_jax._average.implicit_steps import (
@@ -18,6 +17,7 @@ from dfc_jax._dynamics.states import Deviation, LoopState, Sample
 from dfc_jax._numerics.arrays import BatchFlags, BatchOutputs, OutputMatrix, OutputVector, Scalar
 from dfc_jax._numerics.secant import OwnInverses, SharedInverse
 from dfc_jax._numerics.small_matrices import inverse
+from dfc_jax._steady_state.base import zero_input
 from dfc_jax._steady_state.rescue import solve_left_over
 
 
@@ -39,9 +39,7 @@ class SharedSteps(AbstractSteps):
 
     @staticmethod
     def create(loop: ClosedLoop, samples: Sample, lengths: Float[Array, " segments"]) -> "SharedSteps":
-        # It depends on no sample, so that no sample's steps depend on the others.
-        zero = loop.sample(jnp.zeros_like(samples.feedforward.inputs[0][0]), jnp.zeros_like(samples.error[0]))
-        gains = loop.layer_gains(zero)
+        gains = loop.layer_gains(zero_input(loop, samples))
         inverses = jax.vmap(implicit_inverse, in_axes=(None, None, 0))(loop, gains, lengths)
         return SharedSteps(loop=loop, samples=samples, lengths=lengths, inverses=inverses)
 
@@ -54,10 +52,7 @@ class SharedSteps(AbstractSteps):
         shared = SharedInverse.create(self.inverses[segment], len(before.controls), MAX_STEP_ITERATIONS)
         solution = asked.by(self.loop, h, shared)
         found = solution.root, solution.point.payload, solution.point.error
-        # Not what has failed before: it stays as it is.
-        failed = ~(found[-1] <= STEP_RTOL) & self.samples.finite
-        failed &= jnp.all(jnp.isfinite(before.controls), axis=1)
-        outputs = before.controls.shape[1]
+        failed, outputs = before.not_solved(self.samples, found[-1]), before.controls.shape[1]
         found, _ = solve_left_over(failed, outputs, asked, found, lambda some: self._again(some, h))
         return asked.ended(self.loop, h, found, None)
 

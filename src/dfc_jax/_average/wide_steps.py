@@ -29,6 +29,7 @@ from dfc_jax._numerics.arrays import BatchFlags, OutputMatrix, OutputVector, Sca
 from dfc_jax._numerics.one_by_one import inverse_by_lu
 from dfc_jax._numerics.secant import AbstractInverse, OwnInverses, Point, SecantSolution, SharedInverse, solve
 from dfc_jax._numerics.small_matrices import inverse
+from dfc_jax._steady_state.base import zero_input
 from dfc_jax._steady_state.hidden_system import apical_of, output_weight, solve_rows
 from dfc_jax._steady_state.rescue import solve_left_over
 
@@ -92,8 +93,7 @@ class WideSteps(AbstractSteps):
     @staticmethod
     def create(loop: ClosedLoop, samples: Sample, lengths: Float[Array, " segments"]) -> "WideSteps":
         weight = output_weight(loop, samples)
-        # It depends on no sample, so that no sample's steps depend on the others.
-        zero = loop.sample(jnp.zeros_like(samples.feedforward.inputs[0][0]), jnp.zeros_like(samples.error[0]))
+        zero = zero_input(loop, samples)
         by_length = jax.vmap(StepLength.create, in_axes=(None, None, None, 0))(loop, zero, weight, lengths)
         scales = samples.scale
         return WideSteps(
@@ -139,9 +139,7 @@ class WideSteps(AbstractSteps):
             return (tried.root, tried.point.error), tried.point.error <= STEP_RTOL
 
         root, error = found.root, found.point.error
-        failed = ~(error <= STEP_RTOL) & self.samples.finite
-        # Not what has failed before: it stays as it is.
-        failed &= jnp.all(jnp.isfinite(before.controls), axis=1)
+        failed = before.not_solved(self.samples, error)
         (root, error), _ = solve_left_over(failed, len(self.gram), asked, (root, error), again)
         return root, error <= STEP_RTOL
 

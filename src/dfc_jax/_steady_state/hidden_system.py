@@ -24,6 +24,7 @@ from dfc_jax._network.feedback import FeedbackWeights
 from dfc_jax._numerics.arrays import BatchOutputs, Scalar
 from dfc_jax._numerics.one_by_one import inverse_by_lu, solve_linear
 from dfc_jax._numerics.secant import Point, SecantSolution, SharedInverse, solve
+from dfc_jax._steady_state.base import zero_input
 
 
 class HiddenSystem(eqx.Module):
@@ -100,9 +101,8 @@ class HiddenSystem(eqx.Module):
         return at_rest(layers, voltages, apical).rate[-1]
 
     def _zero_input_inverse(self, coupling: PerLayer) -> Float[Array, "hidden hidden"]:
-        """The inverse of minus the Jacobian of R for the zero input, which depends on no sample."""
-        nothing = jnp.zeros_like(self.samples.feedforward.inputs[0][0])
-        sample = self.loop.sample(nothing, jnp.zeros_like(self.samples.error[0]))
+        """The inverse of minus the Jacobian of R for the zero input."""
+        sample = zero_input(self.loop, self.samples)
 
         def remaining(z: Float[Array, " hidden"]) -> Float[Array, " hidden"]:
             rate = self._hidden(sample, tuple(-jnp.tensordot(z, c, axes=1) for c in coupling))
