@@ -18,7 +18,7 @@ import options.needed  # noqa: F401
 from options.held import options_of
 from options.script import outermost, tidied
 from report.curves import COLOURS, drawn, plot_alignment, plot_comparison
-from report.doubts import judge, remark
+from report.doubts import judge, remark, WHERE
 from report.finished import check_same_epochs, NONE, read_run
 from report.naming import Named, named
 from report.paired import as_text, paired_difference
@@ -34,7 +34,8 @@ LONGEST = 60  # letters of a row's name for several runs: folders have at most 2
 REMARK, DIFFERENCE = "remark", "minus the first"
 REMARKS = (
     "A seed that diverged, its numbers no longer finite, counts with its best epoch before that, if there is",
-    "one; what is in doubt, and why, is in `doubts` of the run's summary.json.",
+    "one.",
+    WHERE,
 )
 DIFFERENCES = (
     "The last column is the difference of scores over the seeds in common, its 95 % confidence interval",

@@ -28,7 +28,7 @@ from options.checks import check_batch, check_seeds
 from options.defaults import Activation, ACTIVATIONS
 from options.script import outermost, parse, resumable
 from report.curves import drawn, in_epoch, read_curves
-from report.doubts import judge
+from report.doubts import judge, OF_THE_LAST_EPOCH, remark, remarked
 from report.finished import read_json
 from report.spread import cell, mean_and_spread
 from weight_transport.picture import plot_feedback
@@ -197,13 +197,14 @@ def _angles(
 
 def collect(options: Options) -> dict[str, dict[str, Any]]:
     """The figures of every row that is finished: mean and sample standard deviation over the seeds, of which
-    those that stopped early are in no figure of the last epoch."""
+    those that stopped early are in no figure of the last epoch, and what is to be known of them."""
     found = {}
     for name in LABELS:
         if not (options.out / name / "summary.json").exists():
             continue
         curves = read_curves(options.out / name)
-        seeds = read_json(options.out / name / "summary.json")["seeds"].values()
+        summary = read_json(options.out / name / "summary.json")
+        seeds = summary["seeds"].values()
         values = {
             "last_test_accuracy": in_epoch(curves, "test_accuracy", options.epochs),
             "best_test_accuracy": [seed["test_accuracy"] for seed in seeds if "test_accuracy" in seed],
@@ -211,7 +212,7 @@ def collect(options: Options) -> dict[str, dict[str, Any]]:
         for measure in MEASURES:
             values[measure] = in_epoch(curves, measure, options.epochs)
         found[name] = {k: mean_and_spread(v) for k, v in values.items() if len(v) > 0}
-        found[name]["stopped"] = sum(seed["stopped"] is not None for seed in seeds)
+        found[name] |= {"remark": said} if (said := remark(summary)) else {}
         found[name]["angle_by_layer"] = _by_layer(options.out / name, options.epochs)
     return found
 
@@ -246,7 +247,7 @@ def _table(options: Options, rows: dict[str, dict[str, Any]]) -> list[str]:
     ]
     for name, found in rows.items():
         cells = [
-            LABELS[name] + (f" ({found['stopped']} stopped)" if found["stopped"] else ""),
+            remarked(LABELS[name], found),
             cell(found, "last_test_accuracy", 100),
             cell(found, "best_test_accuracy", 100),
             cell(found, "train_loss", digits=3),
@@ -263,6 +264,7 @@ def _table(options: Options, rows: dict[str, dict[str, Any]]) -> list[str]:
         "validation",
         "samples after the last epoch. Every row has the same optimiser, AdamW with a rate that falls as a "
         "cosine.",
+        *(OF_THE_LAST_EPOCH if any("remark" in found for found in rows.values()) else ()),
     ]
 
 

@@ -26,7 +26,7 @@ from options.checks import check_seeds
 from options.config import Config
 from options.groups import Feedback, Sleep, Solver
 from options.script import outermost, parse, resumable
-from report.doubts import judge
+from report.doubts import judge, remark, WHERE
 from report.finished import read_json
 from report.paired import as_text, paired_difference
 from report.spread import spread
@@ -184,7 +184,7 @@ def _cell(folder: pathlib.Path, column: Column) -> dict[str, Any]:
         "seconds": sum(found["epochs"] * found["seconds_per_epoch"] for found in seeds.values()),
         "device": f"{environment['processor']}, {environment['cores']} cores; JAX on {environment['device']}",
         "revision": environment["git_revision"],
-        "stopped": [found["stopped"] for found in summary["seeds"].values() if found["stopped"]],
+        "remark": remark(summary),
     }
 
 
@@ -228,6 +228,7 @@ def _markdown(cells: list[dict[str, Any]]) -> list[str]:
         "Test values are those of the epoch with the best validation score, train loss is the last epoch's.",
         "Minus BP: mean difference over common seeds, its 95 % confidence interval and p (paired t-test).",
         "Seconds are wall-clock of all seeds, feedback learning included, on a shared machine.",
+        *([WHERE] if any(found["remark"] for found in cells) else []),
         "",
         "| task | method | seeds | epochs | sleep epochs | minus BP | converged (%) | seconds | revision |",
         "|---|---|---:|---:|---:|---|---:|---:|---|",
@@ -249,10 +250,10 @@ def _shown(found: dict[str, Any] | None) -> str:
     if found is None:
         return ""
     if found["mean"] is None:
-        return "stopped"
+        return found["remark"]
     std = "" if found["std"] is None else f" ± {found['std']:.2g}"
-    stopped = f", {len(found['stopped'])} stopped" if found["stopped"] else ""
-    return f"{found['mean']:.3g}{std} ({found['paper_mean']:.3g} ± {found['paper_std']:.2g}){stopped}"
+    said = f", {found['remark']}" if found["remark"] else ""
+    return f"{found['mean']:.3g}{std} ({found['paper_mean']:.3g} ± {found['paper_std']:.2g}){said}"
 
 
 @outermost

@@ -30,7 +30,7 @@ from options.script import outermost, parse, resumable
 from prospective.measures import angles_between, interference
 from prospective.picture import LABELS, plot_theories
 from report.curves import drawn, in_epoch, read_curves
-from report.doubts import judge
+from report.doubts import judge, OF_THE_LAST_EPOCH, remark, remarked
 from report.finished import read_json
 from report.spread import cell, mean_and_spread
 
@@ -176,12 +176,13 @@ def interfering(options: Options, data: dfc.Dataset) -> dict[str, dict[str, list
 
 
 def collect(options: Options) -> dict[str, dict[str, Any]]:
-    """Each method's figures, mean and sample standard deviation over the seeds, and how many of them
-    stopped early, if any: they are in no figure of the last epoch."""
+    """Each method's figures, mean and sample standard deviation over the seeds, of which those that
+    stopped early are in no figure of the last epoch, and what is to be known of them."""
     found = {}
     for name in rules():
         curves = read_curves(options.out / name)
-        seeds = read_json(options.out / name / "summary.json")["seeds"].values()
+        summary = read_json(options.out / name / "summary.json")
+        seeds = summary["seeds"].values()
         values = {
             "last_test_accuracy": in_epoch(curves, "test_accuracy", options.epochs),
             "best_test_accuracy": [seed["test_accuracy"] for seed in seeds if "test_accuracy" in seed],
@@ -189,9 +190,8 @@ def collect(options: Options) -> dict[str, dict[str, Any]]:
             "angle_to_backprop": in_epoch(curves, "angle_to_backprop", options.epochs),
             "target_alignment": in_epoch(curves, "target_alignment", options.epochs),
         }
-        stopped = sum(seed["stopped"] is not None for seed in seeds)
         found[name] = {k: mean_and_spread(v) for k, v in values.items() if len(v) > 0}
-        found[name] |= {"stopped": stopped} if stopped else {}
+        found[name] |= {"remark": said} if (said := remark(summary)) else {}
     return found
 
 
@@ -222,7 +222,7 @@ def _trained(options: Options, methods: dict[str, dict[str, Any]]) -> list[str]:
         "|---|---:|---:|---:|---:|---:|",
     ]
     for name, found in methods.items():
-        cells = [LABELS[name] + (f" ({found['stopped']} stopped)" if "stopped" in found else "")]
+        cells = [remarked(LABELS[name], found)]
         cells += [cell(found, "last_test_accuracy", 100), cell(found, "best_test_accuracy", 100)]
         cells += [cell(found, "converged", 100), cell(found, "angle_to_backprop", digits=1)]
         cells += [cell(found, "target_alignment", digits=3)]
@@ -232,6 +232,7 @@ def _trained(options: Options, methods: dict[str, dict[str, Any]]) -> list[str]:
         "",
         "Mean ± sample standard deviation over seeds. Converged is of the samples of all epochs; angle and",
         f"target alignment are of the first {SAMPLES} validation samples after the last epoch.",
+        *(OF_THE_LAST_EPOCH if any("remark" in found for found in methods.values()) else ()),
     ]
 
 

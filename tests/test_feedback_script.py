@@ -109,17 +109,19 @@ def test_seeds_that_stopped_early_are_counted_and_in_no_figure_of_the_last_epoch
         leave(tmp_path / name, epochs, 3)
     options = feedback.Options(epochs=3, seeds=(0, 1), rows=tuple(came_to), out=tmp_path)
     found = feedback.collect(options)
-    assert [found[name]["stopped"] for name in came_to] == [0, 1, 2]
+    remarks = [found[name].get("remark", "") for name in came_to]
+    assert remarks == ["", "1 of 2 seeds diverged", "diverged"]
     assert found["dfa"]["last_test_accuracy"] == {"mean": pytest.approx(accuracy(0, 3)), "std": None}
     assert found["dfa"]["angle_by_layer"] == [30, 60]
-    assert set(found["exact"]) == {"best_test_accuracy", "stopped", "angle_by_layer"}
+    assert set(found["exact"]) == {"best_test_accuracy", "remark", "angle_by_layer"}
     assert found["exact"]["angle_by_layer"] == []
 
     monkeypatch.setattr(feedback, "drawn", lambda *_: None)
     assert feedback.main(options) == 1
     said = capsys.readouterr()
     assert said.err.splitlines()[0] == f"dfa, seed 1: stopped in epoch 2: {WHY}"
-    assert "| DFA (1 stopped) | 80.00 |" in said.out
+    assert "| DFA (1 of 2 seeds diverged) | 80.00 |" in said.out
+    assert "is in no figure of the last epoch.\nWhat is in doubt, and why, is in" in said.out
     assert feedback.main(dataclasses.replace(options, rows=("bp",))) == 0
 
 
@@ -129,13 +131,14 @@ def test_rows_that_diverge_are_in_the_table_of_the_others(tmp_path: pathlib.Path
     small = {"epochs": 1, "seeds": (3,), "channels": (2,), "out": tmp_path, "progress": False}
     options = feedback.Options(rows=("bp",), **small)
     assert feedback.main(options) == 0
-    broken = {"seeds": {"3": {"stopped": "epoch 1: the loss is no longer finite."}}}
+    broken = {"stopped": "epoch 1: the loss is no longer finite.", "stopped_by": "divergence", "doubts": []}
+    broken = {"metric": "test_accuracy", "mean": {}, "std": {}, "seeds": {"3": broken}}
     (tmp_path / "dfa").mkdir()
     (tmp_path / "dfa" / "summary.json").write_text(json.dumps(broken))
     feedback.write(options, feedback.collect(options))
     table = (tmp_path / "feedback.md").read_text().splitlines()
     assert table[0].endswith("1 epoch, 1 seed")
-    assert table[4].startswith("| backprop |") and table[5].startswith("| DFA (1 stopped) |  |")
+    assert table[4].startswith("| backprop |") and table[5].startswith("| DFA (diverged) |  |")
 
 
 @pytest.mark.script

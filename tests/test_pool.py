@@ -181,7 +181,7 @@ def test_what_is_no_finished_run_is_not_pooled(finished, tmp_path, file, text, s
     assert said in capsys.readouterr().err and not (tmp_path / "both").exists()
 
 
-def test_a_seed_that_stopped_at_once_is_pooled(finished, tmp_path):
+def test_a_seed_that_stopped_at_once_is_pooled_and_said(finished, tmp_path, monkeypatch, capsys):
     """It has left no metrics."""
     other = shutil.copytree(finished, tmp_path / "other")
     (other / "metrics.jsonl").unlink()
@@ -195,6 +195,10 @@ def test_a_seed_that_stopped_at_once_is_pooled(finished, tmp_path):
     summary = json.loads((both / "summary.json").read_text())
     assert summary["mean"]["test_accuracy"] == 0.5 and summary["seeds"]["1"] == ending
     assert [record["seed"] for record in records(both)] == [0]
+    monkeypatch.setattr("pool.drawn", lambda *_: None)
+    assert pool_command([*map(str, (finished, other)), "--out", str(tmp_path / "again")]) == 1
+    assert f"{tmp_path / 'again'}, seed 1: stopped in epoch 1" in capsys.readouterr().err
+    assert pool_command([str(finished), "--out", str(tmp_path / "one")]) == 0
 
 
 @pytest.mark.slow

@@ -61,7 +61,7 @@ def result(
     number: int, score: float | None, metric: str = "accuracy", pruned: bool = False, diverged: bool = False
 ) -> Result:
     folder, setting = pathlib.Path(f"{number:03d}"), {"method": "bp", "nudge": str(number)}
-    return Result(folder, setting, metric, score, None, score, None, 3, pruned, diverged, ())
+    return Result(folder, setting, metric, score, None, score, None, 3, pruned, diverged, (), "")
 
 
 def test_runs_that_diverged_come_last_whatever_their_score() -> None:
@@ -207,4 +207,4 @@ def test_runs_that_diverge_come_last_and_are_no_reason_to_stop(tmp_path: pathlib
     with open(tmp_path / "table.csv", newline="") as file:
         rows = list(csv.DictReader(file))
     assert [row["optimiser.lr"] for row in rows] == ["1e-2", "1e20"] and rows[1]["doubts"]
-    assert "in doubt" in (tmp_path / "table.md").read_text()
+    assert "| diverged |" in (tmp_path / "table.md").read_text()

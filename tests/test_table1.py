@@ -87,9 +87,9 @@ def test_the_closed_form_is_for_long_trajectories_only() -> None:
 def test_a_cell_all_of_whose_seeds_stopped_in_their_first_epoch_is_tabled() -> None:
     nothing = {"mean": None, "std": None, "values": {}, "converged": None, "minus_bp": None, "sleep": None}
     cell = {"task": "mnist", "row": "BP", "paper_mean": 1.0, "paper_std": 0.1, "epochs": 1, "sleep_epochs": 0}
-    cell |= {"seconds": 0.0, "device": "one", "revision": "abc", "stopped": ["epoch 1"], **nothing}
+    cell |= {"seconds": 0.0, "device": "one", "revision": "abc", "remark": "diverged", **nothing}
     lines = table1._markdown([cell])
-    assert any(line.startswith("| BP | stopped |") for line in lines)
+    assert any(line.startswith("| BP | diverged |") for line in lines)
     assert "| mnist | BP | 0 | 1 | 0 |  |  | 0 | abc |" in lines
 
 
@@ -111,7 +111,7 @@ def test_a_final_loss_is_of_seeds_that_came_to_the_end(tmp_path, monkeypatch, ca
     assert table1.main(table1.Options(("mnist_train_loss",), ("BP",), (0, 1), out=tmp_path)) == 1
     said = capsys.readouterr()
     assert said.err == "mnist_train_loss, BP, seed 1: stopped in epoch 2: the loss is no longer finite.\n"
-    assert "| BP | 2 (1.53 ± 0.19), 1 stopped |" in said.out
+    assert "| BP | 2 (1.53 ± 0.19), 1 of 2 seeds diverged" in said.out
 
 
 def test_paired_differences_are_a_paired_t_test() -> None:

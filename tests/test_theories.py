@@ -135,11 +135,11 @@ def test_seeds_that_stopped_early_are_counted_and_in_no_figure_of_the_last_epoch
     options = theories.Options(epochs=3, seeds=(0, 1), out=tmp_path)
     found = theories.collect(options)
     assert found["bp"]["last_test_accuracy"]["mean"] == pytest.approx(accuracy(0, 3) + 0.005)
-    assert "stopped" not in found["bp"] and found["dfc-ss"]["stopped"] == 1
+    assert "remark" not in found["bp"] and found["dfc-ss"]["remark"] == "1 of 2 seeds diverged"
     assert found["dfc-ss"]["last_test_accuracy"] == {"mean": pytest.approx(accuracy(0, 3)), "std": None}
     assert found["dfc-ss"]["best_test_accuracy"]["mean"] == pytest.approx(accuracy(0, 2) + 0.005)
-    assert set(found["strong-dfc"]) == {"best_test_accuracy", "converged", "stopped"}
-    assert found["least-control"] == {"stopped": 2}
+    assert set(found["strong-dfc"]) == {"best_test_accuracy", "converged", "remark"}
+    assert found["least-control"] == {"remark": "diverged"}
 
     for name in ("train", "between", "interfering"):
         monkeypatch.setattr(theories, name, lambda *_: {})
@@ -148,8 +148,9 @@ def test_seeds_that_stopped_early_are_counted_and_in_no_figure_of_the_last_epoch
     said = capsys.readouterr()
     assert said.err.splitlines()[0] == f"dfc-ss, seed 1: stopped in epoch 2: {WHY}"
     assert len(said.err.splitlines()) == 5
-    assert "| DFC-SS (1 stopped) | 80.00 | 70.50 ± " in said.out
-    assert "| least control (2 stopped) |  |  |  |  |  |" in said.out
+    assert "| DFC-SS (1 of 2 seeds diverged) | 80.00 | 70.50 ± " in said.out
+    assert "| least control (diverged) |  |  |  |  |  |" in said.out
+    assert "is in no figure of the last epoch.\nWhat is in doubt, and why, is in" in said.out
     for name in ("dfc-ss", "strong-dfc", "least-control"):
         shutil.rmtree(tmp_path / name)
         leave(tmp_path / name, (3, 3), 3)

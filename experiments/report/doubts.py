@@ -5,6 +5,13 @@ from collections.abc import Mapping
 from typing import Any
 
 
+WHERE = "What is in doubt, and why, is in `doubts` of the run's summary.json."
+OF_THE_LAST_EPOCH = (
+    "A seed that diverged, its numbers no longer finite, is in no figure of the last epoch.",
+    WHERE,
+)
+
+
 def judge(summaries: Mapping[str, dict[str, Any]]) -> int:
     """Say what is wrong with the runs, under their names; the exit status: 1 if anything is."""
     said = []
@@ -33,6 +40,11 @@ def remark(summary: dict[str, Any]) -> str:
     scored = sum(summary["metric"] in found for found in seeds)
     said += [f"scores of {scored} of {len(seeds)} seeds"] if 0 < scored < len(seeds) else []
     return ", ".join(said)
+
+
+def remarked(label: str, found: Mapping[str, Any]) -> str:
+    """What a row is called, with the remark on its scores, if there is one."""
+    return f"{label} ({found['remark']})" if "remark" in found else label
 
 
 def _diverged(found: dict[str, Any]) -> bool:

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 
 import numpy as np
 from report.curves import read_curves
+from report.doubts import remark
 from report.finished import read_json
 from report.spread import mean_and_spread, shown
 from sweeping.description import COMPARED
@@ -37,6 +38,8 @@ class Result:
     diverged: bool
     """Whether a seed's numbers were no longer finite."""
     doubts: tuple[str, ...]
+    remark: str
+    """What is to be known of its scores."""
 
     def order(self) -> tuple[bool, float]:
         """Sorts runs, the best first, those that diverged last."""
@@ -44,17 +47,13 @@ class Result:
             return True, math.inf
         return self.diverged, -self.validation if self.metric == "accuracy" else self.validation
 
-    def remark(self) -> str:
-        """What is to be known of its scores."""
-        remarks = {"pruned": self.pruned, "diverged": self.diverged, "in doubt": bool(self.doubts)}
-        return ", ".join(remark for remark, holds in remarks.items() if holds)
-
 
 def result_of(folder: pathlib.Path, setting: Setting, chosen_by: str) -> Result | None:
     """What the run in a folder came to, by its validation accuracy or loss; None if it has not finished."""
     if not finished(folder):
         return None
-    seeds = read_json(folder / "summary.json")["seeds"]
+    summary = read_json(folder / "summary.json")
+    seeds = summary["seeds"]
     curves, metric = read_curves(folder), chosen_by.removeprefix("validation_")
     rows = {int(values[0]): row for row, values in enumerate(curves.get("seed", ()))}
     best = [(rows[int(s)], found["best_epoch"] - 1) for s, found in seeds.items() if "best_epoch" in found]
@@ -73,6 +72,7 @@ def result_of(folder: pathlib.Path, setting: Setting, chosen_by: str) -> Result 
         pruned=any(found["stopped_by"] == "on_epoch" for found in seeds.values()),
         diverged=any(found["stopped_by"] == "divergence" for found in seeds.values()),
         doubts=tuple(doubts),
+        remark=remark(summary),
     )
 
 
@@ -93,7 +93,7 @@ def cells(result: Result, names: Sequence[str]) -> list[str]:
     pairs = (result.validation, result.validation_std), (result.test, result.test_std)
     scores = ["none" if m is None else shown({"mean": m, "std": s}, factor, digits) for m, s in pairs]
     told = [result.setting.get(name, "") for name in names]
-    return [result.folder.name, *told, *scores, str(result.epochs), result.remark()]
+    return [result.folder.name, *told, *scores, str(result.epochs), result.remark]
 
 
 def columns(results: Sequence[Result]) -> list[str]:
