@@ -201,9 +201,8 @@ def _pretraining_curve(toy: Toy, dampings: list[float], sweep: Sweep, samples: i
     data, learning = make_data(toy), make_feedback_learning(toy)
     model = make_model(toy, dfc.RandomFeedback())
     key = jax.random.fold_in(jax.random.key(toy.random_seed), 1)
-    batches = toy.num_train // toy.batch_size
-    group = (sweep.log_interval - 0.5) / batches  # rounded up to whole batches
-    learning, rows = dataclasses.replace(learning, pretraining_epochs=group), []
+    batches = -(-toy.num_train // toy.batch_size)
+    learning, rows = dataclasses.replace(learning, pretraining_epochs=sweep.log_interval / batches), []
     x = jnp.asarray(data.validation.x[:samples])
     for i in range(toy.epochs_fb * batches // sweep.log_interval + 1):
         if i > 0:  # plain SGD has no state that a new call would lose
