@@ -1,12 +1,60 @@
 """Linear systems that are singular, or that an iteration leaves over."""
 
+from collections.abc import Iterator
+
+import equinox as eqx
 import jax
+import jax.numpy as jnp
 import jax.random as jr
 import numpy as np
 import pytest
 from helpers import learn, make_batch, make_network
 
 import dfc_jax as dfc
+
+
+@pytest.mark.parametrize("target", [dfc.Nudge(0.1), dfc.Clamp(0.9)], ids=["nudge", "softmax"])
+@pytest.mark.parametrize("sizes", [(), (3,)], ids=["dense", "convolution"])
+@pytest.mark.parametrize("feedback", [dfc.RandomFeedback(), dfc.SignSymmetry()], ids=["direct", "layered"])
+def test_the_gain_along_a_control_is_the_derivative_of_the_residual(target, sizes, feedback) -> None:
+    kinds = {"key": jr.key(0), "feedback": feedback}
+    model = dfc.convnet((2, 4, 4), sizes, (5, 3), **kinds) if sizes else dfc.mlp((32, 5, 4, 3), **kinds)
+    loop = dfc.ClosedLoop(model, dfc.PIController(2.0, 0.3), target)
+    sample = loop.sample(jr.normal(jr.key(1), (32,)), jnp.eye(3)[1])
+
+    def residual(control):
+        return loop.residual(sample, control, loop.controlled(sample, control))
+
+    @eqx.filter_jit
+    def both(control):
+        still, slopes = jnp.zeros_like(control), loop.network.slopes(sample.feedforward.voltages)
+        along = loop.gain_along(sample, slopes, control)
+        return along, -jax.jvp(residual, (still,), (control,))[1], loop.gain(sample) @ control
+
+    along, derivative, by_matrix = both(jr.normal(jr.key(2), (3,)))
+    np.testing.assert_allclose(along, derivative, rtol=1e-10)
+    np.testing.assert_allclose(along, by_matrix, rtol=1e-10)
+
+
+@pytest.fixture
+def optimised() -> Iterator[None]:
+    """Programs as users have them: the suite leaves most optimisations out."""
+    jax.config.update("jax_disable_most_optimizations", False)
+    yield
+    jax.config.update("jax_disable_most_optimizations", True)
+
+
+@pytest.mark.usefixtures("optimised")
+@pytest.mark.parametrize("hidden", [16, 8], ids=["outputs", "hidden"])  # which of them are unknowns
+def test_the_iterated_linear_system_holds_no_residuals_of_a_derivative(hidden: int) -> None:
+    """Of feature maps, which are most of the memory, the solution needs the slopes."""
+    model = dfc.convnet((3, 16, 16), (16, 16), (hidden, 10), key=jr.key(0))
+    x, y = jnp.zeros((64, 3, 16, 16)), jnp.zeros((64, 10))
+    needed = {}
+    for method in (dfc.DFCSSA(), dfc.DFCSS(), dfc.Backprop()):
+        planned = eqx.filter_jit(lambda m, *batch, method=method: method(m, *batch)[0]).lower(model, x, y)
+        needed[type(method)] = planned.compile().compiled.memory_analysis().temp_size_in_bytes
+    assert needed[dfc.DFCSSA] < min(needed[dfc.DFCSS], 1.5 * needed[dfc.Backprop])
 
 
 def test_a_singular_linear_system_is_not_solved() -> None:

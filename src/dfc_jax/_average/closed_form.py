@@ -15,7 +15,7 @@ from dfc_jax._dynamics.stability import distance_from_rest, has_few_modes
 from dfc_jax._dynamics.states import PerLayer, Sample
 from dfc_jax._dynamics.teaching import forward_change
 from dfc_jax._fields import number
-from dfc_jax._network.layer import Layer
+from dfc_jax._network.layer import Layer, swept_forward
 from dfc_jax._numerics.arrays import BatchFlags, OutputVector, Scalar
 from dfc_jax._numerics.compiled import compiled
 from dfc_jax._steady_state.base import Equilibrium, own_jacobians_pay
@@ -107,9 +107,6 @@ def _stable(
 
 
 def _passed_on(loop: ClosedLoop, sample: Sample, voltage: PerLayer) -> OutputVector:
-    """sum_i J_i d_i, in one sweep."""
+    """sum_i J_i d_i."""
     slopes = loop.network.slopes(sample.feedforward.voltages)
-    passed = slopes[0] * voltage[0]
-    for layer, slope, d in zip(loop.network.layers[1:], slopes[1:], voltage[1:], strict=True):
-        passed = slope * (layer.linear(passed) + d)
-    return passed
+    return swept_forward(loop.network.layers, slopes, voltage)

@@ -25,6 +25,7 @@ from dfc_jax._dynamics.readout import AbstractReadout
 from dfc_jax._dynamics.states import at_rest, Deviation, LoopState, PerLayer, Sample
 from dfc_jax._dynamics.targets import AbstractTarget, Nudge
 from dfc_jax._fields import check_parts, default, number, Part
+from dfc_jax._network.layer import swept_forward
 from dfc_jax._network.network import as_batch, float_type, Network
 from dfc_jax._network.plasticity import AbstractTeachingSignal, RateDifference
 from dfc_jax._numerics.arrays import BatchInputs, BatchOutputs, OutputMatrix, OutputVector, Scalar
@@ -205,17 +206,18 @@ class ClosedLoop(Part):
         """
         base = sample.feedforward.voltages
         at = base if voltage is None else tuple(v + d for v, d in zip(base, voltage, strict=True))
-        tangents = None
-        layers, slopes = self.network.layers, self.network.slopes(at)
-        for layer, slope, Q in zip(layers, slopes, self.feedback(sample), strict=True):
-            arriving = jnp.moveaxis(Q, -1, 0)
-            if tangents is not None:
-                arriving = arriving + jax.vmap(layer.linear)(tangents)
-            tangents = jax.vmap(lambda t, slope=slope: slope * t)(arriving)
-        assert tangents is not None  # a network has a layer
-        return tangents.T
+        slopes, columns = self.network.slopes(at), [jnp.moveaxis(Q, -1, 0) for Q in self.feedback(sample)]
+        return jax.vmap(lambda arriving: swept_forward(self.network.layers, slopes, arriving))(columns).T
 
-    def error_gain(self, sample: Sample, gain: OutputMatrix, change: OutputVector) -> OutputMatrix:
+    def gain_along(self, sample: Sample, slopes: PerLayer, control: OutputVector) -> OutputVector:
+        """(E J Q + a I) u in the feedforward state, whose `slopes` these are: one tangent, and no matrix."""
+        change = swept_forward(self.network.layers, slopes, self.apical_input(sample, control))
+        of_error = self.error_gain(sample, change[:, None], jnp.zeros_like(change))[:, 0]
+        return of_error + self.controller.steady_state_leak() * control
+
+    def error_gain(
+        self, sample: Sample, gain: Float[Array, "out n"], change: OutputVector
+    ) -> Float[Array, "out n"]:
         """E G: how the error falls when the output, displaced by `change`, moves as G = `gain` says.
 
         E is the derivative of the readout by the output: the identity for `Nudge`.

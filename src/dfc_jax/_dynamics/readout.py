@@ -9,10 +9,14 @@ import math
 
 import jax
 import jax.numpy as jnp
+from jaxtyping import Array, Float
 
 from dfc_jax._fields import Part
 from dfc_jax._numerics.arrays import Flag, OutputMatrix, OutputVector, Scalar
 from dfc_jax._numerics.small_matrices import eigenvalues_right_of_zero, inverse as inverse_of
+
+
+_Columns = Float[Array, "out n"]
 
 
 class AbstractReadout(Part):
@@ -31,7 +35,7 @@ class AbstractReadout(Part):
     def difference(self, output: OutputVector, change: OutputVector) -> OutputVector:
         """readout(r_L + c) - readout(r_L) for a `change` c, without cancellation for a small one."""
 
-    def gain(self, output: OutputVector, change: OutputVector, gain: OutputMatrix) -> OutputMatrix:
+    def gain(self, output: OutputVector, change: OutputVector, gain: _Columns) -> _Columns:
         """E G: how the readout moves, displaced by `change`, when its output moves as G = `gain` says."""
         by_output = lambda c: self.difference(output, c)
         push = lambda tangent: jax.jvp(by_output, (change,), (tangent,))[1]
@@ -106,7 +110,7 @@ class IdentityReadout(AbstractReadout):
         del output
         return change
 
-    def gain(self, output: OutputVector, change: OutputVector, gain: OutputMatrix) -> OutputMatrix:
+    def gain(self, output: OutputVector, change: OutputVector, gain: _Columns) -> _Columns:
         del output, change
         return gain
 
@@ -147,7 +151,7 @@ class SoftmaxReadout(AbstractReadout):
         little, much = jnp.minimum(growth, 1), jnp.maximum(growth, 1)
         return jnp.where(growth < 1, p * jnp.expm1(little), jnp.exp(logarithms + much) - p)
 
-    def gain(self, output: OutputVector, change: OutputVector, gain: OutputMatrix) -> OutputMatrix:
+    def gain(self, output: OutputVector, change: OutputVector, gain: _Columns) -> _Columns:
         p = jax.nn.softmax(output + change)
         return p[:, None] * (gain - (p @ gain)[None])
 

@@ -96,6 +96,17 @@ def jacobian_at(
     return jax.vmap(lambda row: swept_back(transforms, slopes, row))(rows)
 
 
+def swept_forward(
+    layers: Sequence[Layer], slopes: Sequence[Float[Array, "..."]], voltages: Sequence[Float[Array, "..."]]
+) -> Float[Array, "..."]:
+    """sum of J_i d_i: how the last layer's rates change, to first order, when `voltages` d_i are added to
+    those of every layer, where phi_i' are the `slopes`."""
+    rate = slopes[0] * voltages[0]
+    for layer, slope, voltage in zip(layers[1:], slopes[1:], voltages[1:], strict=True):
+        rate = slope * (layer.linear(rate) + voltage)
+    return rate
+
+
 def swept_back(
     transforms: Sequence[Transform], slopes: Sequence[Float[Array, "..."]], cotangent: OutputVector
 ) -> tuple[Float[Array, "..."], ...]:

@@ -21,6 +21,7 @@ from dfc_jax._dynamics.readout import IdentityReadout
 from dfc_jax._dynamics.states import at_rest, PerLayer, Sample
 from dfc_jax._network.activations import Linear
 from dfc_jax._network.feedback import FeedbackWeights
+from dfc_jax._network.layer import slopes_at, swept_forward
 from dfc_jax._numerics.arrays import BatchOutputs, Scalar
 from dfc_jax._numerics.one_by_one import inverse_by_lu, solve_linear
 from dfc_jax._numerics.secant import Point, SecantSolution, SharedInverse, solve
@@ -93,8 +94,9 @@ class HiddenSystem(eqx.Module):
 
     def linearised(self) -> Callable[[PerLayer], Float[Array, "batch ..."]]:
         """The same to first order around the feedforward states."""
-        rest = jax.tree.map(jnp.zeros_like, apical_of(self.loop, self.control_at_rest))
-        return jax.linearize(self.nonlinear, rest)[1]
+        layers = self.loop.network.layers[:-1]
+        slopes = jax.vmap(lambda v: slopes_at(layers, v))(self.samples.feedforward.voltages[:-1])
+        return lambda apical: jax.vmap(lambda s, a: swept_forward(layers, s, a))(slopes, apical)
 
     def _hidden(self, sample: Sample, apical: PerLayer) -> Float[Array, "..."]:
         layers, voltages = self.loop.network.layers[:-1], sample.feedforward.voltages[:-1]

@@ -114,16 +114,12 @@ def _iterated_in_hidden(loop: ClosedLoop, samples: Sample, right: BatchOutputs) 
 
 
 def _iterated(loop: ClosedLoop, samples: Sample, right: BatchOutputs) -> LinearSolution:
-    def full(control: BatchOutputs) -> BatchOutputs:
-        deviation = jax.vmap(loop.controlled)(samples, control)
-        return jax.vmap(loop.residual)(samples, control, deviation)
-
-    _, linear = jax.linearize(full, jnp.zeros_like(right))
+    slopes = jax.vmap(loop.network.slopes)(samples.feedforward.voltages)
     norms = jnp.linalg.norm(right, axis=1)
     scales = jnp.where(norms > 0, norms, 1)
 
     def evaluate(control: BatchOutputs) -> Point:
-        remaining = right + linear(control)
+        remaining = right - jax.vmap(loop.gain_along)(samples, slopes, control)
         return Point(remaining, jnp.linalg.norm(remaining, axis=1) / scales, None)
 
     start = Point(right, jnp.ones_like(scales), None)
