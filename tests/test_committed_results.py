@@ -268,6 +268,26 @@ def test_the_best_epochs_of_all_summaries_are_in_their_metrics():
             assert last == found["last_train_loss"] or found["stopped"], folder
 
 
+def test_the_late_rise_is_in_all_seeds_of_learned_feedback_and_in_none_of_exact():
+    page = " ".join((RESULTS / "learning-rate" / "README.md").read_text("utf-8").split())
+    learned = read_curves(RESULTS / "table1-full" / "mnist" / "dfc-ss")["train_loss"]
+    tenfold = [np.argmax(of > 10 * np.minimum.accumulate(of)) for of in learned]
+    told = sorted(int(epoch) + 1 for epoch in tenfold)
+    assert f"in epochs {', '.join(map(str, told[:-1]))} and {told[-1]}, ten times" in page
+    highest = [of[epoch:].max() for of, epoch in zip(learned, tenfold, strict=True)]
+    assert f"between {min(highest):.1e} and {max(highest):.2g}.".replace("e-0", "e-") in page
+    fallen = sorted(of[-1] for of in learned)[:3]
+    assert f"falls back to {fallen[0]:.1e} to {fallen[2]:.1e} by".replace("e-0", "e-") in page
+    exact = read_curves(RESULTS / "learning-rate" / "exact")["train_loss"]
+    assert np.all(np.diff(exact[:, 29:]) < 0) and "from the 31st on" in page
+    one, other = (
+        read(RESULTS / run / "config.json")["config"]
+        for run in ("table1-full/mnist/dfc-ss", "learning-rate/exact")
+    )
+    same = ("method", "hidden", "nudge", "controller", "optimiser", "batch_size", "epochs", "initial_weights")
+    assert all(one[name] == other[name] for name in same)
+
+
 @pytest.mark.parametrize("row", ["direct-initial", "direct-sleep", "layered-initial", "layered-signs",
                                  "layered-mirror-kolen-pollack", "exact"])  # fmt: skip
 def test_the_costs_of_feedback_are_those_of_the_benchmark(row):
@@ -287,6 +307,11 @@ def test_the_costs_of_feedback_are_those_of_the_benchmark(row):
             "learning-rate/quarter-sleep-default-betas",
             "DFC-SS, learned feedback | 0.9, 0.999 | the MNIST column | 40",
         ),
+        (
+            "table1-full/mnist/dfc-ss",
+            "DFC-SS, learned feedback, sleep as published | 0.99, 0.99 | the MNIST column | 100",
+        ),
+        ("learning-rate/exact", "DFC-SS, exact feedback | 0.99, 0.99 | the MNIST column | 100"),
     ],
 )
 def test_the_table_of_betas_is_that_of_its_runs(run, beginning):

@@ -16,9 +16,6 @@ from dfc_jax._numerics.arrays import Flag, OutputMatrix, OutputVector, Scalar
 from dfc_jax._numerics.small_matrices import eigenvalues_right_of_zero, inverse as inverse_of
 
 
-_Columns = Float[Array, "out n"]
-
-
 class AbstractReadout(Part):
     """A function of the output r_L that the controller compares with its target.
 
@@ -35,7 +32,9 @@ class AbstractReadout(Part):
     def difference(self, output: OutputVector, change: OutputVector) -> OutputVector:
         """readout(r_L + c) - readout(r_L) for a `change` c, without cancellation for a small one."""
 
-    def gain(self, output: OutputVector, change: OutputVector, gain: _Columns) -> _Columns:
+    def gain(
+        self, output: OutputVector, change: OutputVector, gain: Float[Array, "out n"]
+    ) -> Float[Array, "out n"]:
         """E G: how the readout moves, displaced by `change`, when its output moves as G = `gain` says."""
         by_output = lambda c: self.difference(output, c)
         push = lambda tangent: jax.jvp(by_output, (change,), (tangent,))[1]
@@ -110,7 +109,9 @@ class IdentityReadout(AbstractReadout):
         del output
         return change
 
-    def gain(self, output: OutputVector, change: OutputVector, gain: _Columns) -> _Columns:
+    def gain(
+        self, output: OutputVector, change: OutputVector, gain: Float[Array, "out n"]
+    ) -> Float[Array, "out n"]:
         del output, change
         return gain
 
@@ -151,7 +152,9 @@ class SoftmaxReadout(AbstractReadout):
         little, much = jnp.minimum(growth, 1), jnp.maximum(growth, 1)
         return jnp.where(growth < 1, p * jnp.expm1(little), jnp.exp(logarithms + much) - p)
 
-    def gain(self, output: OutputVector, change: OutputVector, gain: _Columns) -> _Columns:
+    def gain(
+        self, output: OutputVector, change: OutputVector, gain: Float[Array, "out n"]
+    ) -> Float[Array, "out n"]:
         p = jax.nn.softmax(output + change)
         return p[:, None] * (gain - (p @ gain)[None])
 
