@@ -28,7 +28,7 @@ from options.checks import check_batch, check_seeds
 from options.defaults import Activation, ACTIVATIONS
 from options.script import outermost, parse, resumable
 from report.curves import drawn, in_epoch, read_curves
-from report.doubts import judge, OF_THE_LAST_EPOCH, remark, remarked
+from report.doubts import explained, judge, remark, remarked
 from report.finished import read_json
 from report.spread import cell, mean_and_spread
 from weight_transport.picture import plot_feedback
@@ -264,7 +264,7 @@ def _table(options: Options, rows: dict[str, dict[str, Any]]) -> list[str]:
         "validation",
         "samples after the last epoch. Every row has the same optimiser, AdamW with a rate that falls as a "
         "cosine.",
-        *(OF_THE_LAST_EPOCH if any("remark" in found for found in rows.values()) else ()),
+        *explained(rows),
     ]
 
 

@@ -30,7 +30,7 @@ from options.script import outermost, parse, resumable
 from prospective.measures import angles_between, interference
 from prospective.picture import LABELS, plot_theories
 from report.curves import drawn, in_epoch, read_curves
-from report.doubts import judge, OF_THE_LAST_EPOCH, remark, remarked
+from report.doubts import explained, judge, remark, remarked
 from report.finished import read_json
 from report.spread import cell, mean_and_spread
 
@@ -232,7 +232,7 @@ def _trained(options: Options, methods: dict[str, dict[str, Any]]) -> list[str]:
         "",
         "Mean ± sample standard deviation over seeds. Converged is of the samples of all epochs; angle and",
         f"target alignment are of the first {SAMPLES} validation samples after the last epoch.",
-        *(OF_THE_LAST_EPOCH if any("remark" in found for found in methods.values()) else ()),
+        *explained(methods),
     ]
 
 

@@ -3,7 +3,6 @@
 import dataclasses
 import importlib
 import json
-import pathlib
 import re
 import shlex
 from typing import Any
@@ -15,24 +14,14 @@ import pytest
 import sweep
 import table1
 import theories
-from neurips2021.printed_table import COLUMNS, ROWS
+from committed import BENCHMARKS, COMPARED, read, RESULTS
 from options.read_back import from_dict
-from prospective.picture import LABELS
 from report.curves import read_curves
-from report.spread import shown
 from sweeping import report
 from sweeping.description import Sweep
 
 
-ROOT = pathlib.Path(__file__).parents[1]
-RESULTS = ROOT / "experiments" / "results"
-BENCHMARKS = ROOT / "benchmarks" / "results"
-SCHEDULES = ("mnist", "mnist-constant")
 SUMMARIES = sorted(path.parent for path in RESULTS.glob("*/**/summary.json"))
-
-
-def read(path: pathlib.Path) -> Any:
-    return json.loads(path.read_text(encoding="utf-8"))
 
 
 @pytest.mark.parametrize("name", ["table1", "table1-full", "table1-longer"])
@@ -40,105 +29,6 @@ def test_table_1_is_that_of_its_cells(name, tmp_path):
     table1.write(table1.collect(RESULTS / name), tmp_path)
     for path in tmp_path.iterdir():
         assert path.read_bytes() == (RESULTS / name / path.name).read_bytes()
-
-
-def test_readmes_first_table_is_that_of_the_committed_runs():
-    """At the paper's length where they have been run so long."""
-    found = [*table1.collect(RESULTS / "table1"), *table1.collect(RESULTS / "table1-full")]
-    cells = {cell["row"]: cell for cell in found if cell["task"] == "mnist"}
-    lines = []
-    for row, (mean, std) in zip(ROWS, COLUMNS["mnist"].paper, strict=True):
-        ours, length = cells[row], f"{cells[row]['epochs']}, {len(cells[row]['values'])}"
-        lines.append(
-            f"| {row} | {ours['mean']:.3g} ± {ours['std']:.2g} | {length} | {mean:.3g} ± {std:.2g} |"
-        )
-    readme = (ROOT / "README.md").read_text(encoding="utf-8")
-    assert "\n".join(["| method | ours | epochs, seeds | paper |", "|---|---:|---:|---:|", *lines]) in readme
-    away = sorted(abs(cells[row]["mean"] - cells[row]["paper_mean"]) for row in ROWS)
-    said = re.search(r"within (\S+) points of the paper, all but two within (\S+)\n", readme).groups()
-    assert said == (f"{away[-1]:.2f}", f"{away[-3]:.2f}")
-
-
-def test_readmes_times_are_those_of_the_benchmark():
-    methods = read(BENCHMARKS / "training_step.json")["methods"]
-    readme = " ".join((ROOT / "README.md").read_text(encoding="utf-8").split())
-    said = re.search(
-        r"a DFC-SS training step took (\S+) times a backprop step, one of DFC-SSA (\S+) times", readme
-    )
-    steps = [methods[name]["step_ratio"] for name in ("DFC-SS, Broyden", "DFC-SSA")]
-    assert said.groups() == tuple(f"{step:.1f}" for step in steps)
-    convolutional = read(BENCHMARKS / "training_step_conv.json")["methods"]["DFC-SS, Broyden"]["step_ratio"]
-    (said,) = re.findall(r"A DFC-SS step of this network took \[(\S+) backprop steps\]", readme)
-    assert said == f"{convolutional:.1f}"
-
-
-@pytest.mark.parametrize(
-    ("pattern", "names"),
-    [
-        (r"a tau_u after the start: (\S+)x against (\S+)x\.", ["two phases, Broyden", "two phases, after T"]),
-        (
-            r"\(128 steps: (\S+)x; .* feedforward state: (\S+)x\)",
-            ["single phase, 128 steps", "single phase"],
-        ),
-        (r"which forward weights learn from: (\S+)x\.", ["single phase, linearised"]),
-    ],
-)
-def test_times_of_strong_feedback_are_those_of_the_benchmark(pattern, names):
-    methods = read(BENCHMARKS / "training_step.json")["methods"]
-    page = " ".join((ROOT / "benchmarks" / "WHICH_SOLVER.md").read_text(encoding="utf-8").split())
-    times = [methods[f"Strong-DFC, {name}"]["update_ratio"] for name in names]
-    assert re.search(pattern, page).groups() == tuple(f"{time:.3g}" for time in times)
-
-
-def test_times_of_the_default_solver_are_those_of_the_benchmark():
-    page = " ".join((ROOT / "benchmarks" / "WHICH_SOLVER.md").read_text(encoding="utf-8").split())
-    for regime in read(BENCHMARKS / "solvers.json")["regimes"].values():
-        broyden = regime["solvers"]["float32"]["SS, Broyden"]
-        assert broyden["converged"] == broyden["converged_wrong_labels"] == 1
-    nudged, strong = times_of("SS, Broyden")
-    assert f"at {nudged} nudged and {strong} with strong feedback. Little of that" in page
-
-
-def times_of(solver: str) -> list[str]:
-    """From the shortest to the longest in the regimes that are nudged, and in those of strong feedback."""
-    found = {"nudged": [], "strong": []}
-    for name, regime in read(BENCHMARKS / "solvers.json")["regimes"].items():
-        held = regime["solvers"]["float32"].get(solver)
-        found["strong" if name.endswith("strong") else "nudged"] += [held["update_ratio"]] if held else []
-    return [f"{min(times):.3g}x to {max(times):.3g}x" for times in found.values() if times]
-
-
-def test_times_of_the_averages_are_those_of_the_benchmark():
-    page = " ".join((ROOT / "benchmarks" / "WHICH_SOLVER.md").read_text(encoding="utf-8").split())
-    (closed,) = times_of("DFC, closed form")
-    assert f"`DFC(average=ClosedFormAverage())`.** {closed}, and within" in page
-    nudged, strong = times_of("DFC, implicit, 24 steps")
-    assert f"target error: {nudged} nudged and {strong} with strong feedback." in page
-
-
-def test_times_of_sleep_are_those_of_the_benchmark():
-    page = (ROOT / "benchmarks" / "WHICH_SOLVER.md").read_text(encoding="utf-8")
-    noises = read(BENCHMARKS / "sleep.json")["noises"].values()
-    of = lambda kind: np.median([noise[f"{kind}_update_ratio"] for noise in noises])
-    expected, drawn, linearised = map(of, ("expected", "simulated", "linearised"))
-    assert f"in mean and covariance, at {linearised:.0f}x instead of\n  {drawn:.0f}x with ten" in page
-    assert (
-        f"About {expected:.0f}x with ten outputs, where one draw of `SleepPhase` takes {drawn:.0f}x" in page
-    )
-    assert f"**`SleepPhase()`**, about {drawn:.0f}x, is" in page
-
-
-def test_growth_with_the_outputs_is_that_of_the_benchmark():
-    page = " ".join((ROOT / "benchmarks" / "WHICH_SOLVER.md").read_text(encoding="utf-8").split())
-    points = read(BENCHMARKS / "scaling.json")["axes"]["outputs"]["points"]
-    of = lambda method, outputs: points[outputs][method]["update_ratio"]
-    many = [of("DFC-SS", outputs) for outputs in ("200", "500", "1000")]
-    said = f"at 100 outputs it cost {of('DFC-SS', '100'):.2g}x, at 200 to 1000 outputs"
-    assert f"{said} {min(many):.0f} to {max(many):.0f}x." in page
-    small = ("Sleep, linearised", "Sleep, expected")
-    assert all(of(phase, "10") < of("Sleep", "10") / 2 for phase in small)
-    assert of("Sleep, expected", "32") > of("Sleep", "32")  # as the page says, and that the other is as long
-    assert 0.7 < of("Sleep, linearised", "32") / of("Sleep", "32") < 1.4
 
 
 @pytest.mark.parametrize("name", sorted(path.parent.name for path in RESULTS.glob("feedback/*/feedback.md")))
@@ -166,42 +56,10 @@ def moved_of(held: dict[str, Any]) -> dict[str, Any]:
     return {name: found for name, found in held["interference"].items() if name not in ("rates", "samples")}
 
 
-def test_the_table_of_both_schedules_is_that_of_their_runs():
-    page = (RESULTS / "theories" / "README.md").read_text("utf-8")
-    cosine, constant = (read(RESULTS / "theories" / name / "theories.json")["methods"] for name in SCHEDULES)
-    for name in cosine:
-        cells = [shown(each[name]["last_test_accuracy"], 100) for each in (cosine, constant)]
-        assert f"| {LABELS[name]} | {cells[0]} | {cells[1]} |\n" in page
-
-
 @pytest.mark.parametrize("name", ["predictive_coding", "optimal_control"])
 def test_a_benchmarks_tables_are_those_of_its_figures(name, tmp_path):
     importlib.import_module(name)._write(read(BENCHMARKS / f"{name}.json"), tmp_path)
     assert (tmp_path / f"{name}.md").read_bytes() == (BENCHMARKS / f"{name}.md").read_bytes()
-
-
-FIVE = ("bp", "dfa", "dfc", "dfc-ss", "dfc-ssa")
-COMPARED = {
-    "digits-fixed": FIVE,
-    "digits-learned": FIVE,
-    "mnist-fixed": FIVE,
-    "mnist-learned": FIVE,
-    "cifar10-fixed": ("bp", "dfc-ss", "dfc-ssa"),
-    "strong/mnist": ("dfc-ss", "strong-dfc", "strong-dfc-2phase", "bp"),
-    "strong/fashion_mnist": ("dfc-ss", "strong-dfc", "strong-dfc-2phase", "bp"),
-    "strong/controls": (
-        "../mnist/strong-dfc-2phase",
-        "after-t-cosine",
-        "../mnist/strong-dfc-2phase-at-rest",
-        "rest-slow",
-        "rest-cosine",
-        "rest-value-0.9",
-        "rest-exact-cosine",
-        "rest-leak-0.4",
-        "rest-leak-1",
-    ),
-    "theories/mnist-30-epochs": ("bp", "least-control", "least-control-6.4"),
-}
 
 
 @pytest.mark.parametrize("name", COMPARED)
@@ -226,34 +84,6 @@ def test_a_sweeps_table_is_that_of_its_runs(tmp_path, monkeypatch):
         assert (tmp_path / name).read_bytes() == (folder / name).read_bytes()
 
 
-@pytest.mark.parametrize("name", ["mnist", "fashion_mnist"])
-def test_strong_feedbacks_page_says_what_its_tables_say(name):
-    page = (RESULTS / "strong" / "README.md").read_text("utf-8")
-    runs = [read(RESULTS / "strong" / name / run / "summary.json") for run in COMPARED[f"strong/{name}"]]
-    two, single, phases, backprop = (f"{100 * run['mean']['test_accuracy']:.2f} %" for run in runs)
-    assert f"single phase {single}, two phases {phases}, DFC-SS {two}, backprop {backprop}." in page
-
-
-def test_the_table_of_the_leak_is_that_of_its_runs_and_its_angles_are_those_of_the_figure():
-    page = (RESULTS / "strong" / "README.md").read_text("utf-8")
-    of = lambda run: read(RESULTS / "strong" / "controls" / run / "summary.json")["mean"]["test_accuracy"]
-    rows = {
-        "after half a tau_u": ("../mnist/strong-dfc-2phase", "after-t-cosine"),
-        "at rest, leak 0.001": ("../mnist/strong-dfc-2phase-at-rest", "rest-cosine"),
-        "at rest, leak 0.001, rate 3e-4": ("rest-slow", None),
-        "at rest, leak 0.001, class value 0.9": ("rest-value-0.9", None),
-        "at rest, leak 0.001, exact feedback": (None, "rest-exact-cosine"),
-        "at rest, leak 0.4": ("rest-leak-0.4", None),
-        "at rest, leak 1": ("rest-leak-1", None),
-    }
-    for name, runs in rows.items():
-        cells = " | ".join("" if run is None else f"{100 * of(run):.2f} %" for run in runs)
-        assert f"| {name} | {cells} |".replace("  ", " ") in page.replace("  ", " ")
-    facts = read(RESULTS / "figures" / "strong-states.json")["facts"]
-    near = [facts[f"trained at rest, epoch {i}, at rest, leak 0.4"]["angle_to_after"] for i in (0, 1, 3)]
-    assert f"{min(near):.1f} to {max(near):.1f} degrees" in page
-
-
 def test_the_best_epochs_of_all_summaries_are_in_their_metrics():
     assert len(SUMMARIES) > 50
     for folder in SUMMARIES:
@@ -266,74 +96,6 @@ def test_the_best_epochs_of_all_summaries_are_in_their_metrics():
             assert curves[metric][row, best] == found[metric], folder
             last = curves["train_loss"][row][: found["epochs"]][-1]
             assert last == found["last_train_loss"] or found["stopped"], folder
-
-
-def test_the_late_rise_is_in_all_seeds_of_learned_feedback_and_in_none_of_exact():
-    page = " ".join((RESULTS / "learning-rate" / "README.md").read_text("utf-8").split())
-    learned = read_curves(RESULTS / "table1-full" / "mnist" / "dfc-ss")["train_loss"]
-    tenfold = [np.argmax(of > 10 * np.minimum.accumulate(of)) for of in learned]
-    told = sorted(int(epoch) + 1 for epoch in tenfold)
-    assert f"in epochs {', '.join(map(str, told[:-1]))} and {told[-1]}, ten times" in page
-    highest = [of[epoch:].max() for of, epoch in zip(learned, tenfold, strict=True)]
-    assert f"between {min(highest):.1e} and {max(highest):.2g}.".replace("e-0", "e-") in page
-    fallen = sorted(of[-1] for of in learned)[:3]
-    assert f"falls back to {fallen[0]:.1e} to {fallen[2]:.1e} by".replace("e-0", "e-") in page
-    exact = read_curves(RESULTS / "learning-rate" / "exact")["train_loss"]
-    assert np.all(np.diff(exact[:, 29:]) < 0) and "from the 31st on" in page
-    one, other = (
-        read(RESULTS / run / "config.json")["config"]
-        for run in ("table1-full/mnist/dfc-ss", "learning-rate/exact")
-    )
-    same = ("method", "hidden", "nudge", "controller", "optimiser", "batch_size", "epochs", "initial_weights")
-    assert all(one[name] == other[name] for name in same)
-
-
-@pytest.mark.parametrize("row", ["direct-initial", "direct-sleep", "layered-initial", "layered-signs",
-                                 "layered-mirror-kolen-pollack", "exact"])  # fmt: skip
-def test_the_costs_of_feedback_are_those_of_the_benchmark(row):
-    page = (RESULTS / "feedback" / "README.md").read_text("utf-8")
-    files = (read(BENCHMARKS / f"feedback_cost{kind}.json") for kind in ("", "_dense"))
-    medians = [f"{np.median(found['rows'][row]['ratios']):.2f}" for found in files]
-    assert f"| {' | '.join(medians)} |\n" in page
-
-
-@pytest.mark.parametrize(
-    ("run", "beginning"),
-    [
-        ("table1-full/mnist_train_loss/bp", "backprop | 0.99, 0.99 | the last column | 100"),
-        ("learning-rate/bp-default-betas", "backprop | 0.9, 0.999 | the last column | 100"),
-        ("learning-rate/quarter-sleep", "DFC-SS, learned feedback | 0.99, 0.99 | the MNIST column | 40"),
-        (
-            "learning-rate/quarter-sleep-default-betas",
-            "DFC-SS, learned feedback | 0.9, 0.999 | the MNIST column | 40",
-        ),
-        (
-            "table1-full/mnist/dfc-ss",
-            "DFC-SS, learned feedback, sleep as published | 0.99, 0.99 | the MNIST column | 100",
-        ),
-        ("learning-rate/exact", "DFC-SS, exact feedback | 0.99, 0.99 | the MNIST column | 100"),
-    ],
-)
-def test_the_table_of_betas_is_that_of_its_runs(run, beginning):
-    page = (RESULTS / "learning-rate" / "README.md").read_text("utf-8")
-    losses = read_curves(RESULTS / run)["train_loss"]
-    optimiser = read(RESULTS / run / "config.json")["config"]["optimiser"]
-    assert f"{optimiser['beta1']:g}, {optimiser['beta2']:g} | " in beginning
-    cells = [f"{each.min():.1e} to {each.max():.1e}" for each in (losses.min(axis=1), losses[:, -1])]
-    assert f"| {beginning} | {' | '.join(cells).replace('e-0', 'e-')} |" in page
-
-
-def test_the_page_on_noise_says_what_its_figure_says():
-    page = (RESULTS / "figures" / "README.md").read_text("utf-8").split("## Bias from noise")[1]
-    facts = read(RESULTS / "figures" / "noise-bias.json")["facts"]
-    accuracies = [value for name, value in facts.items() if name.endswith("test_accuracy")]
-    assert len(accuracies) == 6 and all(f"{100 * value:.1f} %" in page for value in accuracies)
-    biases = [facts[f"weak, single phase, sigma 0.1, bias_{layer}"] for layer in (1, 2, 3)]
-    assert "{:.0f}, {:.1f} and {:.1f} times".format(*biases) in page
-    errors = [facts[f"weak, single phase, sigma 0.1, error_{layer}"] for layer in (1, 2, 3)]
-    assert "(standard errors {:.2f}, {:.2f}, {:.2f};".format(*errors) in page
-    angles = [facts[f"weak, single phase, sigma 0.1, {name}"] for name in ("angle", "angle_less_bias")]
-    assert "is at {:.0f}° to the gradient, less\nthe bias at {:.0f}°".format(*angles) in page
 
 
 def test_no_result_calls_condition_three_stable():

@@ -6,7 +6,7 @@ from typing import Any
 
 
 WHERE = "What is in doubt, and why, is in `doubts` of the run's summary.json."
-OF_THE_LAST_EPOCH = (
+_OF_THE_LAST_EPOCH = (
     "A seed that diverged, its numbers no longer finite, is in no figure of the last epoch.",
     WHERE,
 )
@@ -45,6 +45,11 @@ def remark(summary: dict[str, Any]) -> str:
 def remarked(label: str, found: Mapping[str, Any]) -> str:
     """What a row is called, with the remark on its scores, if there is one."""
     return f"{label} ({found['remark']})" if "remark" in found else label
+
+
+def explained(rows: Mapping[str, Mapping[str, Any]]) -> tuple[str, ...]:
+    """What a table of the last epoch says below about its remarks; nothing where there are none."""
+    return _OF_THE_LAST_EPOCH if any("remark" in found for found in rows.values()) else ()
 
 
 def _diverged(found: dict[str, Any]) -> bool:
