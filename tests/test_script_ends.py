@@ -12,6 +12,7 @@ import time
 
 import jax
 import pytest
+from options import script
 from options.script import outermost, Stopped, undivided
 from report.screen import Screen, written
 
@@ -81,9 +82,21 @@ def test_a_fault_of_the_program_keeps_its_traceback(capsys):
     assert "Traceback" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("lost", [0, 1], ids=["", "though one wakes nobody"])
 @pytest.mark.parametrize("number, code", [(signal.SIGTERM, 143), (signal.SIGHUP, 129), (signal.SIGINT, 130)])
-def test_a_signal_amid_garbage_collection_is_heard(number, code, capsys):
-    """An exception in a callback of the collector is only reported, and the script would go on."""
+def test_a_signal_amid_garbage_collection_is_heard(number, code, lost, capsys, monkeypatch):
+    """An exception in a callback of the collector is only reported, and the script would go on.
+
+    One that comes as the main thread enters a system call is heard when the call is done, too late.
+    """
+    sent, send = [], script._signal_main_thread
+
+    def send_but(number: int) -> None:
+        sent.append(number)
+        if len(sent) > lost:
+            send(number)
+
+    monkeypatch.setattr(script, "_signal_main_thread", send_but)
     found = signal.signal(number, signal.default_int_handler if number == signal.SIGINT else signal.SIG_DFL)
     came = []
 

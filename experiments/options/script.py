@@ -15,6 +15,7 @@ import platform
 import signal
 import sys
 import threading
+import time
 import traceback
 from collections.abc import Callable, Iterator, Sequence
 from types import FrameType
@@ -133,6 +134,14 @@ def _signal_main_thread(number: int) -> None:
         signal.raise_signal(number)
 
 
+def _send_again(number: int, heard: list[int]) -> None:
+    """Until it is heard: one that comes as the main thread enters a system call does not wake it."""
+    time.sleep(AGAIN)
+    while not heard:
+        _signal_main_thread(number)
+        time.sleep(AGAIN)
+
+
 @contextlib.contextmanager
 def _signals_raised() -> Iterator[None]:
     """SIGINT, SIGTERM and SIGHUP raise `Stopped` in the main thread. `KeyboardInterrupt` would not do for
@@ -140,15 +149,22 @@ def _signals_raised() -> Iterator[None]:
 
     What is raised amid garbage collection Python only reports: then the signal comes again a little later.
     """
-    again: list[threading.Timer] = []
+    senders: list[tuple[threading.Thread, list[int]]] = []
 
     def stop(number: int, _: FrameType | None) -> None:
+        heard(number)
         raise Stopped(number)
+
+    def heard(number: int) -> None:
+        for _, numbers in senders:
+            numbers.append(number)  # no lock: another signal may come while this one is handled
 
     def unraisable(found: Any) -> None:
         if isinstance(found.exc_value, Stopped):
-            again.append(threading.Timer(AGAIN, _signal_main_thread, (found.exc_value.number,)))
-            again[-1].start()
+            numbers: list[int] = []
+            sender = threading.Thread(target=_send_again, args=(found.exc_value.number, numbers))
+            senders.append((sender, numbers))
+            sender.start()
         else:
             reported(found)
 
@@ -165,9 +181,9 @@ def _signals_raised() -> Iterator[None]:
     try:
         yield
     finally:
-        for timer in again:
-            timer.cancel()
-            timer.join()
+        heard(0)
+        for sender, _ in senders:
+            sender.join()
         sys.unraisablehook = reported
         for number, found in before.items():
             signal.signal(number, found)
