@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 import jax.random as jr
 import numpy as np
+import optax
 import pytest
 from helpers import relative_error
 
@@ -46,6 +47,25 @@ def test_random_feedback_teaches_by_its_formula() -> None:
     ):
         assert np.allclose(layer.transform.weight, signal.T @ rate / len(X), atol=1e-12)
         assert np.allclose(layer.transform.bias, signal.mean(axis=0), atol=1e-12)
+
+
+def test_in_training_the_forward_weights_turn_towards_feedback_that_never_changes(as_users_run) -> None:
+    """What gave it its name (Lillicrap et al., 2016): the first layer's updates turn to the gradient, for
+    the weights above learn to be the feedback's transposes."""
+    data = dfc.load("digits")
+    model = dfc.mlp((64, 32, 32, 10), key=jr.key(0), feedback=dfc.RandomLayeredFeedback())
+    options = {"epochs": 10, "key": jr.key(1), "progress": False}
+    trained, history = dfc.fit(model, dfc.FeedbackAlignment(), data, optax.adam(1e-2), **options)
+
+    def angle(model: dfc.Network) -> float:
+        x, y = data.train.x[:200], data.train.y[:200]
+        updates = (method(model, x, y)[0] for method in (dfc.FeedbackAlignment(), dfc.Backprop()))
+        first, second = (np.ravel(update.layers[0].transform.weight) for update in updates)
+        return np.degrees(np.arccos(first @ second / np.linalg.norm(first) / np.linalg.norm(second)))
+
+    assert angle(trained) < angle(model) - 10
+    assert all(map(np.array_equal, *map(jax.tree.leaves, (model.feedback, trained.feedback))))
+    assert history.records[-1]["train_loss"] < 0.5 * history.records[0]["train_loss"]
 
 
 def test_a_sample_that_is_not_finite_teaches_nothing() -> None:
