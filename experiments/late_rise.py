@@ -1,0 +1,231 @@
+"""Why the train loss rises late under learned feedback: `python experiments/late_rise.py --help`.
+
+    python experiments/late_rise.py                      digits, to try it: two minutes, and nothing rises
+    python experiments/late_rise.py --dataset mnist      an hour and a half on two cores
+
+Trains networks by DFC-SS with learned feedback and the hyperparameters of the NeurIPS paper's Table 1, MNIST
+(sleep by the mean over the noise, a quarter of an epoch before each). From there it goes on in several ways:
+with other feedback, or with another nudge, rate or optimiser. Where all training samples' update points is
+measured in between. Every branch has a folder of its own; then come `late_rise.md`, `late_rise.json` and
+`late_rise.png`. After an interruption the same command goes on from the newest epoch. The exit status is 1
+where a seed diverged or is in doubt.
+"""
+
+import dataclasses
+import json
+import pathlib
+import sys
+from collections.abc import Sequence
+from typing import Any, Literal
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import options.needed  # noqa: F401
+from neurips2021.presets import paper
+from options.checks import check_seeds
+from options.config import Config
+from options.groups import Feedback
+from options.objects import make_feedback_learning, make_method, make_model
+from options.script import outermost, parse, resumable
+from report.curves import drawn, read_curves
+from report.doubts import explained, judge, remark, remarked
+from report.finished import read_json
+from weight_transport.branches import angles_of_all, Branch, BRANCHES
+from weight_transport.branches_picture import plot_branches
+
+import dfc_jax as dfc
+from dfc_jax._checks import check_count
+from dfc_jax._runs.folder import first_difference
+
+
+START, ANGLES = "start", "angles.json"  # the folder of what all branches go on from; a file of each
+LOSS, LOGIT = dfc.CrossEntropy(), "largest_mean_logit"
+
+
+@dataclasses.dataclass(frozen=True)
+class Options:
+    """What is trained, and how long."""
+
+    dataset: Literal["digits", "mnist"] = "digits"
+    """digits needs no download."""
+    start: int = 20
+    """Epochs with learned feedback that all branches have in common."""
+    epochs: int = 40
+    """Of every branch after those."""
+    branches: tuple[str, ...] = tuple(BRANCHES)
+    """How to go on."""
+    seeds: tuple[int, ...] = (0, 1, 2)
+    """Each seeds initialisation and order of samples."""
+    out: pathlib.Path = pathlib.Path("runs/late-rise")
+    """Folder for the runs, the table and the picture."""
+    progress: bool = True
+    """Show progress bars."""
+
+    def check(self) -> None:
+        """Raise `ValueError` in one sentence for what cannot be run."""
+        for name in ("start", "epochs"):
+            check_count(name, getattr(self, name))
+        check_seeds("seeds", *self.seeds)
+        for name in ("branches", "seeds"):
+            values = getattr(self, name)
+            if not values or len(set(values)) != len(values):
+                raise ValueError(f"`{name}` is {values}; it must name one or several, none of them twice.")
+        for name in self.branches:
+            if name not in BRANCHES:
+                raise ValueError(f"`branches` holds {name!r}; they are {', '.join(BRANCHES)}.")
+
+    def asked(self, name: str) -> dict[str, Any]:
+        """What a folder says of its run."""
+        return {"branch": name} | self.given()
+
+    def given(self) -> dict[str, Any]:
+        """What makes the runs what they are."""
+        of_this_call = ("out", "progress", "branches")
+        return {k: v for k, v in dataclasses.asdict(self).items() if k not in of_this_call}
+
+    def config(self) -> Config:
+        """The options of `run.py` for the epochs in common."""
+        sleep = Feedback(update="expected", pretraining_epochs=2.0, sleep_epochs=0.25)
+        given = Config("mnist", method=("dfc-ss",), preset="paper", epochs=self.start)
+        config = paper(dataclasses.replace(given, feedback_learning=sleep), "dfc-ss")
+        return dataclasses.replace(config, dataset=self.dataset, preset=None).resolved()
+
+
+def fit(
+    options: Options, name: str, branch: Branch, models: Sequence[dfc.Network], data: dfc.Dataset
+) -> list[dfc.Network]:
+    """The networks after the epochs of one folder, which go on where they were left.
+
+    **Raises:** `ValueError` if the folder holds a run with other options.
+    """
+    config, path = options.config(), options.out / name
+    epochs = options.start if name == START else branch.slower * options.epochs
+    steps = epochs * -(-len(data.train) // config.batch_size)
+    method = make_method(dataclasses.replace(config, nudge=branch.nudge * config.nudge), "dfc-ss", LOSS)
+    learning = make_feedback_learning(config, "dfc-ss", LOSS, steps)
+    if name != START:
+        learning = dataclasses.replace(learning, pretraining_epochs=0)
+    done = (path / "summary.json").exists()
+    if done and (first_difference(read_json(path / "config.json")["config"], options.asked(name)) is None):
+        return list(dfc.load_run(path).models.values())
+    folder = dfc.RunFolder.reopen(path, options.asked(name), may_differ=())
+    found = dfc.fit_many(
+        models,
+        method,
+        data,
+        branch.optimiser(config.optimiser, steps),
+        epochs=epochs,
+        keys=[jax.random.fold_in(jax.random.key(seed), 1 if name == START else 2) for seed in options.seeds],
+        batch_size=config.batch_size,
+        feedback_learning=learning if branch.learns else None,
+        metrics={LOGIT: lambda _, outputs: float(np.max(np.abs(np.mean(outputs, axis=0))))},
+        on_epoch=lambda position, record, _: folder.append(options.seeds[position], record),
+        progress=options.progress,
+        resume=folder.checkpoints,
+    )
+    histories = {seed: history for seed, (_, history) in zip(options.seeds, found, strict=True)}
+    folder.finish(histories, "test_accuracy")
+    return [model for model, _ in found]
+
+
+def go_on(options: Options, name: str, models: Sequence[dfc.Network], data: dfc.Dataset) -> None:
+    """One branch, and in its folder the angles between all training samples' update and their gradient."""
+    branch, config = BRANCHES[name], options.config()
+    x = jnp.asarray(data.train.x)
+    models = [dfc.Network(model.layers, branch.feedback(model, x)) for model in models]
+    fit(options, name, branch, models, data)
+    if not (options.out / name / ANGLES).exists():
+        method = make_method(config, "dfc-ss", LOSS)
+        found = [angles_of_all(model, method, data.train) for model in models]
+        angles = {"network": [float(each.network) for each in found]}
+        angles["layers"] = [[float(layer) for layer in each.layers] for each in found]
+        (options.out / name / ANGLES).write_text(json.dumps(angles, indent=2) + "\n", encoding="utf-8")
+
+
+def collect(options: Options) -> dict[str, dict[str, Any]]:
+    """The figures of every branch that is finished, a number for each seed that did not stop early: train
+    loss and largest mean logit; the angles at its start, and what is to be known of its run."""
+    found = {}
+    for name in BRANCHES:
+        folder = options.out / name
+        if not (folder / ANGLES).exists():
+            continue
+        curves, summary = read_curves(folder), read_json(folder / "summary.json")
+        whole = np.isfinite(curves["train_loss"][:, -1])
+        losses = curves["train_loss"][whole]
+        found[name] = {
+            "angles": read_json(folder / ANGLES),
+            "first_train_loss": losses[:, 0].tolist(),
+            "lowest_train_loss": np.min(losses, axis=1).tolist(),
+            "last_train_loss": losses[:, -1].tolist(),
+            LOGIT: curves[f"validation_{LOGIT}"][whole, -1].tolist(),
+        }
+        found[name] |= {"remark": said} if (said := remark(summary)) else {}
+    return found
+
+
+def write(options: Options, rows: dict[str, dict[str, Any]]) -> None:
+    """`late_rise.json`, `late_rise.md` and `late_rise.png`."""
+    note = {"options": options.given(), "environment": dfc.environment(), "rows": rows}
+    (options.out / "late_rise.json").write_text(json.dumps(note, indent=2) + "\n", encoding="utf-8")
+    (options.out / "late_rise.md").write_text("\n".join(_table(options, rows)) + "\n", encoding="utf-8")
+    drawn("late_rise.png", plot_branches, options.out, START, list(rows), options.out / "late_rise.png")
+
+
+def _table(options: Options, rows: dict[str, dict[str, Any]]) -> list[str]:
+    seeds = f"{len(options.seeds)} seed{'s' if len(options.seeds) > 1 else ''}"
+    lines = [
+        f"# Feedback after {options.start} epochs with one that learns: {options.dataset}, "
+        f"{options.epochs} epochs more, {seeds}",
+        "",
+        "| from there on | to the gradient, degrees | of each layer | train loss, first epoch | lowest "
+        "| last epoch | largest mean logit |",
+        "|---|---:|---:|---:|---:|---:|---:|",
+    ]
+    for name, found in rows.items():
+        network, layers = (np.mean(found["angles"][part], axis=0) for part in ("network", "layers"))
+        cells = [remarked(BRANCHES[name].label, found)]
+        cells += [f"{network:.0f}", " ".join(f"{angle:.0f}" for angle in layers)]
+        cells += [_between(found[f"{which}_train_loss"]) for which in ("first", "lowest", "last")]
+        lines.append("| " + " | ".join([*cells, _between(found[LOGIT], "{:.0f}")]) + " |")
+    return [
+        *lines,
+        "",
+        "Degrees: at the start, between the update by all training samples and the gradient of their loss,",
+        "the mean over seeds; more than 90 go uphill. Losses and the largest mean of a logit over the",
+        "validation samples: the least and the most of the seeds.",
+        *explained(rows),
+    ]
+
+
+def _between(values: Sequence[float], shown: str = "{:.1e}") -> str:
+    ends = sorted({shown.format(value) for value in (min(values), max(values))}, key=float) if values else []
+    return " to ".join(ends)
+
+
+@outermost
+def main(options: Options) -> int:
+    """Run what is missing and write the results; returns the exit status."""
+    options = dataclasses.replace(options, out=pathlib.Path(options.out))
+    options.check()
+    data = dfc.load(options.dataset)
+    with resumable():
+        new = [make_model(options.config(), "dfc-ss", data, seed) for seed in options.seeds]
+        models = fit(options, START, BRANCHES["learned"], new, data)
+        for name in options.branches:
+            go_on(options, name, models, data)
+        write(options, collect(options))
+    print((options.out / "late_rise.md").read_text(encoding="utf-8"))
+    names = (START, *options.branches)
+    return judge({name: read_json(options.out / name / "summary.json") for name in names})
+
+
+@outermost
+def command(arguments: Sequence[str] | None = None) -> int:
+    """The whole command; returns the exit status."""
+    return main(parse(Options, arguments, __doc__))
+
+
+if __name__ == "__main__":
+    sys.exit(command())

@@ -1,0 +1,109 @@
+"""How training goes on after learned feedback in `late_rise.py`, and where all samples' updates point."""
+
+import dataclasses
+from collections.abc import Callable, Sequence
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import optax
+from jaxtyping import Array, Float
+from options.groups import Optimiser
+from options.objects import make_optimiser
+
+import dfc_jax as dfc
+
+
+CHUNK = 500  # samples whose updates are computed at once
+NewFeedback = Callable[[dfc.Network, Float[Array, "samples ..."]], dfc.AbstractFeedback]
+
+
+def _kept(model: dfc.Network, x: Float[Array, "samples ..."]) -> dfc.AbstractFeedback:
+    del x
+    return model.feedback
+
+
+def _exact(model: dfc.Network, x: Float[Array, "samples ..."]) -> dfc.AbstractFeedback:
+    del model, x
+    return dfc.ExactFeedback()
+
+
+def _layered(model: dfc.Network, x: Float[Array, "samples ..."]) -> dfc.AbstractFeedback:
+    del x
+    return dfc.LayeredFeedback(tuple(layer.transform for layer in model.layers[1:]))
+
+
+def _mean_of_jacobians(model: dfc.Network, x: Float[Array, "samples ..."]) -> dfc.AbstractFeedback:
+    return _mean_over_samples(model, x, lambda blocks: blocks)
+
+
+def _mean_of_inverses(model: dfc.Network, x: Float[Array, "samples ..."]) -> dfc.AbstractFeedback:
+    def inverse(blocks: Sequence[Float[Array, "out n"]]) -> list[Float[Array, "out n"]]:
+        square = sum(block @ block.T for block in blocks)
+        return [jnp.linalg.solve(square, block) for block in blocks]
+
+    return _mean_over_samples(model, x, inverse)
+
+
+def _mean_over_samples(
+    model: dfc.Network, x: Float[Array, "samples ..."], of_one: Callable
+) -> dfc.FeedbackWeights:
+    """The mean of what becomes of a sample's Jacobian blocks dr_L/dv_i, transposed."""
+
+    def one(total: list[Array], sample: Float[Array, "..."]) -> tuple[list[Array], None]:
+        found = of_one(model.jacobian(model.feedforward(sample).voltages))
+        return jax.tree.map(jnp.add, total, [block.T for block in found]), None
+
+    zeros = [jnp.zeros(jnp.shape(weight)) for weight in model.feedback.weights]
+    total, _ = eqx.filter_jit(jax.lax.scan)(one, zeros, x)
+    return dfc.FeedbackWeights(tuple(block / len(x) for block in total))
+
+
+@dataclasses.dataclass(frozen=True)
+class Branch:
+    """How training goes on."""
+
+    label: str
+    feedback: NewFeedback = _kept
+    """From the network so far and the training samples."""
+    learns: bool = False
+    """Whether the feedback sleeps on."""
+    nudge: float = 1.0
+    """Times the nudge of before."""
+    slower: int = 1
+    """So many times the epochs, at so many times smaller a rate."""
+    descent: bool = False
+    """Plain gradient descent at Adam's rate over its eps, which is what Adam comes to at small updates."""
+
+    def optimiser(self, options: Optimiser, steps: int) -> optax.GradientTransformation:
+        """Of the forward weights, whose `options` are those of before."""
+        slower = dataclasses.replace(options, lr=options.lr / self.slower)
+        return optax.sgd(slower.lr / slower.eps) if self.descent else make_optimiser(slower, steps)
+
+
+BRANCHES = {
+    "learned": Branch("one Q for all samples: learned on", learns=True),
+    "kept": Branch("one Q: kept as it is"),
+    "mean-jacobian": Branch("one Q: the mean of the transposed Jacobians", _mean_of_jacobians),
+    "mean-inverse": Branch("one Q: the mean of the pseudo-inverses", _mean_of_inverses),
+    "layered": Branch("layered, by the forward weights of then", _layered),
+    "exact": Branch("exact: the transposed Jacobian of each sample", _exact),
+    "tenth-nudge": Branch("learned on, a tenth of the nudge", learns=True, nudge=0.1),
+    "quarter-rate": Branch("learned on, a quarter of the rate, four times the epochs", learns=True, slower=4),
+    "descent": Branch("learned on, gradient descent in place of Adam", learns=True, descent=True),
+}
+
+
+def angles_of_all(model: dfc.Network, method: dfc.AbstractMethod, data: dfc.Split) -> dfc.UpdateAngles:
+    """In degrees, between the update by all samples and the gradient of their loss."""
+    update, gradient = (_update_of_all(model, each, data) for each in (method, dfc.Backprop(method.loss)))
+    return dfc.update_angles(update, gradient)
+
+
+def _update_of_all(model: dfc.Network, method: dfc.AbstractMethod, data: dfc.Split) -> dfc.Network:
+    total = jax.tree.map(jnp.zeros_like, model)
+    for start in range(0, len(data), CHUNK):
+        x, y = (jnp.asarray(part[start : start + CHUNK]) for part in (data.x, data.y))
+        update, _ = method(model, x, y)
+        total = jax.tree.map(lambda so_far, one, n=len(x): so_far + n * one, total, update)
+    return total
