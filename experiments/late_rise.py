@@ -22,6 +22,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import options.needed  # noqa: F401
+from jaxtyping import Float
 from neurips2021.presets import paper
 from options.checks import check_seeds
 from options.config import Config
@@ -152,17 +153,25 @@ def collect(options: Options) -> dict[str, dict[str, Any]]:
         if not (folder / ANGLES).exists():
             continue
         curves, summary = read_curves(folder), read_json(folder / "summary.json")
-        whole = np.isfinite(curves["train_loss"][:, -1])
-        losses = curves["train_loss"][whole]
+        epochs = BRANCHES[name].slower * options.epochs
+        losses, logits = (
+            _of_whole(curves, measure, epochs) for measure in ("train_loss", f"validation_{LOGIT}")
+        )
         found[name] = {
             "angles": read_json(folder / ANGLES),
             "first_train_loss": losses[:, 0].tolist(),
             "lowest_train_loss": np.min(losses, axis=1).tolist(),
             "last_train_loss": losses[:, -1].tolist(),
-            LOGIT: curves[f"validation_{LOGIT}"][whole, -1].tolist(),
+            LOGIT: logits[:, -1].tolist(),
         }
         found[name] |= {"remark": said} if (said := remark(summary)) else {}
     return found
+
+
+def _of_whole(curves: dict[str, np.ndarray], measure: str, epochs: int) -> Float[np.ndarray, "seeds epochs"]:
+    """A curve of the seeds that reached the last epoch."""
+    values = curves.get(measure, np.empty((0, 0)))
+    return values[np.isfinite(values[:, -1])] if values.shape[1] == epochs else np.empty((0, epochs))
 
 
 def write(options: Options, rows: dict[str, dict[str, Any]]) -> None:

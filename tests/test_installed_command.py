@@ -47,7 +47,7 @@ def test_the_version_is_the_packages(call, capsys):
 
 def test_a_wrong_name_is_one_sentence(call, capsys):
     assert call("rum", "--epochs", "1") == 2
-    there = "run, sweep, compare, pool, table1, figures, theories, feedback"
+    there = "run, sweep, compare, pool, table1, figures, theories, feedback, late_rise"
     assert capsys.readouterr().err == f"error: 'rum' is no command of dfc-jax; there are {there}.\n"
 
 

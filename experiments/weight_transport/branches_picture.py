@@ -27,17 +27,17 @@ STYLES = {
 
 def plot_branches(out: pathlib.Path, start: str, branches: Sequence[str], path: pathlib.Path) -> pathlib.Path:
     """Train loss, a panel a seed; of a slower branch an epoch counts by its rate."""
-    before = read_curves(out / start)["train_loss"]
+    before, after = _losses(out / start), {name: _losses(out / name) for name in branches}
+    size = 4 * len(before), 4.6
     figure, axes = plt.subplots(
-        1, len(before), figsize=(4 * len(before), 4.6), sharey=True, squeeze=False, layout="constrained"
+        1, len(before), figsize=size, sharey=True, squeeze=False, layout="constrained"
     )
-    losses = {name: read_curves(out / name)["train_loss"] for name in branches}
-    for seed, ax in enumerate(axes.flat):
-        ax.plot(np.arange(1, 1 + before.shape[1]), before[seed], color="0.5")
-        for name, curves in losses.items():
-            epochs = before.shape[1] + np.arange(1, 1 + curves.shape[1]) / BRANCHES[name].slower
-            ax.plot(epochs, curves[seed], **STYLES[name])
-        ax.set(xlabel="epoch", yscale="log", title=f"network {seed + 1}")
+    for (seed, losses), ax in zip(before.items(), axes.flat, strict=True):
+        ax.plot(np.arange(1, 1 + len(losses)), losses, color="0.5")
+        for name, curves in after.items():
+            epochs = np.arange(1, 1 + len(curves.get(seed, ()))) / BRANCHES[name].slower
+            ax.plot(len(losses) + epochs, curves.get(seed, ()), **STYLES[name])
+        ax.set(xlabel="epoch", yscale="log", title=f"seed {seed}")
         ax.xaxis.get_major_locator().set_params(integer=True)
     axes[0, 0].set(ylabel="train loss")
     entries = [Line2D([], [], label=BRANCHES[name].label, linewidth=2, **STYLES[name]) for name in branches]
@@ -45,3 +45,13 @@ def plot_branches(out: pathlib.Path, start: str, branches: Sequence[str], path: 
     tidied(figure).savefig(path, dpi=130)
     plt.close(figure)
     return path
+
+
+def _losses(folder: pathlib.Path) -> dict[int, np.ndarray]:
+    """Train loss by epoch, of each seed that finished one."""
+    curves = read_curves(folder)
+    return (
+        {int(seeds[0]): losses for seeds, losses in zip(curves["seed"], curves["train_loss"], strict=True)}
+        if curves
+        else {}
+    )

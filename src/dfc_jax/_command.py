@@ -20,12 +20,13 @@ SCRIPTS = {
     "figures": "the papers' figures",
     "theories": "least control, predictive coding, Strong-DFC and backprop, side by side",
     "feedback": "which feedback keeps up with the forward weights",
+    "late_rise": "why the train loss rises late under learned feedback",
 }
 HELP = "\n".join(
     [
         f"usage: {COMMAND} {{{','.join(SCRIPTS)}}} ...",
         "",
-        *(f"    {COMMAND} {name:8} {what}" for name, what in SCRIPTS.items()),
+        *(f"    {COMMAND} {name:9} {what}" for name, what in SCRIPTS.items()),
         "",
         f"`{COMMAND} run --help` says what run takes, and so for each; `{COMMAND} --version` the version.",
     ]

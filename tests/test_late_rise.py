@@ -1,0 +1,139 @@
+"""How training goes on after learned feedback: each feedback against NumPy, and the command in small."""
+
+import dataclasses
+import json
+import pathlib
+
+import jax
+import jax.numpy as jnp
+import jax.random as jr
+import late_rise
+import numpy as np
+import pytest
+from helpers import records, relative_error
+from stopped_runs import leave
+from weight_transport import branches
+from weight_transport.branches import angles_of_all, BRANCHES
+from weight_transport.branches_picture import STYLES
+
+import dfc_jax as dfc
+
+
+X, Y = jr.normal(jr.key(1), (7, 6)), jnp.eye(3)[jnp.arange(7) % 3]
+MODEL = dfc.mlp((6, 5, 4, 3), key=jr.key(0), feedback=dfc.RandomFeedback())
+
+
+def jacobians(x: jax.Array) -> np.ndarray:
+    """(neurons of all layers, outputs) of one sample, by autodiff of the output with respect to what is added
+    to every voltage."""
+
+    def output(pushes: list[jax.Array]) -> jax.Array:
+        rate = x
+        for layer, push in zip(MODEL.layers, pushes, strict=True):
+            rate = layer.activation(layer.transform(rate) + push)
+        return rate
+
+    blocks = jax.jacobian(output)([jnp.zeros(n) for n in (5, 4, 3)])
+    return np.concatenate([np.asarray(block).T for block in blocks])
+
+
+@pytest.mark.parametrize(
+    "name, of_one",
+    [("mean-jacobian", lambda J: J), ("mean-inverse", lambda J: np.linalg.pinv(J.T))],
+)
+def test_one_feedback_for_all_is_the_mean_of_what_each_sample_would_have(name: str, of_one) -> None:
+    wanted = np.mean([of_one(jacobians(x)) for x in X], axis=0)
+    found = BRANCHES[name].feedback(MODEL, X)
+    assert [weight.shape for weight in found.weights] == [(5, 3), (4, 3), (3, 3)]
+    assert relative_error(np.concatenate([np.asarray(weight) for weight in found.weights]), wanted) < 1e-12
+
+
+def test_layered_feedback_is_exact_until_the_forward_weights_learn() -> None:
+    layered, exact = (BRANCHES[name].feedback(MODEL, X) for name in ("layered", "exact"))
+    updates = [dfc.DFCSS()(dfc.Network(MODEL.layers, each), X, Y)[0].layers for each in (layered, exact)]
+    assert relative_error(*updates) < 1e-12
+    assert BRANCHES["kept"].feedback(MODEL, X) is MODEL.feedback
+
+
+def test_the_angles_are_those_of_one_batch_of_all_samples(monkeypatch: pytest.MonkeyPatch) -> None:
+    method, data = dfc.DFCSS(), dfc.Split(np.asarray(X), np.asarray(Y))
+    monkeypatch.setattr(branches, "CHUNK", 3)  # of seven: one sample is left over
+    found = angles_of_all(MODEL, method, data)
+    gradient = dfc.Backprop()(MODEL, X, Y)[0]
+    wanted = dfc.update_angles(method(MODEL, X, Y)[0], gradient)
+    assert np.allclose(found.layers, wanted.layers, atol=1e-9) and float(found.network) > 5
+    assert float(angles_of_all(MODEL, dfc.Backprop(), data).network) < 1e-6
+
+
+@pytest.mark.usefixtures("as_users_run")
+def test_what_else_differs_is_the_optimiser() -> None:
+    adam = late_rise.Options().config().optimiser
+    assert (adam.beta2, adam.eps) == (0.99, pytest.approx(7.7565e-5, rel=1e-4))  # published, and scaled
+    tiny = {"w": jnp.full(3, 1e-9)}
+    for name, rate in (("learned", adam.lr), ("quarter-rate", adam.lr / 4)):
+        optimiser = BRANCHES[name].optimiser(adam, 100)
+        change, _ = optimiser.update(tiny, optimiser.init(tiny), tiny)
+        assert np.allclose(change["w"], -rate / adam.eps * 1e-9, rtol=1e-4)
+    descent = BRANCHES["descent"].optimiser(adam, 100)
+    change, _ = descent.update(tiny, descent.init(tiny), tiny)
+    assert np.allclose(change["w"], -adam.lr / adam.eps * 1e-9, rtol=1e-6)
+
+
+@pytest.mark.parametrize(
+    "options, said",
+    [
+        ({"start": 0}, "`start` is 0"),
+        ({"epochs": -1}, "`epochs` is -1"),
+        ({"seeds": ()}, "`seeds` is ()"),
+        ({"branches": ("kept", "kept")}, "none of them twice"),
+        ({"branches": ("frozen",)}, "`branches` holds 'frozen'; they are learned, kept"),
+    ],
+)
+def test_what_cannot_be_run_is_one_sentence(options: dict, said: str, tmp_path, capsys) -> None:
+    assert late_rise.main(late_rise.Options(out=tmp_path, **options)) == 2
+    assert said in capsys.readouterr().err and not any(tmp_path.iterdir())
+
+
+def test_seeds_that_stopped_early_are_counted_and_in_no_figure(tmp_path: pathlib.Path) -> None:
+    for name, came_to in (("start", (2, 2)), ("kept", (3, 3)), ("exact", (3, 1)), ("layered", (1, 0))):
+        leave(tmp_path / name, came_to, 3)
+        lines = [
+            json.dumps(line | {"validation_largest_mean_logit": 2.0}) for line in records(tmp_path / name)
+        ]
+        (tmp_path / name / "metrics.jsonl").write_text("".join(f"{line}\n" for line in lines))
+        angles = {"network": [60.0, 70.0], "layers": [[95.0, 20.0], [97.0, 40.0]]}
+        (tmp_path / name / "angles.json").write_text(json.dumps(angles))
+    options = late_rise.Options(epochs=3, seeds=(0, 1), out=tmp_path)
+    found = late_rise.collect(options)
+    assert list(found) == ["kept", "layered", "exact"]
+    assert found["kept"]["last_train_loss"] == found["kept"]["lowest_train_loss"] == [1 / 3, 1 / 3]
+    assert found["exact"]["first_train_loss"] == [1.0] and found["exact"]["remark"] == "1 of 2 seeds diverged"
+    assert found["layered"]["last_train_loss"] == [] and found["layered"]["largest_mean_logit"] == []
+    late_rise.write(options, found)
+    table = (tmp_path / "late_rise.md").read_text()
+    assert "| one Q: kept as it is | 65 | 96 30 | 1.0e+00 | 3.3e-01 | 3.3e-01 | 2 |" in table
+    assert "of then (diverged, scores of 1 of 2 seeds) | 65 | 96 30 |  |  |  |  |" in table
+    assert (tmp_path / "late_rise.png").read_bytes().startswith(b"\x89PNG")
+    assert list(STYLES) == list(BRANCHES)
+
+
+@pytest.mark.script
+@pytest.mark.usefixtures("as_users_run")
+def test_the_command_branches_and_goes_on(tmp_path: pathlib.Path, monkeypatch, capsys) -> None:
+    names = ("kept", "exact", "tenth-nudge", "learned", "quarter-rate")
+    options = late_rise.Options(start=2, epochs=1, branches=names, seeds=(3, 5), out=tmp_path, progress=False)
+    assert late_rise.main(options) == 0
+    assert "| one Q: kept as it is |" in capsys.readouterr().out
+    note = json.loads((tmp_path / "late_rise.json").read_text())
+    assert list(note["rows"]) == [name for name in BRANCHES if name in names]
+    assert len(records(tmp_path / "start")) == 4 and len(records(tmp_path / "quarter-rate")) == 8
+    # One set of weights at the start; a small nudge changes nothing but what rounding makes of it.
+    rows = note["rows"]
+    assert rows["kept"]["angles"] == rows["learned"]["angles"] != rows["exact"]["angles"]
+    one, other = (rows[name]["last_train_loss"] for name in ("learned", "tenth-nudge"))
+    assert np.allclose(one, other, rtol=1e-2) and one != rows["kept"]["last_train_loss"]
+
+    monkeypatch.setattr(dfc, "fit_many", None)  # nothing is left to do
+    assert late_rise.main(options) == 0
+    assert late_rise.main(dataclasses.replace(options, seeds=(3,))) == 2
+    assert "other options" in capsys.readouterr().err
