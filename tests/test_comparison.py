@@ -217,6 +217,13 @@ def test_seeds_and_at_last_folders_tell_runs_of_the_same_setting_apart(finished)
     assert [found["folder"] for found in told(runs)] == ["", "b/x", "", "d/x"]
 
 
+def test_no_table_shows_the_temporary_folder_of_runs_that_are_pooled_for_it(finished, tmp_path):
+    apart = [finished(f"{where}/x", seeds=(seed,)) for seed, where in enumerate("ab")]
+    others = [finished("c/x", seeds=(0, 1)), finished("d/x", seeds=(0, 1))]
+    compare([*apart, *others], tmp_path / "table")
+    assert [row[2] for row in rows_of(tmp_path / "table")] == ["1-x+x", "c/x", "d/x"]
+
+
 def test_what_there_is_no_room_for_is_said_below_the_table(finished, tmp_path):
     many = {"nudge": 0.2, "hidden": (8,), "batch_size": 32, "best": "validation_loss", "patience": 3}
     compare([finished("a"), finished("b", **many)], tmp_path)

@@ -70,7 +70,7 @@ def test_what_else_differs_is_the_optimiser() -> None:
     adam = late_rise.Options().config().optimiser
     assert (adam.beta2, adam.eps) == (0.99, pytest.approx(7.7565e-5, rel=1e-4))  # published, and scaled
     tiny = {"w": jnp.full(3, 1e-9)}
-    for name, rate in (("learned", adam.lr), ("quarter-rate", adam.lr / 4)):
+    for name, rate in (("learned", adam.lr), ("half-rate", adam.lr / 2)):
         optimiser = BRANCHES[name].optimiser(adam, 100)
         change, _ = optimiser.update(tiny, optimiser.init(tiny), tiny)
         assert np.allclose(change["w"], -rate / adam.eps * 1e-9, rtol=1e-4)
@@ -120,13 +120,13 @@ def test_seeds_that_stopped_early_are_counted_and_in_no_figure(tmp_path: pathlib
 @pytest.mark.script
 @pytest.mark.usefixtures("as_users_run")
 def test_the_command_branches_and_goes_on(tmp_path: pathlib.Path, monkeypatch, capsys) -> None:
-    names = ("kept", "exact", "tenth-nudge", "learned", "quarter-rate")
+    names = ("kept", "exact", "tenth-nudge", "learned", "half-rate")
     options = late_rise.Options(start=2, epochs=1, branches=names, seeds=(3, 5), out=tmp_path, progress=False)
     assert late_rise.main(options) == 0
     assert "| one Q: kept as it is |" in capsys.readouterr().out
     note = json.loads((tmp_path / "late_rise.json").read_text())
     assert list(note["rows"]) == [name for name in BRANCHES if name in names]
-    assert len(records(tmp_path / "start")) == 4 and len(records(tmp_path / "quarter-rate")) == 8
+    assert len(records(tmp_path / "start")) == 4 and len(records(tmp_path / "half-rate")) == 4
     # One set of weights at the start; a small nudge changes nothing but what rounding makes of it.
     rows = note["rows"]
     assert rows["kept"]["angles"] == rows["learned"]["angles"] != rows["exact"]["angles"]

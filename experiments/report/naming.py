@@ -2,7 +2,6 @@
 
 import collections
 import dataclasses
-import itertools
 import pathlib
 from collections.abc import Sequence
 from typing import Any
@@ -160,8 +159,8 @@ def _text(config: Config, name: str) -> str:
 
 
 def _short(folders: Sequence[pathlib.Path]) -> list[str]:
-    """The folders as far as they differ."""
+    """Each folder's last parts, as many as no other has: those of runs pooled for a table are in a temporary
+    folder, which is nobody's to read."""
     parts = [folder.resolve().parts for folder in folders]
-    around = zip(*(p[:-1] for p in parts), strict=False)
-    shared = len(list(itertools.takewhile(lambda level: len(set(level)) == 1, around)))
-    return ["/".join(p[shared:]) for p in parts]
+    endings = collections.Counter(p[-n:] for p in {*parts} for n in range(1, 1 + len(p)))
+    return ["/".join(next(p[-n:] for n in range(1, 1 + len(p)) if endings[p[-n:]] == 1)) for p in parts]

@@ -89,7 +89,7 @@ BRANCHES = {
     "layered": Branch("layered, by the forward weights of then", _layered),
     "exact": Branch("exact: the transposed Jacobian of each sample", _exact),
     "tenth-nudge": Branch("learned on, a tenth of the nudge", learns=True, nudge=0.1),
-    "quarter-rate": Branch("learned on, a quarter of the rate, four times the epochs", learns=True, slower=4),
+    "half-rate": Branch("learned on, half the rate, twice the epochs", learns=True, slower=2),
     "descent": Branch("learned on, gradient descent in place of Adam", learns=True, descent=True),
 }
 

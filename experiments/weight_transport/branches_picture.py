@@ -20,7 +20,7 @@ STYLES = {
     "layered": {"color": "#009E73"},
     "exact": {"color": "#000000"},
     "tenth-nudge": {"color": "#0072B2", "linestyle": "--"},
-    "quarter-rate": {"color": "#999999", "linestyle": "--"},
+    "half-rate": {"color": "#999999", "linestyle": "--"},
     "descent": {"color": "#882255", "linestyle": ":"},
 }
 
