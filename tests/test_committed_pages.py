@@ -40,6 +40,9 @@ def test_readmes_times_are_those_of_the_benchmark():
     )
     steps = [methods[name]["step_ratio"] for name in ("DFC-SS, Broyden", "DFC-SSA")]
     assert said.groups() == tuple(f"{step:.1f}" for step in steps)
+    ratios = read(BENCHMARKS / "epoch.json")["ratios"]
+    epochs = [f"{np.median(ratios[name]):.1f}" for name in ("DFC-SS", "DFC-SSA")]
+    assert f"an epoch of MNIST with all around it [{' and '.join(epochs)}](" in readme
     convolutional = read(BENCHMARKS / "training_step_conv.json")["methods"]["DFC-SS, Broyden"]["step_ratio"]
     (said,) = re.findall(r"A DFC-SS step of this network took \[(\S+) backprop steps\]", readme)
     assert said == f"{convolutional:.1f}"
