@@ -100,10 +100,9 @@ def fit(
 
     **Raises:** `ValueError` if the folder holds a run with other options.
     """
-    config, path = options.config(), options.out / name
-    epochs = options.start if name == START else branch.slower * options.epochs
+    config, path = branch.changed(options.config()), options.out / name
+    epochs = options.start if name == START else options.epochs
     steps = epochs * -(-len(data.train) // config.batch_size)
-    method = make_method(dataclasses.replace(config, nudge=branch.nudge * config.nudge), "dfc-ss", LOSS)
     learning = make_feedback_learning(config, "dfc-ss", LOSS, steps)
     if name != START:
         learning = dataclasses.replace(learning, pretraining_epochs=0)
@@ -113,7 +112,7 @@ def fit(
     folder = dfc.RunFolder.reopen(path, options.asked(name), may_differ=())
     found = dfc.fit_many(
         models,
-        method,
+        make_method(config, "dfc-ss", LOSS),
         data,
         branch.optimiser(config.optimiser, steps),
         epochs=epochs,
@@ -153,9 +152,8 @@ def collect(options: Options) -> dict[str, dict[str, Any]]:
         if not (folder / ANGLES).exists():
             continue
         curves, summary = read_curves(folder), read_json(folder / "summary.json")
-        epochs = BRANCHES[name].slower * options.epochs
         losses, logits = (
-            _of_whole(curves, measure, epochs) for measure in ("train_loss", f"validation_{LOGIT}")
+            _of_whole(curves, measure, options.epochs) for measure in ("train_loss", f"validation_{LOGIT}")
         )
         found[name] = {
             "angles": read_json(folder / ANGLES),

@@ -39,7 +39,11 @@ def jacobians(x: jax.Array) -> np.ndarray:
 
 @pytest.mark.parametrize(
     "name, of_one",
-    [("mean-jacobian", lambda J: J), ("mean-inverse", lambda J: np.linalg.pinv(J.T))],
+    [
+        ("mean-jacobian", lambda J: J),
+        ("mean-damped", lambda J: J @ np.linalg.inv(J.T @ J + 10 * np.eye(3))),
+        ("mean-inverse", lambda J: np.linalg.pinv(J.T)),
+    ],
 )
 def test_one_feedback_for_all_is_the_mean_of_what_each_sample_would_have(name: str, of_one) -> None:
     wanted = np.mean([of_one(jacobians(x)) for x in X], axis=0)
@@ -66,17 +70,19 @@ def test_the_angles_are_those_of_one_batch_of_all_samples(monkeypatch: pytest.Mo
 
 
 @pytest.mark.usefixtures("as_users_run")
-def test_what_else_differs_is_the_optimiser() -> None:
+def test_what_else_differs_is_nudge_gain_or_optimiser() -> None:
     adam = late_rise.Options().config().optimiser
     assert (adam.beta2, adam.eps) == (0.99, pytest.approx(7.7565e-5, rel=1e-4))  # published, and scaled
-    tiny = {"w": jnp.full(3, 1e-9)}
-    for name, rate in (("learned", adam.lr), ("half-rate", adam.lr / 2)):
+    for name in ("learned", "descent"):
         optimiser = BRANCHES[name].optimiser(adam, 100)
-        change, _ = optimiser.update(tiny, optimiser.init(tiny), tiny)
-        assert np.allclose(change["w"], -rate / adam.eps * 1e-9, rtol=1e-4)
-    descent = BRANCHES["descent"].optimiser(adam, 100)
-    change, _ = descent.update(tiny, descent.init(tiny), tiny)
-    assert np.allclose(change["w"], -adam.lr / adam.eps * 1e-9, rtol=1e-6)
+        for size, same in ((1e-9, True), (1e-3, name == "descent")):
+            updates = {"w": jnp.full(3, size)}
+            change, _ = optimiser.update(updates, optimiser.init(updates), updates)
+            assert np.allclose(change["w"], -adam.lr / adam.eps * size, rtol=1e-4) is same
+    config = late_rise.Options().config()
+    nudged, asleep = (BRANCHES[name].changed(config) for name in ("tenth-nudge", "sleep-gain"))
+    assert nudged.nudge == pytest.approx(config.nudge / 10) and asleep.nudge == config.nudge
+    assert asleep.feedback_learning.k_p == 3 * config.feedback_learning.k_p
 
 
 @pytest.mark.parametrize(
@@ -120,13 +126,13 @@ def test_seeds_that_stopped_early_are_counted_and_in_no_figure(tmp_path: pathlib
 @pytest.mark.script
 @pytest.mark.usefixtures("as_users_run")
 def test_the_command_branches_and_goes_on(tmp_path: pathlib.Path, monkeypatch, capsys) -> None:
-    names = ("kept", "exact", "tenth-nudge", "learned", "half-rate")
+    names = ("kept", "exact", "tenth-nudge", "learned", "sleep-gain")
     options = late_rise.Options(start=2, epochs=1, branches=names, seeds=(3, 5), out=tmp_path, progress=False)
     assert late_rise.main(options) == 0
     assert "| one Q: kept as it is |" in capsys.readouterr().out
     note = json.loads((tmp_path / "late_rise.json").read_text())
     assert list(note["rows"]) == [name for name in BRANCHES if name in names]
-    assert len(records(tmp_path / "start")) == 4 and len(records(tmp_path / "half-rate")) == 4
+    assert len(records(tmp_path / "start")) == 4 and len(records(tmp_path / "sleep-gain")) == 2
     # One set of weights at the start; a small nudge changes nothing but what rounding makes of it.
     rows = note["rows"]
     assert rows["kept"]["angles"] == rows["learned"]["angles"] != rows["exact"]["angles"]

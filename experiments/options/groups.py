@@ -138,15 +138,16 @@ class Feedback:
 
     update: Update | None = None
     """simulated: one draw of the noise for each sample. linearised: the same to first order in the noise,
-    which is several times faster with few outputs. expected: the mean over all draws, in closed form; these
-    two around the feedforward output (a simulated phase of strong-dfc-2phase clamps the output to the label).
-    Under Adam draws and their mean are two learning rules, for Adam divides an update by its own size, noise
-    included: without the noise Condition 2 came to 0.763 instead of the published rule's 0.633 in one run of
-    400 steps of pre-training, and feedback weights grew two to three times larger. weight-mirror: noise through each
-    layer alone (--layered). kolen-pollack: from every batch of the wake phase, with --layered the forward
-    weights' own update by an optimiser like theirs, after pre-training by the weight mirror, without it rates
-    times the loss's gradient and no sleep at all. By default kolen-pollack with --layered; otherwise
-    simulated, as published, and expected for cifar10 and cifar100."""
+    which is several times faster with few outputs. expected: the mean over all draws, in closed form;
+    these two around the feedforward output (a simulated phase of strong-dfc-2phase clamps the output to
+    the label). Under Adam draws and their mean are two learning rules, for Adam divides an update by its
+    own size, noise included: without the noise Condition 2 came to 0.763 instead of the published rule's
+    0.633 in one run of 400 steps of pre-training, and feedback weights grew two to three times larger.
+    weight-mirror: noise through each layer alone (--layered). kolen-pollack: from every batch of the wake
+    phase, with --layered the forward weights' own update by an optimiser like theirs, after pre-training
+    by the weight mirror, without it rates times the loss's gradient and no sleep at all. By default
+    kolen-pollack with --layered; otherwise simulated, as published, and expected for cifar10 and
+    cifar100."""
     lr: float | None = None
     """Learning rate of Adam for the feedback weights; by default what suits the data set, and for strong-dfc
     a hundredth of that: in the wake phase the target's control drowns the answer to the noise."""

@@ -1,6 +1,7 @@
 """How training goes on after learned feedback in `late_rise.py`, and where all samples' updates point."""
 
 import dataclasses
+import functools
 from collections.abc import Callable, Sequence
 
 import equinox as eqx
@@ -8,6 +9,7 @@ import jax
 import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Float
+from options.config import Config
 from options.groups import Optimiser
 from options.objects import make_optimiser
 
@@ -37,12 +39,21 @@ def _mean_of_jacobians(model: dfc.Network, x: Float[Array, "samples ..."]) -> df
     return _mean_over_samples(model, x, lambda blocks: blocks)
 
 
-def _mean_of_inverses(model: dfc.Network, x: Float[Array, "samples ..."]) -> dfc.AbstractFeedback:
+def _mean_of_inverses(
+    model: dfc.Network, x: Float[Array, "samples ..."], damping: float = 0.0
+) -> dfc.AbstractFeedback:
     def inverse(blocks: Sequence[Float[Array, "out n"]]) -> list[Float[Array, "out n"]]:
         square = sum(block @ block.T for block in blocks)
-        return [jnp.linalg.solve(square, block) for block in blocks]
+        damped = square + damping * jnp.eye(len(square), dtype=square.dtype)
+        return [jnp.linalg.solve(damped, block) for block in blocks]
 
     return _mean_over_samples(model, x, inverse)
+
+
+def mean_of_damped_inverses(damping: float) -> NewFeedback:
+    """Q_i = mean over samples of J_i^T (J J^T + damping I)^-1: the pseudo-inverse's without damping, J^T's
+    direction with much; between them is what sleep comes to."""
+    return functools.partial(_mean_of_inverses, damping=damping)
 
 
 def _mean_over_samples(
@@ -70,26 +81,32 @@ class Branch:
     """Whether the feedback sleeps on."""
     nudge: float = 1.0
     """Times the nudge of before."""
-    slower: int = 1
-    """So many times the epochs, at so many times smaller a rate."""
+    sleep_gain: float = 1.0
+    """Times the proportional gain in sleep."""
     descent: bool = False
     """Plain gradient descent at Adam's rate over its eps, which is what Adam comes to at small updates."""
 
+    def changed(self, config: Config) -> Config:
+        """The options of before with this nudge and gain."""
+        sleep = config.feedback_learning
+        sleep = dataclasses.replace(sleep, k_p=self.sleep_gain * sleep.k_p)
+        return dataclasses.replace(config, nudge=self.nudge * config.nudge, feedback_learning=sleep)
+
     def optimiser(self, options: Optimiser, steps: int) -> optax.GradientTransformation:
         """Of the forward weights, whose `options` are those of before."""
-        slower = dataclasses.replace(options, lr=options.lr / self.slower)
-        return optax.sgd(slower.lr / slower.eps) if self.descent else make_optimiser(slower, steps)
+        return optax.sgd(options.lr / options.eps) if self.descent else make_optimiser(options, steps)
 
 
 BRANCHES = {
     "learned": Branch("one Q for all samples: learned on", learns=True),
     "kept": Branch("one Q: kept as it is"),
     "mean-jacobian": Branch("one Q: the mean of the transposed Jacobians", _mean_of_jacobians),
-    "mean-inverse": Branch("one Q: the mean of the pseudo-inverses", _mean_of_inverses),
+    "mean-damped": Branch("one Q: the mean of the inverses, damped by 10", mean_of_damped_inverses(10.0)),
+    "mean-inverse": Branch("one Q: the mean of the pseudo-inverses", mean_of_damped_inverses(0.0)),
     "layered": Branch("layered, by the forward weights of then", _layered),
     "exact": Branch("exact: the transposed Jacobian of each sample", _exact),
     "tenth-nudge": Branch("learned on, a tenth of the nudge", learns=True, nudge=0.1),
-    "half-rate": Branch("learned on, half the rate, twice the epochs", learns=True, slower=2),
+    "sleep-gain": Branch("learned on, three times the gain in sleep", learns=True, sleep_gain=3.0),
     "descent": Branch("learned on, gradient descent in place of Adam", learns=True, descent=True),
 }
 

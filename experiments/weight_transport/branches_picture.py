@@ -16,17 +16,18 @@ STYLES = {
     "learned": {"color": "#D55E00"},
     "kept": {"color": "#E69F00"},
     "mean-jacobian": {"color": "#CC79A7"},
+    "mean-damped": {"color": "#F0E442"},
     "mean-inverse": {"color": "#56B4E9"},
     "layered": {"color": "#009E73"},
     "exact": {"color": "#000000"},
     "tenth-nudge": {"color": "#0072B2", "linestyle": "--"},
-    "half-rate": {"color": "#999999", "linestyle": "--"},
-    "descent": {"color": "#882255", "linestyle": ":"},
+    "sleep-gain": {"color": "#882255", "linestyle": "--"},
+    "descent": {"color": "#999999", "linestyle": ":"},
 }
 
 
 def plot_branches(out: pathlib.Path, start: str, branches: Sequence[str], path: pathlib.Path) -> pathlib.Path:
-    """Train loss, a panel a seed; of a slower branch an epoch counts by its rate."""
+    """Train loss, a panel a seed."""
     before, after = _losses(out / start), {name: _losses(out / name) for name in branches}
     size = 4 * len(before), 4.6
     figure, axes = plt.subplots(
@@ -35,8 +36,8 @@ def plot_branches(out: pathlib.Path, start: str, branches: Sequence[str], path: 
     for (seed, losses), ax in zip(before.items(), axes.flat, strict=True):
         ax.plot(np.arange(1, 1 + len(losses)), losses, color="0.5")
         for name, curves in after.items():
-            epochs = np.arange(1, 1 + len(curves.get(seed, ()))) / BRANCHES[name].slower
-            ax.plot(len(losses) + epochs, curves.get(seed, ()), **STYLES[name])
+            curve = curves.get(seed, ())
+            ax.plot(len(losses) + np.arange(1, 1 + len(curve)), curve, **STYLES[name])
         ax.set(xlabel="epoch", yscale="log", title=f"seed {seed}")
         ax.xaxis.get_major_locator().set_params(integer=True)
     axes[0, 0].set(ylabel="train loss")
