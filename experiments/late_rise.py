@@ -32,7 +32,13 @@ from options.script import outermost, parse, resumable
 from report.curves import drawn, read_curves
 from report.doubts import explained, judge, remark, remarked
 from report.finished import read_json
-from weight_transport.branches import angles_of_all, Branch, BRANCHES
+from weight_transport.branches import (
+    angles_of_all,
+    between_inverse_and_transpose as between,
+    Branch,
+    BRANCHES,
+    DAMPINGS,
+)
 from weight_transport.branches_picture import plot_branches
 
 import dfc_jax as dfc
@@ -41,6 +47,7 @@ from dfc_jax._runs.folder import first_difference
 
 
 START, ANGLES = "start", "angles.json"  # the folder of what all branches go on from; a file of each
+SLEPT, SAMPLES = "slept.json", 1000  # a file of the former; training samples for the means in it
 LOSS, LOGIT = dfc.CrossEntropy(), "largest_mean_logit"
 
 
@@ -143,6 +150,18 @@ def go_on(options: Options, name: str, models: Sequence[dfc.Network], data: dfc.
         (options.out / name / ANGLES).write_text(json.dumps(angles, indent=2) + "\n", encoding="utf-8")
 
 
+def look_at_sleep(options: Options, models: Sequence[dfc.Network], data: dfc.Dataset) -> None:
+    """To the folder that all branches go on from: where between pseudo-inverse and transposed Jacobian sleep
+    has left the feedback."""
+    file = options.out / START / SLEPT
+    if not file.exists():
+        x = jnp.asarray(data.train.x[:SAMPLES])
+        found = [
+            between(model, x) | {"own": float(jnp.mean(dfc.condition_two(model, x)))} for model in models
+        ]
+        file.write_text(json.dumps(found, indent=2) + "\n", encoding="utf-8")
+
+
 def collect(options: Options) -> dict[str, dict[str, Any]]:
     """The figures of every branch that is finished, a number for each seed that did not stop early: train
     loss and largest mean logit; the angles at its start, and what is to be known of its run."""
@@ -194,8 +213,8 @@ def _table(options: Options, rows: dict[str, dict[str, Any]]) -> list[str]:
         network, layers = (np.mean(found["angles"][part], axis=0) for part in ("network", "layers"))
         cells = [remarked(BRANCHES[name].label, found)]
         cells += [f"{network:.0f}", " ".join(f"{angle:.0f}" for angle in layers)]
-        cells += [_between(found[f"{which}_train_loss"]) for which in ("first", "lowest", "last")]
-        lines.append("| " + " | ".join([*cells, _between(found[LOGIT], "{:.0f}")]) + " |")
+        cells += [_ends(found[f"{which}_train_loss"]) for which in ("first", "lowest", "last")]
+        lines.append("| " + " | ".join([*cells, _ends(found[LOGIT], "{:.0f}")]) + " |")
     return [
         *lines,
         "",
@@ -203,10 +222,31 @@ def _table(options: Options, rows: dict[str, dict[str, Any]]) -> list[str]:
         "the mean over seeds; more than 90 go uphill. Losses and the largest mean of a logit over the",
         "validation samples: the least and the most of the seeds.",
         *explained(rows),
+        *_slept(read_json(options.out / START / SLEPT)),
     ]
 
 
-def _between(values: Sequence[float], shown: str = "{:.1e}") -> str:
+def _slept(found: Sequence[dict[str, Any]]) -> list[str]:
+    """The second table: of the feedback that all branches go on from."""
+    named = ["none", *(f"{damping:g}" for damping in DAMPINGS[1:])]
+    degrees, condition = (
+        np.mean([seed[name] for seed in found], axis=0) for name in ("degrees", "condition_two")
+    )
+    own = np.mean([seed["own"] for seed in found])
+    return [
+        "",
+        "Where sleep has left Q: its angle to the mean over samples of J^T (J J^T + damping)^-1, and",
+        f"Condition 2 of that mean; of Q itself it is {own:.3f}. The first {SAMPLES} training samples, mean",
+        "over seeds.",
+        "",
+        "| damping | " + " | ".join(named) + " |",
+        "|---" + "|---:" * len(named) + "|",
+        "| degrees | " + " | ".join(f"{value:.0f}" for value in degrees) + " |",
+        "| Condition 2 | " + " | ".join(f"{value:.3f}" for value in condition) + " |",
+    ]
+
+
+def _ends(values: Sequence[float], shown: str = "{:.1e}") -> str:
     ends = sorted({shown.format(value) for value in (min(values), max(values))}, key=float) if values else []
     return " to ".join(ends)
 
@@ -220,6 +260,7 @@ def main(options: Options) -> int:
     with resumable():
         new = [make_model(options.config(), "dfc-ss", data, seed) for seed in options.seeds]
         models = fit(options, START, BRANCHES["learned"], new, data)
+        look_at_sleep(options, models, data)
         for name in options.branches:
             go_on(options, name, models, data)
         write(options, collect(options))

@@ -13,7 +13,7 @@ import pytest
 from helpers import records, relative_error
 from stopped_runs import leave
 from weight_transport import branches
-from weight_transport.branches import angles_of_all, BRANCHES
+from weight_transport.branches import angles_of_all, between_inverse_and_transpose, BRANCHES, DAMPINGS
 from weight_transport.branches_picture import STYLES
 
 import dfc_jax as dfc
@@ -50,6 +50,20 @@ def test_one_feedback_for_all_is_the_mean_of_what_each_sample_would_have(name: s
     found = BRANCHES[name].feedback(MODEL, X)
     assert [weight.shape for weight in found.weights] == [(5, 3), (4, 3), (3, 3)]
     assert relative_error(np.concatenate([np.asarray(weight) for weight in found.weights]), wanted) < 1e-12
+
+
+def test_where_sleep_has_left_the_feedback_is_told_between_inverse_and_transpose() -> None:
+    for name, damping in (("mean-inverse", 0.0), ("mean-damped", 10.0), ("mean-jacobian", 1e4)):
+        found = between_inverse_and_transpose(dfc.Network(MODEL.layers, BRANCHES[name].feedback(MODEL, X)), X)
+        assert len(found["degrees"]) == len(DAMPINGS)
+        position = DAMPINGS.index(damping)
+        assert np.argmin(found["degrees"]) == position and found["degrees"][position] < 0.02
+    # In the row space of each sample's Jacobian lies the most of the pseudo-inverses' mean.
+    assert np.all(np.diff(found["condition_two"]) < 0) and found["degrees"][0] > 1
+    P = [J @ np.linalg.pinv(J) for J in map(jacobians, X)]
+    Q = np.mean([np.linalg.pinv(J.T) for J in map(jacobians, X)], axis=0)
+    wanted = np.mean([np.linalg.norm(projection @ Q) for projection in P]) / np.linalg.norm(Q)
+    assert found["condition_two"][0] == pytest.approx(wanted, rel=1e-9)
 
 
 def test_layered_feedback_is_exact_until_the_forward_weights_learn() -> None:
@@ -109,6 +123,8 @@ def test_seeds_that_stopped_early_are_counted_and_in_no_figure(tmp_path: pathlib
         (tmp_path / name / "metrics.jsonl").write_text("".join(f"{line}\n" for line in lines))
         angles = {"network": [60.0, 70.0], "layers": [[95.0, 20.0], [97.0, 40.0]]}
         (tmp_path / name / "angles.json").write_text(json.dumps(angles))
+    sleep = {"degrees": [30.0] * len(DAMPINGS), "condition_two": [0.7] * len(DAMPINGS), "own": 0.6}
+    (tmp_path / "start" / "slept.json").write_text(json.dumps([sleep, sleep | {"own": 0.8}]))
     options = late_rise.Options(epochs=3, seeds=(0, 1), out=tmp_path)
     found = late_rise.collect(options)
     assert list(found) == ["kept", "layered", "exact"]
@@ -119,6 +135,7 @@ def test_seeds_that_stopped_early_are_counted_and_in_no_figure(tmp_path: pathlib
     table = (tmp_path / "late_rise.md").read_text()
     assert "| one Q: kept as it is | 65 | 96 30 | 1.0e+00 | 3.3e-01 | 3.3e-01 | 2 |" in table
     assert "of then (diverged, scores of 1 of 2 seeds) | 65 | 96 30 |  |  |  |  |" in table
+    assert "of Q itself it is 0.700" in table and "| Condition 2 | 0.700 | 0.700 |" in table
     assert (tmp_path / "late_rise.png").read_bytes().startswith(b"\x89PNG")
     assert list(STYLES) == list(BRANCHES)
 

@@ -17,6 +17,7 @@ import dfc_jax as dfc
 
 
 CHUNK = 500  # samples whose updates are computed at once
+DAMPINGS = (0.0, 1.0, 3.0, 10.0, 30.0, 100.0, 1e4)  # from the pseudo-inverse to the transposed Jacobian
 NewFeedback = Callable[[dfc.Network, Float[Array, "samples ..."]], dfc.AbstractFeedback]
 
 
@@ -109,6 +110,23 @@ BRANCHES = {
     "sleep-gain": Branch("learned on, three times the gain in sleep", learns=True, sleep_gain=3.0),
     "descent": Branch("learned on, gradient descent in place of Adam", learns=True, descent=True),
 }
+
+
+def between_inverse_and_transpose(
+    model: dfc.Network, x: Float[Array, "samples ..."]
+) -> dict[str, list[float]]:
+    """By damping, `DAMPINGS`: the angle in degrees between the feedback and the mean of inverses so damped,
+    and Condition 2 of that mean."""
+    found: dict[str, list[float]] = {"degrees": [], "condition_two": []}
+    flat = lambda feedback: jnp.concatenate([jnp.ravel(weight) for weight in feedback.weights])
+    for damping in DAMPINGS:
+        mean = mean_of_damped_inverses(damping)(model, x)
+        a, b = flat(model.feedback), flat(mean)
+        cosine = jnp.dot(a, b) / jnp.linalg.norm(a) / jnp.linalg.norm(b)
+        found["degrees"].append(float(jnp.degrees(jnp.arccos(jnp.minimum(cosine, 1.0)))))
+        of_mean = dfc.condition_two(dfc.Network(model.layers, mean), x)
+        found["condition_two"].append(float(jnp.mean(of_mean)))
+    return found
 
 
 def angles_of_all(model: dfc.Network, method: dfc.AbstractMethod, data: dfc.Split) -> dfc.UpdateAngles:
