@@ -19,7 +19,7 @@ from options.held import options_of
 from options.script import outermost, tidied
 from report.curves import COLOURS, drawn, plot_alignment, plot_comparison
 from report.doubts import judge, remark, WHERE
-from report.finished import check_same_epochs, NONE, read_run
+from report.finished import check_same_epochs, check_told, NONE, read_run
 from report.naming import Named, named
 from report.paired import as_text, paired_difference
 from report.pooling import by_seeds, pool
@@ -148,12 +148,14 @@ def _load(folder: pathlib.Path) -> dict[str, Any]:
     **Raises:** `ValueError` if it has not finished, or a file is not what a run writes.
     """
     run = read_run(folder)
-    method = run["config"].get("method") or [None]
-    if method[0] not in COLOURS:
-        problem = f"{str(folder)!r} {NONE}: `method` is {method[0]!r}"
-        raise ValueError(f"{problem} in {str(folder / 'config.json')!r}.")
+    method = run["config"].get("method")
+    if not isinstance(method, list) or method[:1] not in [[name] for name in COLOURS]:
+        said = method[0] if isinstance(method, list) and method else method
+        problem = f"{str(folder)!r} {NONE}: `method` is {said!r} in {str(folder / 'config.json')!r}"
+        raise ValueError(f"{problem}; it must be a list with one of {', '.join(COLOURS)}.")
     options = options_of(folder)  # which says what else they cannot be
     check_same_epochs(folder, options.seeds, run["summary"])
+    check_told(folder, run)
     return run
 
 
@@ -177,7 +179,7 @@ def _table(runs: list[dict[str, Any]], names: list[Named]) -> tuple[str, list[st
             row.append(f"{100 * mean['fraction_converged']:.2f}")
             row.append(f"{mean['seconds_per_epoch']:.2f}")
         else:
-            row += ["stopped in the first epoch", "", "", ""]
+            row += ["no score", "", "", ""]
         row.append(remark(run["summary"]))
         row.append(_difference(run, runs[0], metric, 100 if percent else 1))
         rows.append(row)

@@ -43,6 +43,7 @@ from weight_transport.branches_picture import plot_branches
 
 import dfc_jax as dfc
 from dfc_jax._checks import check_count
+from dfc_jax._runs.files import write_whole
 from dfc_jax._runs.folder import first_difference
 
 
@@ -85,7 +86,9 @@ class Options:
 
     def asked(self, name: str) -> dict[str, Any]:
         """What a folder says of its run."""
-        return {"branch": name} | self.given()
+        given = {k: v for k, v in self.given().items() if k not in ("start", "epochs")}
+        epochs = {"epochs": self.start} if name == START else {"start": self.start, "epochs": self.epochs}
+        return {"branch": name} | given | epochs
 
     def given(self) -> dict[str, Any]:
         """What makes the runs what they are."""
@@ -147,7 +150,7 @@ def go_on(options: Options, name: str, models: Sequence[dfc.Network], data: dfc.
         found = [angles_of_all(model, method, data.train) for model in models]
         angles = {"network": [float(each.network) for each in found]}
         angles["layers"] = [[float(layer) for layer in each.layers] for each in found]
-        (options.out / name / ANGLES).write_text(json.dumps(angles, indent=2) + "\n", encoding="utf-8")
+        write_whole(options.out / name / ANGLES, f"{json.dumps(angles, indent=2)}\n".encode())
 
 
 def look_at_sleep(options: Options, models: Sequence[dfc.Network], data: dfc.Dataset) -> None:
@@ -159,13 +162,14 @@ def look_at_sleep(options: Options, models: Sequence[dfc.Network], data: dfc.Dat
         found = [
             between(model, x) | {"own": float(jnp.mean(dfc.condition_two(model, x)))} for model in models
         ]
-        file.write_text(json.dumps(found, indent=2) + "\n", encoding="utf-8")
+        write_whole(file, f"{json.dumps(found, indent=2)}\n".encode())
 
 
 def collect(options: Options) -> dict[str, dict[str, Any]]:
     """The figures of every branch that is finished, a number for each seed that did not stop early: train
     loss and largest mean logit; the angles at its start, and what is to be known of its run."""
     found = {}
+    begun = remark(read_json(options.out / START / "summary.json"))
     for name in BRANCHES:
         folder = options.out / name
         if not (folder / ANGLES).exists():
@@ -181,7 +185,9 @@ def collect(options: Options) -> dict[str, dict[str, Any]]:
             "last_train_loss": losses[:, -1].tolist(),
             LOGIT: logits[:, -1].tolist(),
         }
-        found[name] |= {"remark": said} if (said := remark(summary)) else {}
+        said = [f"before: {begun}"] if begun else []
+        said += [now] if (now := remark(summary)) else []
+        found[name] |= {"remark": "; ".join(said)} if said else {}
     return found
 
 

@@ -10,6 +10,7 @@ from neurips2021.printed_table import COLUMNS, ROWS
 from prospective.picture import LABELS
 from report.curves import read_curves
 from report.spread import shown
+from weight_transport.branches import DAMPINGS
 
 
 SCHEDULES = ("mnist", "mnist-constant")
@@ -171,6 +172,59 @@ def test_the_late_rise_is_in_all_seeds_of_learned_feedback_and_in_none_of_exact(
     )
     same = ("method", "hidden", "nudge", "controller", "optimiser", "batch_size", "epochs", "initial_weights")
     assert all(one[name] == other[name] for name in same)
+
+
+def test_what_is_said_of_other_feedback_before_the_late_rise_is_what_its_runs_did():
+    page = " ".join((RESULTS / "learning-rate" / "README.md").read_text("utf-8").split())
+    rows, slept = (
+        read(RESULTS / "late-rise" / "late_rise.json")["rows"],
+        read(RESULTS / "late-rise/start/slept.json"),
+    )
+    last = {name: sorted(row["last_train_loss"]) for name, row in rows.items()}
+    lowest = {name: row["lowest_train_loss"] for name, row in rows.items()}
+    told = {
+        name: f"{values[0]:.1e} to {values[-1]:.1e}".replace("e-0", "e-") for name, values in last.items()
+    }
+    for name, words in (("mean-inverse", "last epoch, to {}; with"), ("exact", "own J^T to {}, and"),
+                        ("layered", "of then, to {}. With the mean of J^T")):  # fmt: skip
+        assert words.format(told[name]) in page
+        assert last[name] == sorted(lowest[name])  # the last epoch is the lowest
+    assert f"to {last['learned'][1]:.1e} and {last['learned'][2]:.3f}, and".replace("e-0", "e-") in page
+    assert np.allclose(lowest["learned"], lowest["tenth-nudge"], rtol=5e-3)
+    risen = {name: np.divide(row["last_train_loss"], lowest[name]) for name, row in rows.items()}
+    for name, seeds in (
+        ("learned", 3),
+        ("kept", 2),
+        ("mean-jacobian", 3),
+        ("mean-damped", 2),
+        ("sleep-gain", 3),
+    ):
+        assert np.sum(risen[name] > 1.01) == seeds
+    first = {
+        name: tenfold(name) for name in ("mean-jacobian", "sleep-gain", "learned", "mean-damped", "kept")
+    }
+    assert first["mean-jacobian"] <= first["sleep-gain"] < first["learned"] < first["mean-damped"]
+    assert first["mean-damped"] < first["kept"]
+    most, less = last["mean-damped"][2], sorted(risen["mean-damped"])[1]
+    damped = f"to {most:.1e} in the one network and by {less:.1f} times"
+    assert damped.replace("e-0", "e-") in page
+    by_damping = dict(zip(DAMPINGS, np.mean([seed["degrees"] for seed in slept], axis=0), strict=True))
+    near, far = by_damping[30], by_damping[0]
+    assert f"at {near:.0f} degrees from the mean of inverses damped by 30 and at {far:.0f} from" in page
+    own, best = (np.mean([seed[part] for seed in slept], axis=0) for part in ("own", "condition_two"))
+    assert f"Condition 2 is {own:.3f}, that mean's {best[0]:.3f}." in page
+    angles = {name: sorted(rows[name]["angles"]["network"]) for name in ("kept", "exact")}
+    kept, exact = (f"{angles[name][0]:.0f} to {angles[name][-1]:.0f}" for name in ("kept", "exact"))
+    assert f"at {kept} degrees, with exact feedback and the same weights at {exact}." in page
+    logits = read_curves(RESULTS / "late-rise" / "learned")["test_largest_mean_logit"][0]
+    assert f"from {logits[0]:.0f} to {logits[-1]:.0f} in the network that rises first" in page
+
+
+def tenfold(name: str) -> int:
+    """The first epoch of a branch where a network's loss is ten times its lowest until then; 99 if none."""
+    losses = read_curves(RESULTS / "late-rise" / name)["train_loss"]
+    (_, epochs) = np.nonzero(losses > 10 * np.minimum.accumulate(losses, axis=1))
+    return int(min(epochs, default=99))
 
 
 @pytest.mark.parametrize("row", ["direct-initial", "direct-sleep", "layered-initial", "layered-signs",

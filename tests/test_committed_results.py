@@ -9,6 +9,7 @@ from typing import Any
 
 import compare
 import feedback
+import late_rise
 import numpy as np
 import pytest
 import sweep
@@ -19,6 +20,7 @@ from options.read_back import from_dict
 from report.curves import read_curves
 from sweeping import report
 from sweeping.description import Sweep
+from weight_transport.branches import BRANCHES
 
 
 SUMMARIES = sorted(path.parent for path in RESULTS.glob("*/**/summary.json"))
@@ -50,6 +52,15 @@ def test_the_theories_tables_are_those_of_their_runs(name, tmp_path):
     assert methods == held["methods"]
     theories.write(dataclasses.replace(options, out=tmp_path), methods, held["angles"], moved_of(held))
     assert (tmp_path / "theories.md").read_bytes() == (folder / "theories.md").read_bytes()
+
+
+def test_the_table_of_the_late_rise_is_that_of_its_runs():
+    folder = RESULTS / "late-rise"
+    held = read(folder / "late_rise.json")
+    options = dataclasses.replace(from_dict(late_rise.Options, held["options"]), out=folder)
+    rows = late_rise.collect(options)
+    assert rows == held["rows"] and list(rows) == list(BRANCHES)
+    assert "\n".join(late_rise._table(options, rows)) + "\n" == (folder / "late_rise.md").read_text("utf-8")
 
 
 def moved_of(held: dict[str, Any]) -> dict[str, Any]:

@@ -235,7 +235,7 @@ def test_what_there_is_no_room_for_is_said_below_the_table(finished, tmp_path):
 def test_a_run_without_an_epoch_is_in_the_table_and_not_in_the_legend(finished, tmp_path, monkeypatch):
     runs = [finished("a", "bp"), finished("b", "dfa", epochs=0)]
     compare(runs, tmp_path)
-    assert "| dfa | random | stopped in the first epoch |" in (tmp_path / "table.md").read_text()
+    assert "| dfa | random | no score |" in (tmp_path / "table.md").read_text()
     assert list(legend_and_colours(runs, monkeypatch)) == ["backprop", "train", "test"]
     lone = finished("c", epochs=0)
     assert curves.plot_curves(lone) is None and not (lone / "curves.png").exists()

@@ -84,6 +84,22 @@ def test_a_made_up_checkpoint_is_one_sentence(finished: pathlib.Path, tmp_path, 
     assert "words" not in str(said.value)  # no function of ours was called for it
 
 
+@pytest.mark.usefixtures("unchecked")
+@pytest.mark.parametrize(
+    "line", ["[]", '"a"', "5", "null", "[" * 100_000, '{"seed": [], "epoch": 1}'], ids=lambda line: line[:9]
+)
+def test_a_line_of_the_metrics_that_is_no_record_is_passed_over(finished, tmp_path, line: str) -> None:
+    folder = tmp_path / "run"
+    subprocess.run(["cp", "-r", finished, folder], check=True)
+    metrics = folder / "metrics.jsonl"
+    held = metrics.read_text()
+    metrics.write_text(f"{line}\n{held}")
+    assert dfc.load_run(folder).records == dfc.load_run(finished).records
+    metrics.write_text(f"{line}\n" + held.replace('"train_loss": ', '"train_loss": 1'))
+    with pytest.raises(ValueError, match=r"in epoch 1 of seed 0 its loss is not that of metrics\.jsonl"):
+        dfc.load_run(folder)
+
+
 @pytest.mark.parametrize(
     "text",
     ["", "[1]", "{}", '{"config": []}', '{"config": {}}', '{"config": {"seeds": 3}}', "[" * 100_000,

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from helpers import records, relative_error
 from stopped_runs import accuracy, leave, WHY
-from weight_transport.picture import STYLES
+from weight_transport import picture
 from weight_transport.rows import ROWS
 
 import dfc_jax as dfc
@@ -30,7 +30,7 @@ def models() -> dict[str, dfc.Network]:
 
 def test_forward_weights_are_the_same_in_all_rows(models: dict[str, dfc.Network]) -> None:
     assert all(eqx.tree_equal(model.layers, models["bp"].layers) for model in models.values())
-    assert len(models["bp"].layers) == 4 and list(models) == list(STYLES)
+    assert len(models["bp"].layers) == 4 and list(models) == list(picture.STYLES)
 
 
 @pytest.mark.parametrize("name", [name for name, row in ROWS.items() if row.learning is not None])
@@ -123,6 +123,23 @@ def test_seeds_that_stopped_early_are_counted_and_in_no_figure_of_the_last_epoch
     assert "| DFA (1 of 2 seeds diverged) | 80.00 |" in said.out
     assert "is in no figure of the last epoch.\nWhat is in doubt, and why, is in" in said.out
     assert feedback.main(dataclasses.replace(options, rows=("bp",))) == 0
+
+
+def test_the_picture_is_of_the_rows_of_the_table(
+    tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, epochs in {"bp": 3, "dfa": 3, "direct-initial": 1, "exact": 0}.items():
+        leave(tmp_path / name, (epochs,), 3)
+    (tmp_path / "dfa" / "summary.json").unlink()  # an interrupted one
+    figures = []
+    monkeypatch.setattr(picture.plt, "close", figures.append)
+    picture.plot_feedback(tmp_path, feedback.LABELS, tmp_path / "feedback.png")
+    monkeypatch.undo()
+    said = [text.get_text() for text in figures[0].legends[0].get_texts()]
+    picture.plt.close(figures[0])
+    found = feedback.collect(feedback.Options(epochs=3, seeds=(0,), out=tmp_path))
+    assert list(found) == ["bp", "direct-initial", "exact"]
+    assert said == [feedback.LABELS[name] for name in ("bp", "direct-initial")]  # what has an epoch
 
 
 @pytest.mark.slow

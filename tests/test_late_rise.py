@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import pathlib
+import shutil
 
 import jax
 import jax.numpy as jnp
@@ -115,7 +116,7 @@ def test_what_cannot_be_run_is_one_sentence(options: dict, said: str, tmp_path, 
 
 
 def test_seeds_that_stopped_early_are_counted_and_in_no_figure(tmp_path: pathlib.Path) -> None:
-    for name, came_to in (("start", (2, 2)), ("kept", (3, 3)), ("exact", (3, 1)), ("layered", (1, 0))):
+    for name, came_to in (("start", (3, 3)), ("kept", (3, 3)), ("exact", (3, 1)), ("layered", (1, 0))):
         leave(tmp_path / name, came_to, 3)
         lines = [
             json.dumps(line | {"validation_largest_mean_logit": 2.0}) for line in records(tmp_path / name)
@@ -138,6 +139,19 @@ def test_seeds_that_stopped_early_are_counted_and_in_no_figure(tmp_path: pathlib
     assert "of Q itself it is 0.700" in table and "| Condition 2 | 0.700 | 0.700 |" in table
     assert (tmp_path / "late_rise.png").read_bytes().startswith(b"\x89PNG")
     assert list(STYLES) == list(BRANCHES)
+
+    shutil.rmtree(tmp_path / "start")
+    leave(tmp_path / "start", (3, 2), 3)
+    remarks = [row["remark"] for row in late_rise.collect(options).values()]
+    begun = "before: 1 of 2 seeds diverged"
+    assert remarks == [begun, f"{begun}; diverged, scores of 1 of 2 seeds", f"{begun}; 1 of 2 seeds diverged"]
+
+
+def test_what_all_branches_go_on_from_is_asked_for_as_long_as_it_is() -> None:
+    options = late_rise.Options(start=20, epochs=10)
+    assert options.asked("start")["epochs"] == 20  # so that what was interrupted in its 15th goes on
+    assert (options.asked("kept")["start"], options.asked("kept")["epochs"]) == (20, 10)
+    assert dataclasses.replace(options, epochs=90).asked("start") == options.asked("start")
 
 
 @pytest.mark.script

@@ -9,6 +9,7 @@ import pandas as pd
 import pytest
 from helpers import adam
 from sklearn.datasets import load_iris
+from sklearn.model_selection import train_test_split
 
 import dfc_jax as dfc
 
@@ -31,6 +32,8 @@ def together(data: dfc.Dataset, part: str) -> np.ndarray:
         ([10, 20] * 20, (10, 20)),
         (["cat", "ant"] * 20, ("ant", "cat")),
         (np.array(["cat", "ant"] * 20, object), ("ant", "cat")),
+        (np.array([20, 10] * 20, object), (10, 20)),
+        (np.array([True, False] * 20, object), (False, True)),
         (LABELS > 1, (False, True)),
         (jnp.asarray(LABELS), (0, 1, 2, 3)),
         (pd.Series(["cat", "ant"] * 20), ("ant", "cat")),
@@ -80,6 +83,47 @@ def test_splits_are_as_asked_and_the_same_every_time():
     assert np.array_equal(again.test.x, data.test.x) and not np.array_equal(other.test.x, data.test.x)
 
 
+def shared(labels: np.ndarray, **fractions: float) -> tuple[list[list[int]], dfc.Dataset]:
+    """How many of each class every split has; and the data set, whose inputs are numbers of the samples."""
+    x = np.arange(len(labels))[:, None]
+    data = dfc.Dataset.from_arrays(x, labels, standardise=False, **fractions)
+    return [getattr(data, split).y.sum(axis=0).astype(int).tolist() for split in SPLITS], data
+
+
+@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize(
+    ("times", "fractions"),
+    [
+        ((97, 3), {}),
+        ((97, 3), {"test": 0.6, "validation": 0.2}),
+        ((97, 3), {"test": 0.02, "validation": 0.02}),
+        ((97, 3), {"test": 0.02, "validation": 0.96}),
+        ((3, 3, 3, 3), {"test": 0.3, "validation": 0.3}),
+        ((200, 4, 3, 3, 3, 5), {"test": 0.9, "validation": 0.05}),
+        ((200, 4, 3, 3, 3, 5), {"test": 0.05, "validation": 0.9}),
+    ],
+)
+def test_rare_classes_are_in_every_split(times, fractions, seed):
+    labels = np.repeat(np.arange(len(times)), times)
+    counts, data = shared(labels, seed=seed, **fractions)
+    assert np.min(counts) >= 1
+    held = [round(fractions.get(name, 0.2) * len(labels)) for name in ("validation", "test")]
+    assert np.sum(counts, axis=1).tolist() == [len(labels) - sum(held), *held]
+    numbers = together(data, "x").ravel().astype(int)
+    assert sorted(numbers) == list(range(len(labels)))  # each once, and with its own label
+    assert np.array_equal(together(data, "y").argmax(axis=1), labels[numbers])
+    again = shared(labels, seed=seed, **fractions)[1]
+    assert np.array_equal(together(again, "x"), together(data, "x"))
+
+
+def test_splits_that_have_every_class_are_those_of_scikit_learn():
+    labels = np.repeat([0, 1, 2], [60, 30, 10])
+    data = shared(labels)[1]
+    rest, test = train_test_split(np.arange(100), test_size=20, stratify=labels, random_state=0)
+    train, validation = train_test_split(rest, test_size=20, stratify=labels[rest], random_state=0)
+    assert np.array_equal(together(data, "x").ravel(), [*train, *validation, *test])
+
+
 def test_inputs_are_standardised_by_the_training_samples_and_new_ones_likewise():
     x = np.concatenate([X, np.full((40, 1), 7.0)], axis=1)
     data, raw = dfc.Dataset.from_arrays(x, LABELS), dfc.Dataset.from_arrays(x, LABELS, standardise=False)
@@ -125,6 +169,8 @@ ONE_HOT = np.eye(4)[LABELS]
         (X, ONE_HOT.astype(int), {}, r"`y` has shape \(40, 4\) and holds int64 values; give one label a"),
         (X, np.array([1, "a"] * 20, object), {}, "labels must be all integers, all strings or all booleans"),
         (X, np.array([None, "a"] * 20, object), {}, "labels must be all integers, all strings or all"),
+        (X, [None] * 40, {}, r"`y` has shape \(40,\) and holds object values; labels must be all"),
+        (X, np.array([b"a", "b"] * 20, object), {}, "labels must be all integers, all strings or all"),
         (X, X[:, 0] * 1j, {}, "`y` .* holds complex128 values; labels must be"),
         (X, np.zeros(40, int), {}, r"`y` has the labels \(0,\); there must be at least two classes"),
         (X, [0] * 38 + [1] * 2, {}, "`y` has the label 1 2 times; every split needs one at least"),
@@ -143,6 +189,9 @@ ONE_HOT = np.eye(4)[LABELS]
             "`validation` is 0; it must be a finite number greater than 0 and at mo",
         ),
         (X, LABELS, {"test": 8}, "`test` is 8; it must be a finite number"),
+        (X, LABELS, {"test": np.array([0.2, 0.3])}, r"`test` is \[0.2 0.3\]; it must be one number"),
+        (X, LABELS, {"validation": np.array([0.2])}, r"`validation` is \[0.2\]; it must be one number"),
+        (X, LABELS, {"standardise": "no"}, "`standardise` is 'no'; it must be of the type bool"),
         (X, LABELS, {"seed": -1}, "`seed` is -1; it must be a whole number of at least 0"),
         (X, LABELS, {"image": (1, 2, 2)}, r"`x` has images of shape \(3,\); they must be \(1, 2, 2\)"),
     ],

@@ -154,6 +154,11 @@ def test_a_table_says_what_is_there_and_replaces_no_other(finished, capsys, monk
         ("config.json", CONFIG.format('"epochs": true'), "`epochs` is True"),
         ("config.json", CONFIG.format('"epochs": 1, "dataset": "nope"'), "`dataset` is 'nope'"),
         ("config.json", '{"config": {"method": ["x"]}, "environment": {}}', "`method` is 'x' in"),
+        ("config.json", '{"config": {"method": 5}, "environment": {}}', "`method` is 5 in"),
+        ("config.json", '{"config": {"method": [["bp"]]}, "environment": {}}', "`method` is ['bp'] in"),
+        ("config.json", '{"config": {"method": {"bp": 1}}, "environment": {}}', "`method` is {'bp': 1} in"),
+        ("config.json", '{"config": {"method": "bp"}, "environment": {}}', "must be a list with one of bp"),
+        ("metrics.jsonl", "[]", "metrics.jsonl: TypeError"),
     ],
 )
 def test_what_is_no_finished_run_is_not_compared(finished, file, text, said, capsys):
@@ -162,6 +167,40 @@ def test_what_is_no_finished_run_is_not_compared(finished, file, text, said, cap
         (finished / file).write_text(text)
     assert compare_command([str(finished)]) == 2
     assert said in capsys.readouterr().err and not (finished.parent / "table.md").exists()
+
+
+NEEDED = {
+    "config.json": (
+        *("config.dataset", "environment.command", "environment.versions", "environment.processor"),
+        *("environment.cores", "environment.device", "environment.python", "environment.git_revision"),
+    ),
+    "summary.json": (
+        *("mean.test_accuracy", "mean.last_train_loss"),
+        *("mean.fraction_converged", "mean.seconds_per_epoch"),
+    ),
+}
+OF_ANOTHER_KIND = {
+    "config.json": ("environment.versions", "environment.command"),
+    "summary.json": (*NEEDED["summary.json"], "seeds.0.test_accuracy", "std.test_accuracy"),
+}
+LACKING = [(file, name, False) for file, names in NEEDED.items() for name in names]
+LACKING += [(file, name, True) for file, names in OF_ANOTHER_KIND.items() for name in names]
+
+
+@pytest.mark.parametrize(("file", "name", "there"), LACKING)
+def test_a_run_that_lacks_what_a_table_says_is_not_compared(finished, file, name, there, capsys):
+    """Or has something else there."""
+    held = json.loads((finished / file).read_text())
+    *groups, last = name.split(".")
+    group = held
+    for each in groups:
+        group = group[each]
+    group.pop(last, None)
+    group |= {last: [1]} if there else {}
+    (finished / file).write_text(json.dumps(held))
+    assert compare_command([str(finished)]) == 2
+    said = f"error: '{finished}' does not hold a finished run: {file} has no `{name}`.\n"
+    assert capsys.readouterr().err == said and not (finished.parent / "table.md").exists()
 
 
 @pytest.mark.parametrize(

@@ -86,6 +86,13 @@ OTHERS = {
     "`damping` is -1.0": lambda: dfc.feedback_angles(MODEL, X, -1.0),
     "`update` has the shapes": lambda: dfc.update_angles(MODEL, dfc.mlp((4, 6, 3), key=jr.key(0))),
     "`split` is 3": lambda: dfc.evaluate(MODEL, dfc.CrossEntropy(), 3, classification=True),
+    "`classification` is 'no'; it must be of the type bool": lambda: dfc.evaluate(
+        MODEL, dfc.CrossEntropy(), dfc.Split(X, Y), classification="no"
+    ),
+    "`classification` is 'yes'": lambda: dfc.Dataset("two", *[dfc.Split(X, Y)] * 3, classification="yes"),
+    "`data_dir` is 5; it must be of the type str or PathLike or None": lambda: dfc.load("mnist", data_dir=5),
+    "`data_dir` is b'data'": lambda: dfc.load("digits", data_dir=b"data"),
+    "`path` is 5; it must be of the type str or PathLike": lambda: dfc.load_run(5),
     "`sizes` is 5": lambda: dfc.mlp(5, key=jr.key(0)),
     "`key` is 3": lambda: dfc.mlp((4, 3), key=3),
     "`key` is Array([0, 1]": lambda: dfc.mlp((4, 3), key=jnp.arange(2)),

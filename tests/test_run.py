@@ -250,3 +250,14 @@ def test_a_seed_that_stopped_at_once_is_not_averaged():
         assert summary["mean"] == {"test_accuracy": 0.5} and summary["std"] == {}
         assert summary["seeds"] == seeds
     assert summary_of({"0": stopped}, "test_accuracy")["mean"] == {}
+
+
+@pytest.mark.usefixtures("as_users_run")
+def test_a_run_whose_validation_loss_is_never_finite_is_a_run_without_a_score(tmp_path, capsys):
+    options = Config(dataset="student_teacher", method=("bp",), hidden=(4,), batch_size=5000, epochs=2)
+    fast = dataclasses.replace(options, optimiser=Optimiser(lr=1e20), progress=False)
+    assert main(dataclasses.replace(fast, out=str(tmp_path / "run"))) == 1
+    assert "stopped in epoch 2" in capsys.readouterr().err
+    (found,) = json.loads((tmp_path / "run" / "summary.json").read_text())["seeds"].values()
+    assert found["epochs"] == 1 and "test_loss" not in found
+    assert "| bp | none | no score |" in (tmp_path / "run" / "table.md").read_text()

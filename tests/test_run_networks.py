@@ -7,8 +7,9 @@ import numpy as np
 import pytest
 from helpers import records
 from options.config import Config
-from options.objects import make_model
-from options.ready import of_method, with_own_labels
+from options.groups import Optimal, Strong
+from options.objects import make_method, make_model
+from options.ready import check_objects, of_method, with_own_labels
 from run import main
 
 import dfc_jax as dfc
@@ -132,6 +133,15 @@ def test_training_labels_alone_are_smoothed():
             "`label_smoothing` is given; student_teacher has no labels",
         ),
         ({"label_smoothing": 1.5}, "`label_smoothing` is 1.5; it must be"),
+        ({"patience": 0}, "`patience` is 0; it must be"),
+        (
+            {"dataset": "student_teacher", "method": ("strong-dfc",), "strong": Strong(class_value=0.99)},
+            "`strong.class_value` is 0.99; student_teacher has no classes",
+        ),
+        (
+            {"dataset": "student_teacher", "method": ("least-control",), "optimal": Optimal(class_value=0.5)},
+            "`optimal.class_value` is 0.5; student_teacher has no classes",
+        ),
         (
             {"method": ("strong-dfc",), "label_smoothing": 0.1},
             "`label_smoothing` is given, which strong-dfc does not read",
@@ -161,6 +171,24 @@ def test_options_of_networks_and_processes_that_contradict(options, problem, tmp
     assert main(Config(**{"out": str(tmp_path / "run")} | options)) == 2
     assert problem in capsys.readouterr().err
     assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("method", ["strong-dfc-2phase", "strong-dfc", "least-control"])
+@pytest.mark.parametrize("dataset, loss", [("student_teacher", dfc.MeanSquaredError()), ("digits", None)])
+def test_the_targets_of_a_regression_are_clamped_as_they_are(method, dataset, loss):
+    config = of_method(Config(dataset=dataset, method=(method,)), method)
+    check_objects(config, method)
+    made = make_method(config, method, loss or dfc.CrossEntropy())
+    value = made.class_value if method == "least-control" else made.target.class_value
+    assert value == (1 if loss is not None or method == "least-control" else 0.99)
+
+
+@pytest.mark.parametrize("method", ["least-control", "predictive-coding"])
+def test_an_output_may_be_clamped_for_squared_errors(method):
+    config = Config(dataset="student_teacher", method=(method,), optimal=Optimal(alpha=0.0))
+    check_objects(of_method(config, method), method)
+    with pytest.raises(ValueError, match="for cross-entropy, the loss of classes, it must exceed 0"):
+        check_objects(of_method(dataclasses.replace(config, dataset="digits"), method), method)
 
 
 def test_several_processes_need_a_folder_they_share():

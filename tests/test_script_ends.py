@@ -124,6 +124,33 @@ def test_a_signal_amid_garbage_collection_is_heard(number, code, lost, capsys, m
     assert "Traceback" not in capsys.readouterr().err
 
 
+def test_who_cleans_up_after_a_signal_amid_garbage_collection_is_left_in_peace(capsys):
+    """A script's command stands in `outermost`, and so does the main function that it calls."""
+    found, came, cleaned = signal.signal(signal.SIGTERM, signal.SIG_DFL), [], []
+
+    def amid(phase: str, _: object) -> None:
+        if not came:
+            came.append(phase)
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    @outermost
+    def main() -> None:
+        gc.callbacks.append(amid)
+        try:
+            gc.collect()
+            time.sleep(5)
+        finally:
+            gc.callbacks.remove(amid)
+            time.sleep(5 * script.AGAIN)
+            cleaned.append(True)
+
+    try:
+        assert outermost(main)() == 143 and cleaned
+    finally:
+        signal.signal(signal.SIGTERM, found)
+    capsys.readouterr()
+
+
 @pytest.mark.parametrize("number, code", [(signal.SIGTERM, 143), (signal.SIGHUP, 129), (signal.SIGINT, 130)])
 def test_signals_are_heard_and_what_is_undivided_is_finished(number, code, capsys):
     # A process in the background is born with some of them ignored.

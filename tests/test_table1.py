@@ -124,6 +124,15 @@ def test_paired_differences_are_a_paired_t_test() -> None:
     assert paired_difference(ours, {0: 1.0}) is None
 
 
+@pytest.mark.parametrize("kind", [np.float32, np.float64])
+def test_differences_that_are_the_same_but_for_rounding_are_not_tested(kind: type) -> None:
+    theirs, ours = ({s: 100 * float(kind((300 + 2 * s + more) / 360)) for s in (0, 1)} for more in (0, 1))
+    assert len({ours[seed] - theirs[seed] for seed in ours}) == 2  # of one test sample each
+    assert paired_difference(ours, theirs) is None
+    assert paired_difference(ours, theirs | {1: theirs[1] - 100 / 10_000}) is not None
+    assert paired_difference({0: 1e-9, 1: 2e-9}, {0: 0.0, 1: 0.0})["mean"] == pytest.approx(1.5e-9)
+
+
 @pytest.mark.parametrize("task", list(TABLE_1))
 def test_presets_undo_the_published_scales(task: str) -> None:
     """Ours times 2 nudge is the published update; eps and clip are compared with it."""

@@ -250,6 +250,23 @@ def test_models_that_do_not_fit_the_data():
         fit(small_network(1, (6, 8, 4)), regression())
 
 
+@pytest.mark.parametrize(
+    "method, name",
+    [
+        (dfc.DFCSS(target=dfc.Clamp(0.9), loss=dfc.MeanSquaredError()), r"method\.target"),
+        (dfc.LeastControl(0.1, dfc.MeanSquaredError(), class_value=0.9), "method"),
+    ],
+)
+def test_targets_of_a_regression_are_not_softened_as_labels(method, name):
+    model, data = small_network(1, (6, 8, 3)), regression()
+    with pytest.raises(
+        ValueError, match=rf"`{name}\.class_value` is 0\.9, .*; the targets of `data` are those"
+    ):
+        fit(model, data, method=method)
+    with pytest.raises(ValueError, match="which leaves them so"):
+        fit_many([model], data, method=method)
+
+
 def test_a_loss_that_does_not_suit_the_data_is_refused():
     model, data = small_network(1, (6, 8, 3)), regression()
     match = r"`method\.loss` is CrossEntropy, .*, but the targets are those of a regression: try MeanSquared"

@@ -52,7 +52,8 @@ NUMBERS = {
     "feedback_learning.tau_apical": POSITIVE,
     "feedback_learning.dt": POSITIVE,
 }
-COUNTS = {"epochs": 1, "batch_size": 1, "diagnostics": 1, "strong.steps": 2, "feedback_learning.steps": 2}
+COUNTS = {"epochs": 1, "batch_size": 1, "patience": 1, "diagnostics": 1}
+COUNTS |= {"strong.steps": 2, "feedback_learning.steps": 2}
 MOMENTS = [f"{group}.{name}" for group in ("optimiser", "feedback_learning") for name in ("beta1", "beta2")]
 MOST_STATES = 10**7
 LARGEST_SEED, LARGEST_COUNT = 2**32 - 1, 2**31 - 1

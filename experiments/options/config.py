@@ -188,7 +188,9 @@ class Config:
             augment=convolutional and self.dataset in ("cifar10", "cifar100"),
         )
         optimal = _fill(self.optimal, alpha=OPTIMAL_ALPHA.get(self.method))
-        config = dataclasses.replace(config, optimal=optimal, optimiser=optimiser, feedback_learning=learning)
+        strong = _fill(self.strong, class_value=1.0 if self.dataset in REGRESSION else 0.99)
+        config = dataclasses.replace(config, optimal=optimal, strong=strong)
+        config = dataclasses.replace(config, optimiser=optimiser, feedback_learning=learning)
         check_numbers(config)
         check_feedback(config)
         for name in ("method", "seeds"):
@@ -205,6 +207,12 @@ class Config:
             raise ValueError(f"`augment` is given; {self.dataset} has no images to classify.")
         if config.label_smoothing > 0 and self.dataset in REGRESSION:
             raise ValueError(f"`label_smoothing` is given; {self.dataset} has no labels.")
+        for group, given in (("strong", config.strong), ("optimal", config.optimal)):
+            if given.class_value != 1 and self.dataset in REGRESSION:
+                name, value = f"{group}.class_value", given.class_value
+                raise ValueError(
+                    f"`{name}` is {value}; {self.dataset} has no classes, whose labels it softens."
+                )
         if config.best == "validation_accuracy" and self.dataset in REGRESSION:
             raise ValueError(f"`best` is validation_accuracy; {self.dataset} has no classes.")
         if config.centred and self.dataset in REGRESSION:

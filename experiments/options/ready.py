@@ -12,6 +12,7 @@ from neurips2022.presets import holomorphic_ep_net
 from options import objects, together
 from options.checks import check_batch, check_measured, READERS
 from options.config import Config, Method, Preset
+from options.defaults import REGRESSION
 from options.together import writes
 from report.event_files import check_installed
 
@@ -39,9 +40,10 @@ def check_objects(config: Config, method: Method) -> None:
     if config.tensorboard:
         check_installed()
     check_measured(config)
-    objects.make_method(config, method, dfc.CrossEntropy())
+    loss = dfc.MeanSquaredError() if config.dataset in REGRESSION else dfc.CrossEntropy()
+    objects.make_method(config, method, loss)
     objects.make_optimiser(config.optimiser, config.epochs)
-    objects.make_feedback_learning(config, method, dfc.CrossEntropy(), config.epochs)
+    objects.make_feedback_learning(config, method, loss, config.epochs)
 
 
 def load_data(config: Config) -> dfc.Dataset:

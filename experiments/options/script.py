@@ -149,6 +149,10 @@ def _signals_raised() -> Iterator[None]:
 
     What is raised amid garbage collection Python only reports: then the signal comes again a little later.
     """
+    before = _unheard()
+    if not before:  # within another one of these, which hears them
+        yield
+        return
     senders: list[tuple[threading.Thread, list[int]]] = []
 
     def stop(number: int, _: FrameType | None) -> None:
@@ -169,15 +173,8 @@ def _signals_raised() -> Iterator[None]:
             reported(found)
 
     reported, sys.unraisablehook = sys.unraisablehook, unraisable
-    before = {}
-    if threading.current_thread() is threading.main_thread():
-        numbers = [getattr(signal, name) for name in STOPPED_BY if hasattr(signal, name)]
-        # `nohup` has SIGHUP ignored, which is what its user wants.
-        before = {number: signal.getsignal(number) for number in numbers}
-        usual = (signal.SIG_DFL, signal.default_int_handler)
-        before = {number: found for number, found in before.items() if found in usual}
-        for number in before:
-            signal.signal(number, stop)
+    for number in before:
+        signal.signal(number, stop)
     try:
         yield
     finally:
@@ -187,6 +184,18 @@ def _signals_raised() -> Iterator[None]:
         sys.unraisablehook = reported
         for number, found in before.items():
             signal.signal(number, found)
+
+
+def _unheard() -> dict[int, Any]:
+    """The signals that nobody handles yet, with their usual handlers; none in other threads."""
+    if threading.current_thread() is not threading.main_thread():
+        return {}
+    numbers = [getattr(signal, name) for name in STOPPED_BY if hasattr(signal, name)]
+    found = {number: signal.getsignal(number) for number in numbers}
+    # `nohup` has SIGHUP ignored, which is what its user wants.
+    return {
+        n: handler for n, handler in found.items() if handler in (signal.SIG_DFL, signal.default_int_handler)
+    }
 
 
 @contextlib.contextmanager

@@ -12,6 +12,10 @@ PARTS = {
     "config": {"config": dict, "environment": dict},
     "summary": {"metric": str, "mean": dict, "std": dict, "seeds": dict},
 }
+# What a table says of a run: its environment, and the means over its seeds beside that of the score.
+ENVIRONMENT = dict.fromkeys(("processor", "cores", "device", "python", "git_revision"), object)
+ENVIRONMENT |= {"command": str, "versions": dict}
+MEANS = ("last_train_loss", "fraction_converged", "seconds_per_epoch")
 
 
 def read_run(folder: pathlib.Path) -> dict[str, Any]:
@@ -21,11 +25,29 @@ def read_run(folder: pathlib.Path) -> dict[str, Any]:
     """
     found = {name: read_json(folder / f"{name}.json") for name in PARTS}
     for name, kinds in PARTS.items():
-        of = found[name]
-        for part, kind in kinds.items():
-            if not (isinstance(of, dict) and isinstance(of.get(part), kind)):
-                raise ValueError(f"{str(folder)!r} {NONE}: {name}.json has no `{part}`.")
+        _check_parts(folder / f"{name}.json", "", found[name], kinds)
     return {**found["config"], "summary": found["summary"]}
+
+
+def check_told(folder: pathlib.Path, run: dict[str, Any]) -> None:
+    """Raise `ValueError` unless a run has all that a table of several says of it."""
+    config, summary = folder / "config.json", folder / "summary.json"
+    _check_parts(config, "config.", run["config"], {"dataset": str})
+    _check_parts(config, "environment.", run["environment"], ENVIRONMENT)
+    of = run["summary"]
+    score = {of["metric"]: int | float}
+    if of["mean"]:  # not all seeds stopped in their first epoch
+        _check_parts(summary, "mean.", of["mean"], score | dict.fromkeys(MEANS, int | float))
+    each = {"std.": of["std"]} | {f"seeds.{seed}.": found for seed, found in of["seeds"].items()}
+    for where, found in each.items():
+        if of["metric"] in found:
+            _check_parts(summary, where, found, score)
+
+
+def _check_parts(file: pathlib.Path, where: str, of: Any, kinds: dict[str, Any]) -> None:
+    for part, kind in kinds.items():
+        if not (isinstance(of, dict) and part in of and isinstance(of[part], kind)):
+            raise ValueError(f"{str(file.parent)!r} {NONE}: {file.name} has no `{where}{part}`.")
 
 
 def read_json(path: pathlib.Path) -> Any:

@@ -27,8 +27,9 @@ STYLES = {
 
 
 def plot_branches(out: pathlib.Path, start: str, branches: Sequence[str], path: pathlib.Path) -> pathlib.Path:
-    """Train loss, a panel a seed."""
+    """Train loss, a panel a seed, which those leave that diverge."""
     before, after = _losses(out / start), {name: _losses(out / name) for name in branches}
+    highest = max(losses.max() for losses in before.values())
     size = 4 * len(before), 4.6
     figure, axes = plt.subplots(
         1, len(before), figsize=size, sharey=True, squeeze=False, layout="constrained"
@@ -36,9 +37,10 @@ def plot_branches(out: pathlib.Path, start: str, branches: Sequence[str], path: 
     for (seed, losses), ax in zip(before.items(), axes.flat, strict=True):
         ax.plot(np.arange(1, 1 + len(losses)), losses, color="0.5")
         for name, curves in after.items():
-            curve = curves.get(seed, ())
-            ax.plot(len(losses) + np.arange(1, 1 + len(curve)), curve, **STYLES[name])
+            curve = [losses[-1], *curves.get(seed, ())]
+            ax.plot(len(losses) + np.arange(len(curve)), curve, **STYLES[name])
         ax.set(xlabel="epoch", yscale="log", title=f"seed {seed}")
+        ax.set_ylim(top=2 * highest)
         ax.xaxis.get_major_locator().set_params(integer=True)
     axes[0, 0].set(ylabel="train loss")
     entries = [Line2D([], [], label=BRANCHES[name].label, linewidth=2, **STYLES[name]) for name in branches]

@@ -32,8 +32,10 @@ STYLES = {
 
 
 def plot_feedback(out: pathlib.Path, labels: Mapping[str, str], path: pathlib.Path) -> pathlib.Path:
-    """Accuracy over training, and for each layer the angle of its update to the gradient; a line a row."""
-    rows = [name for name in labels if (out / name / "metrics.jsonl").exists()]
+    """Accuracy over training, and for each layer the angle of its update to the gradient; a line for every
+    row that is finished and has an epoch."""
+    files = ("summary.json", "metrics.jsonl")
+    rows = [name for name in labels if all((out / name / file).exists() for file in files)]
     angles = {name: _angles(out / name) for name in rows}
     layers = max(map(len, angles.values()))
     columns = min(1 + layers, 3)

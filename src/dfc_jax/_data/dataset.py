@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int
 
-from dfc_jax._checks import check_count, check_image, check_number, check_pixels, require
+from dfc_jax._checks import check_count, check_image, check_number, check_pixels, check_type, require
 from dfc_jax._fields import Part
 
 
@@ -69,6 +69,7 @@ class Dataset(Part):
     std: Float[np.ndarray, "..."] | None = None
 
     def __check_init__(self):
+        check_type("classification", self.classification, bool)
         for name in ("train", "validation", "test"):
             split = getattr(self, name)
             problem = f"`{name}` is a {type(split).__name__}; it must be a Split"
@@ -103,8 +104,8 @@ class Dataset(Part):
 
         - `x`: the inputs, (samples, features) or (samples, ...): arrays, tables of pandas or lists.
         - `y`: integers, strings or booleans are labels, one a sample: the task is classification, each split
-          has its share of every class, and `classes` holds the labels in the order of the outputs. Floats are
-          the targets of a regression, one or a row of them a sample.
+          has its share of every class, one sample at least, and `classes` holds the labels in the order of
+          the outputs. Floats are the targets of a regression, one or a row of them a sample.
         - `validation`, `test`: fractions of the samples that are held out.
         - `standardise`: whether each feature, or channel of an `image`, gets mean 0 and standard deviation 1
           over the training samples; `inputs` does the same to new ones. Targets stay what they are.
@@ -118,6 +119,7 @@ class Dataset(Part):
         **Raises:** `ValueError` for what is no numbers, labels and floats mixed, one-hot rows, fewer than two
         classes, or too few samples for the splits.
         """
+        check_type("standardise", standardise, bool)
         inputs = _numbers("x", x)
         problem = f"`x` has shape {inputs.shape}; it must be (samples, features) or (samples, ...)"
         require(inputs.ndim >= 2 and len(inputs) > 0, f"{problem}, with at least one sample.")
@@ -187,8 +189,9 @@ def _targets(
         array = array[:, 0]
     problem = f"`y` has shape {array.shape} and holds {array.dtype} values"
     require(array.ndim == 1, f"{problem}; give one label a sample, or floats for a regression.")
-    mixed = array.dtype.kind not in "biuUSO" or (len(kinds) > 1 and kinds != {str, np.str_})
-    require(not mixed, f"{problem}; labels must be all integers, all strings or all booleans.")
+    alike = any(all(issubclass(kind, of) for kind in kinds) for of in (str, bytes, bool, np.bool_))
+    fine = alike if array.dtype == object else array.dtype.kind in "biuUS"
+    require(fine, f"{problem}; labels must be all integers, all strings or all booleans.")
     found, labels = np.unique(array, return_inverse=True)
     classes = tuple(found.tolist())
     require(len(classes) > 1, f"`y` has the labels {classes}; there must be at least two classes.")
@@ -208,6 +211,7 @@ def _parts(
 
     for name, share in (("validation", validation), ("test", test)):
         check_number(name, share, above=0, maximum=1)
+        require(np.ndim(share) == 0, f"`{name}` is {share}; it must be one number.")
     require(
         validation + test < 1, f"`validation` and `test` are {validation} and {test}; none is left to train."
     )
@@ -223,11 +227,28 @@ def _parts(
         problem = f"`y` has the label {classes[times.argmin()]!r} {times.min()} times"
         require(int(times.min()) >= 3, f"{problem}; every split needs one at least.")
     rest, held_out = np.arange(samples), []
-    for number in (held["test"], held["validation"]):
+    for name, left in (("test", 2), ("validation", 1)):
         strata = None if labels is None else labels[rest]
-        rest, chosen = train_test_split(rest, test_size=number, stratify=strata, random_state=seed)
+        rest, chosen = train_test_split(rest, test_size=held[name], stratify=strata, random_state=seed)
+        if labels is not None:  # the share of a rare class may round to none
+            _exchange(chosen, rest, labels, 1)
+            _exchange(rest, chosen, labels, left)
         held_out.append(chosen)
     return [rest, *reversed(held_out)]
+
+
+def _exchange(
+    part: Int[np.ndarray, " part"],
+    other: Int[np.ndarray, " other"],
+    labels: Int[np.ndarray, " samples"],
+    least: int,
+) -> None:
+    """Let `part` have so many samples of every class, each in exchange for one of its most frequent class."""
+    classes = int(labels.max()) + 1
+    while (times := np.bincount(labels[part], minlength=classes)).min() < least:
+        given = np.flatnonzero(labels[part] == times.argmax())[0]
+        taken = np.flatnonzero(labels[other] == times.argmin())[0]
+        part[given], other[taken] = other[taken], part[given]
 
 
 def _moments(

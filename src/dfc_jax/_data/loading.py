@@ -74,6 +74,7 @@ def load(
     there), `PermissionError` and `RuntimeError` (damaged or incomplete), and from TensorFlow Datasets
     `ImportError` (not installed) and `ValueError` (a folder that holds another data set).
     """
+    check_type("data_dir", data_dir, str, os.PathLike, type(None))
     options = {} if validation_samples is None else {"validation_samples": validation_samples}
     if name == "digits":
         return _digits(**options)

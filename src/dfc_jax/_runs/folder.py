@@ -158,8 +158,9 @@ def summary_of(seeds: dict[str, dict[str, Any]], metric: str) -> dict[str, Any]:
 
 def _summarise(history: History, metric: str) -> dict[str, Any]:
     """One seed: its scores at the best validation epoch, its losses, and how its dynamics fared."""
-    if not history.best_epoch:
-        return _ending(history)
+    if not history.best_epoch:  # no epoch, or none whose validation score is a number
+        finished = {"epochs": len(history.records)} if history.records else {}
+        return finished | _ending(history)
     train = [record["train_loss"] for record in history.records]
     return {
         metric: history.best[metric],

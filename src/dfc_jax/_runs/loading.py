@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 import equinox as eqx
 
-from dfc_jax._checks import require
+from dfc_jax._checks import check_type, require
 from dfc_jax._network.network import Network
 from dfc_jax._runs import checkpoints
 from dfc_jax._runs.history import of_this_version, Record
@@ -35,6 +35,7 @@ def load_run(path: str | os.PathLike, like: Network | None = None) -> LoadedRun:
     **Raises:** `ValueError` if the folder holds no checkpoint that is intact, if what it holds is not what a
     run leaves, or `like` is needed or wrong.
     """
+    check_type("path", path, str, os.PathLike)
     folder = pathlib.Path(path)
     alone = not (folder / "config.json").exists() and bool(programs_in(folder))
     config = {} if alone else read_config(folder)["config"]
@@ -122,10 +123,11 @@ def lines_of(metrics: pathlib.Path) -> dict[tuple[Any, Any], Record]:
     """The whole lines of a run's `metrics.jsonl`, by seed and epoch; none where there is no such file."""
     found = {}
     for line in metrics.read_bytes().splitlines() if metrics.exists() else ():
-        # Not one that was being written when the process died.
-        with contextlib.suppress(ValueError, TypeError, KeyError):
+        # Not one that was being written when the process died, nor what is no record.
+        with contextlib.suppress(ValueError, TypeError, KeyError, RecursionError):
             record = json.loads(line)
-            found[record["seed"], record["epoch"]] = of_this_version(record)
+            of = record["seed"], record["epoch"]
+            found[of] = of_this_version(record)
     return found
 
 

@@ -41,6 +41,18 @@ def check_fit(
         require(not both, f"{problem}; {type(method).__name__} has a rule of its own for it.")
     check_data(model, data, batch_size)
     check_loss("method.loss", method.loss, data.output_size, data.classification)
+    check_labels(method, data.classification)
+
+
+def check_labels(method: AbstractMethod, classification: bool) -> None:
+    """Raise `ValueError` if labels of classes are to be softened where the targets are a regression's."""
+    part, name = (method.target, "method.target") if hasattr(method, "target") else (method, "method")
+    value = getattr(part, "class_value", 1.0)
+    problem = f"`{name}.class_value` is {float(value):g}, which softens the labels of classes"
+    fine = classification or float(value) == 1
+    require(
+        fine, f"{problem}; the targets of `data` are those of a regression: take 1, which leaves them so."
+    )
 
 
 def check_learning(name: str, learning: FeedbackLearning, model: Network) -> None:

@@ -32,6 +32,7 @@ def evaluate(model: Network, loss: AbstractLoss, split: Split, *, classification
     check_type("model", model, Network)
     check_type("loss", loss, AbstractLoss)
     check_type("split", split, Split)
+    check_type("classification", classification, bool)
     x, y = jnp.asarray(split.x), jnp.asarray(split.y)
     mean_loss, accuracy = evaluation(False, (model, None), loss, x, y, None)  # which checks the shapes first
     check_loss("loss", loss, y.shape[1], classification)
