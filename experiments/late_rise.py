@@ -1,14 +1,14 @@
 """Why the train loss rises late under learned feedback: `python experiments/late_rise.py --help`.
 
-    python experiments/late_rise.py                      digits, to try it: two minutes, and nothing rises
-    python experiments/late_rise.py --dataset mnist      an hour and a half on two cores
+    python experiments/late_rise.py                      digits, to try it: minutes, and nothing rises
+    python experiments/late_rise.py --dataset mnist      about two hours on two cores
 
 Trains networks by DFC-SS with learned feedback and the hyperparameters of the NeurIPS paper's Table 1, MNIST
 (sleep by the mean over the noise, a quarter of an epoch before each). From there it goes on in several ways:
-with other feedback, or with another nudge, rate or optimiser. Where all training samples' update points is
-measured in between. Every branch has a folder of its own; then come `late_rise.md`, `late_rise.json` and
-`late_rise.png`. After an interruption the same command goes on from the newest epoch. The exit status is 1
-where a seed diverged or is in doubt.
+with other feedback, or with another nudge, gain in sleep or optimiser. Where all training samples' update
+points is measured in between. Every branch has a folder of its own; then come `late_rise.md`,
+`late_rise.json` and `late_rise.png`. After an interruption the same command goes on from the newest epoch.
+The exit status is 1 where a seed diverged or is in doubt.
 """
 
 import dataclasses
