@@ -84,7 +84,9 @@ def test_training_with_sleep_uses_every_key_once(
     split = dfc.Split(x, y)
     data = dfc.Dataset("noise", split, split, split, classification=False)
     loss, scheme = dfc.MeanSquaredError(), dfc.PublishedEuler(0.002, 3)
-    strong = dfc.StrongDFC(loss=loss, noise=dfc.FilteredNoise(0.01, 0.02), scheme=scheme)
+    strong = dfc.StrongDFC(
+        target=dfc.Clamp(1.0), loss=loss, noise=dfc.FilteredNoise(0.01, 0.02), scheme=scheme
+    )
     phase = kind(scheme=scheme, loss=loss)
     learning = dfc.FeedbackLearning(optax.sgd(0.1), phase, pretraining_epochs=1, epochs_per_wake_epoch=2)
     model_keys, keys = zip(*(jr.split(jr.key(seed)) for seed in range(seeds)), strict=True)

@@ -135,8 +135,8 @@ def test_training_labels_alone_are_smoothed():
         ({"label_smoothing": 1.5}, "`label_smoothing` is 1.5; it must be"),
         ({"patience": 0}, "`patience` is 0; it must be"),
         (
-            {"dataset": "student_teacher", "method": ("strong-dfc",), "strong": Strong(class_value=0.99)},
-            "`strong.class_value` is 0.99; student_teacher has no classes",
+            {"dataset": "student_teacher", "method": ("strong-dfc",), "strong": Strong(class_value=0.9)},
+            "`strong.class_value` is 0.9; student_teacher has no classes",
         ),
         (
             {"dataset": "student_teacher", "method": ("least-control",), "optimal": Optimal(class_value=0.5)},

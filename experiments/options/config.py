@@ -3,7 +3,7 @@
 import dataclasses
 from typing import Any, Literal
 
-from options.checks import check_feedback, check_numbers, check_used
+from options.checks import check_feedback, check_numbers, check_used, STRONG
 from options.defaults import (
     Activation,
     ACTIVATIONS,
@@ -188,7 +188,9 @@ class Config:
             augment=convolutional and self.dataset in ("cifar10", "cifar100"),
         )
         optimal = _fill(self.optimal, alpha=OPTIMAL_ALPHA.get(self.method))
-        strong = _fill(self.strong, class_value=1.0 if self.dataset in REGRESSION else 0.99)
+        strong, softened = self.strong, self.strong.class_value not in (1, Strong.class_value)
+        if self.dataset in REGRESSION and set(self.method) & set(STRONG) and not softened:
+            strong = dataclasses.replace(strong, class_value=1.0)
         config = dataclasses.replace(config, optimal=optimal, strong=strong)
         config = dataclasses.replace(config, optimiser=optimiser, feedback_learning=learning)
         check_numbers(config)
@@ -207,12 +209,10 @@ class Config:
             raise ValueError(f"`augment` is given; {self.dataset} has no images to classify.")
         if config.label_smoothing > 0 and self.dataset in REGRESSION:
             raise ValueError(f"`label_smoothing` is given; {self.dataset} has no labels.")
-        for group, given in (("strong", config.strong), ("optimal", config.optimal)):
-            if given.class_value != 1 and self.dataset in REGRESSION:
-                name, value = f"{group}.class_value", given.class_value
-                raise ValueError(
-                    f"`{name}` is {value}; {self.dataset} has no classes, whose labels it softens."
-                )
+        for group, softens in (("strong", softened), ("optimal", self.optimal.class_value != 1)):
+            if softens and self.dataset in REGRESSION:
+                problem = f"`{group}.class_value` is {getattr(self, group).class_value}"
+                raise ValueError(f"{problem}; {self.dataset} has no classes, whose labels it softens.")
         if config.best == "validation_accuracy" and self.dataset in REGRESSION:
             raise ValueError(f"`best` is validation_accuracy; {self.dataset} has no classes.")
         if config.centred and self.dataset in REGRESSION:

@@ -61,9 +61,9 @@ class Solver:
 class Strong:
     """Strong feedback: the target of strong-dfc and strong-dfc-2phase, and strong-dfc's noisy trajectory."""
 
-    class_value: float | None = None
-    """What the clamped output gives the right class; the other classes share the rest. By default 0.99; the
-    targets of a regression are no classes, and the output is clamped to them as they are."""
+    class_value: float = 0.99
+    """What the clamped output gives the right class; the other classes share the rest. To the targets of a
+    regression, which has no classes, it is clamped as they are."""
     update: Literal["simulated", "linearised"] = "simulated"
     """strong-dfc: whether the noise is simulated, or taken to first order around the steady state, awake and
     in pre-training, which is several times faster with few outputs and leaves no noise in the forward
