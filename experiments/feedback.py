@@ -24,7 +24,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import options.needed  # noqa: F401
-from options.checks import check_batch, check_seeds
+from options.checks import check_batch, check_each_once, check_seeds
 from options.defaults import Activation, ACTIVATIONS
 from options.script import outermost, parse, resumable
 from report.curves import drawn, in_epoch, read_curves
@@ -89,9 +89,7 @@ class Options:
         check_number("weight_decay", self.weight_decay, minimum=0)
         check_seeds("seeds", *self.seeds)
         for name in ("rows", "seeds"):
-            values = getattr(self, name)
-            if not values or len(set(values)) != len(values):
-                raise ValueError(f"`{name}` is {values}; it must name one or several, none of them twice.")
+            check_each_once(name, getattr(self, name))
         for name in self.rows:
             if name not in LABELS:
                 raise ValueError(f"`rows` holds {name!r}; they are {', '.join(LABELS)}.")

@@ -24,10 +24,10 @@ import numpy as np
 import options.needed  # noqa: F401
 from jaxtyping import Float
 from neurips2021.presets import paper
-from options.checks import check_seeds
+from options.checks import check_each_once, check_seeds
 from options.config import Config
 from options.groups import Feedback
-from options.objects import make_feedback_learning, make_method, make_model
+from options.objects import make_feedback_learning, make_method, make_model, steps_of
 from options.script import outermost, parse, resumable
 from report.curves import drawn, read_curves
 from report.doubts import explained, judge, remark, remarked
@@ -77,9 +77,7 @@ class Options:
             check_count(name, getattr(self, name))
         check_seeds("seeds", *self.seeds)
         for name in ("branches", "seeds"):
-            values = getattr(self, name)
-            if not values or len(set(values)) != len(values):
-                raise ValueError(f"`{name}` is {values}; it must name one or several, none of them twice.")
+            check_each_once(name, getattr(self, name))
         for name in self.branches:
             if name not in BRANCHES:
                 raise ValueError(f"`branches` holds {name!r}; they are {', '.join(BRANCHES)}.")
@@ -103,6 +101,14 @@ class Options:
         return dataclasses.replace(config, dataset=self.dataset, preset=None).resolved()
 
 
+def is_finished(options: Options, name: str) -> bool:
+    """Whether a folder holds the end of a run of these options."""
+    folder = options.out / name
+    if not (folder / "summary.json").exists():
+        return False
+    return first_difference(read_json(folder / "config.json")["config"], options.asked(name)) is None
+
+
 def fit(
     options: Options, name: str, branch: Branch, models: Sequence[dfc.Network], data: dfc.Dataset
 ) -> list[dfc.Network]:
@@ -112,13 +118,10 @@ def fit(
     """
     config, path = branch.changed(options.config()), options.out / name
     epochs = options.start if name == START else options.epochs
-    steps = epochs * -(-len(data.train) // config.batch_size)
+    steps = steps_of(dataclasses.replace(config, epochs=epochs), data)
     learning = make_feedback_learning(config, "dfc-ss", LOSS, steps)
     if name != START:
         learning = dataclasses.replace(learning, pretraining_epochs=0)
-    done = (path / "summary.json").exists()
-    if done and (first_difference(read_json(path / "config.json")["config"], options.asked(name)) is None):
-        return list(dfc.load_run(path).models.values())
     folder = dfc.RunFolder.reopen(path, options.asked(name), may_differ=())
     found = dfc.fit_many(
         models,
@@ -142,15 +145,17 @@ def fit(
 def go_on(options: Options, name: str, models: Sequence[dfc.Network], data: dfc.Dataset) -> None:
     """One branch, and in its folder the angles between all training samples' update and their gradient."""
     branch, config = BRANCHES[name], options.config()
+    if is_finished(options, name) and (options.out / name / ANGLES).exists():
+        return
     x = jnp.asarray(data.train.x)
     models = [dfc.Network(model.layers, branch.feedback(model, x)) for model in models]
-    fit(options, name, branch, models, data)
-    if not (options.out / name / ANGLES).exists():
-        method = make_method(config, "dfc-ss", LOSS)
-        found = [angles_of_all(model, method, data.train) for model in models]
-        angles = {"network": [float(each.network) for each in found]}
-        angles["layers"] = [[float(layer) for layer in each.layers] for each in found]
-        write_whole(options.out / name / ANGLES, f"{json.dumps(angles, indent=2)}\n".encode())
+    if not is_finished(options, name):
+        fit(options, name, branch, models, data)
+    method = make_method(config, "dfc-ss", LOSS)
+    found = [angles_of_all(model, method, data.train) for model in models]
+    angles = {"network": [float(each.network) for each in found]}
+    angles["layers"] = [[float(layer) for layer in each.layers] for each in found]
+    write_whole(options.out / name / ANGLES, f"{json.dumps(angles, indent=2)}\n".encode())
 
 
 def look_at_sleep(options: Options, models: Sequence[dfc.Network], data: dfc.Dataset) -> None:
@@ -264,8 +269,11 @@ def main(options: Options) -> int:
     options.check()
     data = dfc.load(options.dataset)
     with resumable():
-        new = [make_model(options.config(), "dfc-ss", data, seed) for seed in options.seeds]
-        models = fit(options, START, BRANCHES["learned"], new, data)
+        if is_finished(options, START):
+            models = list(dfc.load_run(options.out / START).models.values())
+        else:
+            new = [make_model(options.config(), "dfc-ss", data, seed) for seed in options.seeds]
+            models = fit(options, START, BRANCHES["learned"], new, data)
         look_at_sleep(options, models, data)
         for name in options.branches:
             go_on(options, name, models, data)

@@ -22,7 +22,7 @@ import numpy as np
 import options.needed  # noqa: F401
 from neurips2021.presets import TABLE_1, Task
 from neurips2021.printed_table import Column, COLUMNS, Row, ROWS, TASKS
-from options.checks import check_seeds
+from options.checks import check_each_once, check_seeds
 from options.config import Config
 from options.groups import Feedback, Sleep, Solver
 from options.script import outermost, parse, resumable
@@ -67,9 +67,7 @@ class Options:
     def check(self) -> None:
         """Raise `ValueError` in one sentence for what cannot be."""
         for name in ("tasks", "rows", "seeds"):
-            values = getattr(self, name)
-            if not values or len(set(values)) != len(values):
-                raise ValueError(f"`{name}` is {values}; it must name one or several, none of them twice.")
+            check_each_once(name, getattr(self, name))
         check_seeds("seeds", *self.seeds)
         check_number("epochs_scale", self.epochs_scale, above=0)
         for name in ("sleep_epochs", "pretraining_epochs"):

@@ -2,6 +2,7 @@
 
 import dataclasses
 import math
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -107,6 +108,12 @@ def check_seeds(name: str, *seeds: int) -> None:
     """Raise `ValueError` unless every seed is a whole number that JAX's random keys tell apart."""
     for seed in seeds:
         check_count(name, seed, 0, LARGEST_SEED)
+
+
+def check_each_once(name: str, values: Sequence[Any]) -> None:
+    """Raise `ValueError` unless there is something to do, and nothing of it twice."""
+    if not values or len(set(values)) != len(values):
+        raise ValueError(f"`{name}` is {values}; it must name one or several, none of them twice.")
 
 
 def check_batch(batch_size: int, data: Any) -> None:

@@ -3,7 +3,7 @@
 import dataclasses
 from typing import Any, Literal
 
-from options.checks import check_feedback, check_numbers, check_used, STRONG
+from options.checks import check_each_once, check_feedback, check_numbers, check_used, STRONG
 from options.defaults import (
     Activation,
     ACTIVATIONS,
@@ -196,9 +196,7 @@ class Config:
         check_numbers(config)
         check_feedback(config)
         for name in ("method", "seeds"):
-            values = getattr(self, name)
-            if not values or len(set(values)) != len(values):
-                raise ValueError(f"`{name}` is {values}; it must name one or several, none of them twice.")
+            check_each_once(name, getattr(self, name))
         if self.out == "":
             raise ValueError("`out` is empty; name a folder, or leave the option out.")
         if self.resume and self.out is None:

@@ -1,7 +1,6 @@
 """How training goes on after learned feedback in `late_rise.py`, and where all samples' updates point."""
 
 import dataclasses
-import functools
 from collections.abc import Callable, Sequence
 
 import equinox as eqx
@@ -40,21 +39,16 @@ def _mean_of_jacobians(model: dfc.Network, x: Float[Array, "samples ..."]) -> df
     return _mean_over_samples(model, x, lambda blocks: blocks)
 
 
-def _mean_of_inverses(
-    model: dfc.Network, x: Float[Array, "samples ..."], damping: float = 0.0
-) -> dfc.AbstractFeedback:
+def mean_of_damped_inverses(damping: float) -> NewFeedback:
+    """Q_i = mean over samples of J_i^T (J J^T + damping I)^-1: the pseudo-inverse's without damping, J^T's
+    direction with much; between them is what sleep comes to."""
+
     def inverse(blocks: Sequence[Float[Array, "out n"]]) -> list[Float[Array, "out n"]]:
         square = sum(block @ block.T for block in blocks)
         damped = square + damping * jnp.eye(len(square), dtype=square.dtype)
         return [jnp.linalg.solve(damped, block) for block in blocks]
 
-    return _mean_over_samples(model, x, inverse)
-
-
-def mean_of_damped_inverses(damping: float) -> NewFeedback:
-    """Q_i = mean over samples of J_i^T (J J^T + damping I)^-1: the pseudo-inverse's without damping, J^T's
-    direction with much; between them is what sleep comes to."""
-    return functools.partial(_mean_of_inverses, damping=damping)
+    return lambda model, x: _mean_over_samples(model, x, inverse)
 
 
 def _mean_over_samples(
