@@ -15,7 +15,7 @@ import dataclasses
 import json
 import pathlib
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any, Literal
 
 import jax
@@ -30,16 +30,17 @@ from options.groups import Feedback
 from options.objects import make_feedback_learning, make_method, make_model, steps_of
 from options.script import outermost, parse, resumable
 from report.curves import drawn, read_curves
-from report.doubts import explained, judge, remark, remarked
+from report.doubts import judge, remark
 from report.finished import read_json
 from weight_transport.branches import (
     angles_of_all,
     between_inverse_and_transpose as between,
     Branch,
     BRANCHES,
-    DAMPINGS,
 )
-from weight_transport.branches_picture import plot_branches
+from weight_transport.branches_picture import plot_branches, plot_foretold
+from weight_transport.branches_table import table
+from weight_transport.competition import choose, foretell, OutputError, SETTLED
 
 import dfc_jax as dfc
 from dfc_jax._checks import check_count
@@ -47,7 +48,7 @@ from dfc_jax._runs.files import write_whole
 from dfc_jax._runs.folder import first_difference
 
 
-START, ANGLES = "start", "angles.json"  # the folder of what all branches go on from; a file of each
+START, ANGLES, FORETOLD = "start", "angles.json", "foretold.json"  # what all go on from; files of each branch
 SLEPT, SAMPLES = "slept.json", 1000  # a file of the former; training samples for the means in it
 LOSS, LOGIT = dfc.CrossEntropy(), "largest_mean_logit"
 
@@ -143,19 +144,55 @@ def fit(
 
 
 def go_on(options: Options, name: str, models: Sequence[dfc.Network], data: dfc.Dataset) -> None:
-    """One branch, and in its folder the angles between all training samples' update and their gradient."""
-    branch, config = BRANCHES[name], options.config()
-    if is_finished(options, name) and (options.out / name / ANGLES).exists():
+    """One branch, and in its folder the angles between all training samples' update and their gradient, and
+    what its networks' losses were and are to come to where their feedback does not learn."""
+    branch, folder = BRANCHES[name], options.out / name
+    files = (ANGLES,) if branch.learns else (ANGLES, FORETOLD)
+    finished = is_finished(options, name)
+    if finished and all((folder / file).exists() for file in files):
         return
     x = jnp.asarray(data.train.x)
     models = [dfc.Network(model.layers, branch.feedback(model, x)) for model in models]
-    if not is_finished(options, name):
+    if not finished:
         fit(options, name, branch, models, data)
-    method = make_method(config, "dfc-ss", LOSS)
-    found = [angles_of_all(model, method, data.train) for model in models]
-    angles = {"network": [float(each.network) for each in found]}
-    angles["layers"] = [[float(layer) for layer in each.layers] for each in found]
-    write_whole(options.out / name / ANGLES, f"{json.dumps(angles, indent=2)}\n".encode())
+    if not (folder / ANGLES).exists():
+        method = make_method(options.config(), "dfc-ss", LOSS)
+        found = [angles_of_all(model, method, data.train) for model in models]
+        _note(
+            folder / ANGLES,
+            {
+                "network": [float(each.network) for each in found],
+                "layers": [[float(layer) for layer in each.layers] for each in found],
+            },
+        )
+    if FORETOLD in files:
+        ends = dfc.load_run(folder).models.values()
+        _note(
+            folder / FORETOLD,
+            {
+                "start": _foretold(options, models, data, 3, options.epochs),
+                "end": _foretold(options, ends, data, 4, SETTLED),
+            },
+        )
+
+
+def _foretold(
+    options: Options, models: Iterable[dfc.Network], data: dfc.Dataset, stream: int, epochs: int
+) -> list[dict[str, list[float]]]:
+    """Of each network, by descent along its updates: what Adam comes to at small ones."""
+    config = options.config()
+    method = make_method(config, "dfc-ss", OutputError())
+    steps = steps_of(dataclasses.replace(config, epochs=1), data)
+    rate = steps * config.optimiser.lr / config.optimiser.eps
+    found = []
+    for seed, model in zip(options.seeds, models, strict=True):
+        chosen = choose(model, data.train, jax.random.fold_in(jax.random.key(seed), stream))
+        found.append(foretell(model, method, chosen, rate, epochs))
+    return found
+
+
+def _note(file: pathlib.Path, found: dict[str, Any]) -> None:
+    write_whole(file, f"{json.dumps(found, indent=2)}\n".encode())
 
 
 def look_at_sleep(options: Options, models: Sequence[dfc.Network], data: dfc.Dataset) -> None:
@@ -167,7 +204,7 @@ def look_at_sleep(options: Options, models: Sequence[dfc.Network], data: dfc.Dat
         found = [
             between(model, x) | {"own": float(jnp.mean(dfc.condition_two(model, x)))} for model in models
         ]
-        write_whole(file, f"{json.dumps(found, indent=2)}\n".encode())
+        _note(file, found)
 
 
 def collect(options: Options) -> dict[str, dict[str, Any]]:
@@ -190,6 +227,8 @@ def collect(options: Options) -> dict[str, dict[str, Any]]:
             "last_train_loss": losses[:, -1].tolist(),
             LOGIT: logits[:, -1].tolist(),
         }
+        if (folder / FORETOLD).exists():
+            found[name]["foretold"] = read_json(folder / FORETOLD)
         said = [f"before: {begun}"] if begun else []
         said += [now] if (now := remark(summary)) else []
         found[name] |= {"remark": "; ".join(said)} if said else {}
@@ -203,63 +242,15 @@ def _of_whole(curves: dict[str, np.ndarray], measure: str, epochs: int) -> Float
 
 
 def write(options: Options, rows: dict[str, dict[str, Any]]) -> None:
-    """`late_rise.json`, `late_rise.md` and `late_rise.png`."""
+    """`late_rise.json`, `late_rise.md`, `late_rise.png` and, of the branches whose feedback does not learn,
+    `foretold.png`."""
     note = {"options": options.given(), "environment": dfc.environment(), "rows": rows}
     (options.out / "late_rise.json").write_text(json.dumps(note, indent=2) + "\n", encoding="utf-8")
-    (options.out / "late_rise.md").write_text("\n".join(_table(options, rows)) + "\n", encoding="utf-8")
+    lines = table(options.given(), rows, read_json(options.out / START / SLEPT))
+    (options.out / "late_rise.md").write_text("\n".join(lines) + "\n", encoding="utf-8")
+    told = {name: row["foretold"]["start"] for name, row in rows.items() if "foretold" in row}
+    drawn("foretold.png", plot_foretold, options.out, options.seeds, told, options.out / "foretold.png")
     drawn("late_rise.png", plot_branches, options.out, START, list(rows), options.out / "late_rise.png")
-
-
-def _table(options: Options, rows: dict[str, dict[str, Any]]) -> list[str]:
-    seeds = f"{len(options.seeds)} seed{'s' if len(options.seeds) > 1 else ''}"
-    lines = [
-        f"# Feedback after {options.start} epochs with one that learns: {options.dataset}, "
-        f"{options.epochs} epochs more, {seeds}",
-        "",
-        "| from there on | to the gradient, degrees | of each layer | train loss, first epoch | lowest "
-        "| last epoch | largest mean logit |",
-        "|---|---:|---:|---:|---:|---:|---:|",
-    ]
-    for name, found in rows.items():
-        network, layers = (np.mean(found["angles"][part], axis=0) for part in ("network", "layers"))
-        cells = [remarked(BRANCHES[name].label, found)]
-        cells += [f"{network:.0f}", " ".join(f"{angle:.0f}" for angle in layers)]
-        cells += [_ends(found[f"{which}_train_loss"]) for which in ("first", "lowest", "last")]
-        lines.append("| " + " | ".join([*cells, _ends(found[LOGIT], "{:.0f}")]) + " |")
-    return [
-        *lines,
-        "",
-        "Degrees: at the start, between the update by all training samples and the gradient of their loss,",
-        "the mean over seeds; more than 90 go uphill. Losses and the largest mean of a logit over the",
-        "validation samples: the least and the most of the seeds.",
-        *explained(rows),
-        *_slept(read_json(options.out / START / SLEPT)),
-    ]
-
-
-def _slept(found: Sequence[dict[str, Any]]) -> list[str]:
-    """The second table: of the feedback that all branches go on from."""
-    named = ["none", *(f"{damping:g}" for damping in DAMPINGS[1:])]
-    degrees, condition = (
-        np.mean([seed[name] for seed in found], axis=0) for name in ("degrees", "condition_two")
-    )
-    own = np.mean([seed["own"] for seed in found])
-    return [
-        "",
-        "Where sleep has left Q: its angle to the mean over samples of J^T (J J^T + damping)^-1, and",
-        f"Condition 2 of that mean; of Q itself it is {own:.3f}. The first {SAMPLES} training samples, mean",
-        "over seeds.",
-        "",
-        "| damping | " + " | ".join(named) + " |",
-        "|---" + "|---:" * len(named) + "|",
-        "| degrees | " + " | ".join(f"{value:.0f}" for value in degrees) + " |",
-        "| Condition 2 | " + " | ".join(f"{value:.3f}" for value in condition) + " |",
-    ]
-
-
-def _ends(values: Sequence[float], shown: str = "{:.1e}") -> str:
-    ends = sorted({shown.format(value) for value in (min(values), max(values))}, key=float) if values else []
-    return " to ".join(ends)
 
 
 @outermost

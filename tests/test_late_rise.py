@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from helpers import records, relative_error
 from stopped_runs import leave
-from weight_transport import branches
+from weight_transport import branches, competition
 from weight_transport.branches import angles_of_all, between_inverse_and_transpose, BRANCHES, DAMPINGS
 from weight_transport.branches_picture import STYLES
 
@@ -124,6 +124,11 @@ def test_seeds_that_stopped_early_are_counted_and_in_no_figure(tmp_path: pathlib
         (tmp_path / name / "metrics.jsonl").write_text("".join(f"{line}\n" for line in lines))
         angles = {"network": [60.0, 70.0], "layers": [[95.0, 20.0], [97.0, 40.0]]}
         (tmp_path / name / "angles.json").write_text(json.dumps(angles))
+    course = {"growth": [-0.01] * 5 + [3e-4], "train_loss": [1.0] * 5 + [0.2]}
+    shorter = {part: values[:3] for part, values in course.items()}
+    foretold = {"start": [course, shorter], "end": [shorter, course]}
+    for name in ("kept", "exact"):
+        (tmp_path / name / "foretold.json").write_text(json.dumps(foretold))
     sleep = {"degrees": [30.0] * len(DAMPINGS), "condition_two": [0.7] * len(DAMPINGS), "own": 0.6}
     (tmp_path / "start" / "slept.json").write_text(json.dumps([sleep, sleep | {"own": 0.8}]))
     options = late_rise.Options(epochs=3, seeds=(0, 1), out=tmp_path)
@@ -139,6 +144,10 @@ def test_seeds_that_stopped_early_are_counted_and_in_no_figure(tmp_path: pathlib
     assert "of Q itself it is 0.700" in table and "| Condition 2 | 0.700 | 0.700 |" in table
     assert (tmp_path / "late_rise.png").read_bytes().startswith(b"\x89PNG")
     assert list(STYLES) == list(BRANCHES)
+    kept = "+0.30, unsolved | 2.0e-01, unsolved | 3.3e-01, 3.3e-01 | unsolved, +0.30 | 1.0, 1.0 |"
+    assert f"| one Q: kept as it is | {kept}" in table
+    assert "each sample | +0.30, unsolved | 2.0e-01, unsolved | 3.3e-01 | unsolved, +0.30 | 1.0 |" in table
+    assert (tmp_path / "foretold.png").read_bytes().startswith(b"\x89PNG")
 
     shutil.rmtree(tmp_path / "start")
     leave(tmp_path / "start", (3, 2), 3)
@@ -157,6 +166,8 @@ def test_what_all_branches_go_on_from_is_asked_for_as_long_as_it_is() -> None:
 @pytest.mark.script
 @pytest.mark.usefixtures("as_users_run")
 def test_the_command_branches_and_goes_on(tmp_path: pathlib.Path, monkeypatch, capsys) -> None:
+    monkeypatch.setattr(competition, "HARD", 60)
+    monkeypatch.setattr(competition, "OTHERS", 40)
     names = ("kept", "exact", "tenth-nudge", "learned", "sleep-gain")
     options = late_rise.Options(start=2, epochs=1, branches=names, seeds=(3, 5), out=tmp_path, progress=False)
     assert late_rise.main(options) == 0
@@ -166,6 +177,11 @@ def test_the_command_branches_and_goes_on(tmp_path: pathlib.Path, monkeypatch, c
     assert len(records(tmp_path / "start")) == 4 and len(records(tmp_path / "sleep-gain")) == 2
     # One set of weights at the start; a small nudge changes nothing but what rounding makes of it.
     rows = note["rows"]
+    assert [name for name in rows if "foretold" in rows[name]] == ["kept", "exact"]
+    for model in range(2):
+        kept, exact = (rows[name]["foretold"] for name in ("kept", "exact"))
+        assert kept["start"][model]["train_loss"][0] == exact["start"][model]["train_loss"][0]
+        assert kept["end"][model] != exact["end"][model] and kept["end"][model] != kept["start"][model]
     assert rows["kept"]["angles"] == rows["learned"]["angles"] != rows["exact"]["angles"]
     one, other = (rows[name]["last_train_loss"] for name in ("learned", "tenth-nudge"))
     assert np.allclose(one, other, rtol=1e-2) and one != rows["kept"]["last_train_loss"]

@@ -1,9 +1,10 @@
-"""The picture of training that goes on in several ways, drawn from nothing but the folders of these."""
+"""The pictures of training that goes on in several ways."""
 
 import pathlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
+from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from report.curves import read_curves
 from report.figure import tidied
@@ -43,7 +44,42 @@ def plot_branches(out: pathlib.Path, start: str, branches: Sequence[str], path: 
         ax.set_ylim(top=2 * highest)
         ax.xaxis.get_major_locator().set_params(integer=True)
     axes[0, 0].set(ylabel="train loss")
-    entries = [Line2D([], [], label=BRANCHES[name].label, linewidth=2, **STYLES[name]) for name in branches]
+    return _saved(figure, [_entry(name) for name in branches], path)
+
+
+def plot_foretold(
+    out: pathlib.Path,
+    seeds: Sequence[int],
+    foretold: Mapping[str, Sequence[Mapping[str, Sequence[float]]]],
+    path: pathlib.Path,
+) -> pathlib.Path | None:
+    """Train loss as it was seen and as it was to come, a panel a seed; None if nothing was foretold."""
+    if not foretold:
+        return None
+    figure, axes = plt.subplots(
+        1, len(seeds), figsize=(4 * len(seeds), 4.6), sharey=True, squeeze=False, layout="constrained"
+    )
+    for name, courses in foretold.items():
+        seen, colour = _losses(out / name), STYLES[name]["color"]
+        for seed, course, ax in zip(seeds, courses, axes.flat, strict=True):
+            losses = seen.get(seed, np.empty(0))
+            ax.plot(np.arange(len(losses)) + 0.5, losses, color=colour)  # the mean of an epoch
+            ax.plot(course["train_loss"], color=colour, linestyle=":")
+            ax.set(xlabel="epochs from there on", yscale="log", title=f"seed {seed}")
+    most = max(course["train_loss"][0] for courses in foretold.values() for course in courses)
+    axes[0, 0].set(ylabel="train loss", ylim=(None, 1e3 * most))
+    kinds = [
+        Line2D([], [], color="0.5", label="seen"),
+        Line2D([], [], color="0.5", linestyle=":", label="by how errors act on each other at the start"),
+    ]
+    return _saved(figure, [*kinds, *(_entry(name) for name in foretold)], path)
+
+
+def _entry(name: str) -> Line2D:
+    return Line2D([], [], label=BRANCHES[name].label, linewidth=2, **STYLES[name])
+
+
+def _saved(figure: Figure, entries: Sequence[Line2D], path: pathlib.Path) -> pathlib.Path:
     figure.legend(handles=entries, loc="outside lower center", frameon=False, ncols=2, fontsize=8)
     tidied(figure).savefig(path, dpi=130)
     plt.close(figure)
