@@ -26,6 +26,13 @@ def read_run(folder: pathlib.Path) -> dict[str, Any]:
     found = {name: read_json(folder / f"{name}.json") for name in PARTS}
     for name, kinds in PARTS.items():
         _check_parts(folder / f"{name}.json", "", found[name], kinds)
+    seeds = found["summary"]["seeds"]
+    for seed, of in seeds.items():
+        _check_parts(folder / "summary.json", "seeds.", seeds, {seed: dict})
+        doubts = of.get("doubts", [])
+        if not (isinstance(doubts, list) and all(isinstance(each, str) for each in doubts)):
+            problem = f"`seeds.{seed}.doubts` of summary.json is {doubts!r}, no list of sentences"
+            raise ValueError(f"{str(folder)!r} {NONE}: {problem}.")
     return {**found["config"], "summary": found["summary"]}
 
 
@@ -82,7 +89,7 @@ def check_same_epochs(folder: pathlib.Path, seeds: Sequence[int], summary: dict[
     except (OSError, ValueError, TypeError, KeyError, RecursionError) as error:
         raise ValueError(f"{problem}: metrics.jsonl: {type(error).__name__}: {error}.") from error
     for seed, found in summary["seeds"].items():
-        epochs = found.get("epochs", 0) if isinstance(found, dict) else None
+        epochs = found.get("epochs", 0)
         if not isinstance(epochs, int) or held.pop(seed, []) != list(range(1, 1 + epochs)):
             raise ValueError(f"{problem}: metrics.jsonl and summary.json hold other epochs of seed {seed}.")
     if held:
