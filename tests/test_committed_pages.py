@@ -220,6 +220,38 @@ def test_what_is_said_of_other_feedback_before_the_late_rise_is_what_its_runs_di
     assert f"from {logits[0]:.0f} to {logits[-1]:.0f} in the network that rises first" in page
 
 
+def test_what_is_said_of_competing_errors_is_in_the_table_of_what_they_foretell():
+    page = " ".join((RESULTS / "learning-rate" / "README.md").read_text("utf-8").split())
+    rows = read(RESULTS / "late-rise" / "late_rise.json")["rows"]
+    rows = {name: row for name, row in rows.items() if "foretold" in row}
+    seen, lowest = (
+        np.array([row[f"{which}_train_loss"] for row in rows.values()]) for which in ("last", "lowest")
+    )
+    start = [[each["train_loss"] for each in row["foretold"]["start"]] for row in rows.values()]
+    foretold = np.array(start)[..., -1]
+    falls = seen == lowest
+    ratios = (seen / foretold)[falls]
+    assert f"ends {ratios.min():.1f} to {ratios.max():.1f} times as high as foretold" in page
+    # Where two are foretold in another order than seen, they end within 5 % of each other.
+    wrong = []
+    for network in range(3):
+        of, came_to = foretold[:, network], seen[:, network]
+        pairs = [(i, j) for i in range(len(of)) for j in range(len(of)) if of[i] < 0.99 * of[j]]
+        wrong += [came_to[i] / came_to[j] for i, j in pairs if came_to[i] > came_to[j]]
+    assert len(wrong) == 1 and max(wrong) < 1.05
+    rises = np.array([[max(np.diff(each[1:])) > 0 for each in of] for of in start])
+    assert rises.sum() == 1 and rises[list(rows).index("mean-jacobian"), 0]
+    ends = np.array([[each["growth"][5] for each in row["foretold"]["end"]] for row in rows.values()])
+    risen = seen / lowest > 1.01
+    assert risen.sum() == 7 and (ends > 0).sum() == 6 and np.all(risen[ends > 0])
+    assert f"whose loss is {(seen / lowest)[risen & (ends < 0)].item():.0f} times its lowest by then" in page
+    growth = {
+        name: np.array([each["growth"][5] for each in row["foretold"]["start"]]) for name, row in rows.items()
+    }
+    for name in ("kept", "mean-jacobian", "mean-damped"):
+        assert np.all(growth["mean-inverse"] < growth[name])
+
+
 def tenfold(name: str) -> int:
     """The first epoch of a branch where a network's loss is ten times its lowest until then; 99 if none."""
     losses = read_curves(RESULTS / "late-rise" / name)["train_loss"]
