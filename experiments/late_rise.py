@@ -6,10 +6,10 @@
 Trains networks by DFC-SS with learned feedback and the hyperparameters of the NeurIPS paper's Table 1, MNIST
 (sleep by the mean over the noise, a quarter of an epoch before each). From there it goes on in several ways:
 with other feedback, or with another nudge, gain in sleep or optimiser. Where all training samples' update
-points is measured in between and, where the feedback does not learn, how samples' errors act on each other and
-what their losses would come to by that. Every branch has a folder of its own; then come `late_rise.md`,
-`late_rise.json`, `late_rise.png` and `foretold.png`. After an interruption the same command goes on from the
-newest epoch.
+points is measured in between and, where the feedback does not learn, how samples' errors act on each other
+and what their losses would come to by that. Every branch has a folder of its own; then come
+`late_rise.md`, `late_rise.json`, `late_rise.png` and `foretold.png`. After an interruption the same command
+goes on from the newest epoch.
 The exit status is 1 where a seed diverged or is in doubt.
 """
 
