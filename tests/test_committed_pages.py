@@ -220,6 +220,23 @@ def test_what_is_said_of_other_feedback_before_the_late_rise_is_what_its_runs_di
     assert f"from {logits[0]:.0f} to {logits[-1]:.0f} in the network that rises first" in page
 
 
+@pytest.mark.parametrize("row", ["dfc-ss-fixed", "dfc-ssa-fixed", "dfa", "bp"])
+def test_the_seeds_whose_train_loss_settles_are_those_of_the_page(row):
+    page = (RESULTS / "README.md").read_text("utf-8")
+    losses = read_curves(RESULTS / "table1-full" / "mnist_train_loss" / row)["train_loss"]
+    settled = losses[:, -1] < 1e-5
+    first = [100 - int(np.argmax(of[::-1] >= 1e-5)) + 1 for of in losses[settled]]
+    ends, others = (
+        f"{min(of):.1e} to {max(of):.1e}".replace("e-0", "e-") if len(of) else ""
+        for of in (losses[settled, -1], losses[~settled, -1])
+    )
+    name = row.removesuffix("-fixed").upper() + " (fixed)" * row.endswith("-fixed")
+    mean, std = COLUMNS["mnist_train_loss"].paper[list(ROWS).index(name)]
+    paper = f"{1e-7 * mean:.1e} ± {1e-7 * std:.1e}".replace("e-0", "e-")
+    cells = [name, f"{settled.sum()} of 5", ", ".join(map(str, sorted(first))), ends, others, paper]
+    assert "| " + " | ".join(cells).replace("|  |", "| |").replace("|  |", "| |") + " |" in page
+
+
 def test_what_is_said_of_competing_errors_is_in_the_table_of_what_they_foretell():
     page = " ".join((RESULTS / "learning-rate" / "README.md").read_text("utf-8").split())
     rows = read(RESULTS / "late-rise" / "late_rise.json")["rows"]
