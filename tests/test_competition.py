@@ -95,6 +95,18 @@ def test_two_that_harm_each_other_make_the_loss_rise_if_their_product_is_more_th
         assert float(growth(R, chosen, found[-1])) == pytest.approx((a * b - 1) / (2 + a + b), rel=2e-2)
 
 
+def test_one_that_stands_for_two_counts_as_they_would() -> None:
+    R, two = of_two(0.5, 3.0)
+    copies = jnp.array([0, 0, 1])
+    once = Chosen(two.x, two.margins, two.errors, jnp.array([2.0, 1.0]))
+    twice = Chosen(two.x[copies], two.margins[copies], two.errors[copies], jnp.ones(3))
+    found, wanted = course(R, once, 1.0, 5), course(R[copies][:, copies], twice, 1.0, 5)
+    assert jnp.allclose(found[:, copies], wanted, rtol=1e-6)
+    assert jnp.allclose(once.loss(found), twice.loss(wanted), rtol=1e-6)
+    alike = growth(R, once, found[-1]), growth(R[copies][:, copies], twice, wanted[-1])
+    assert float(alike[0]) == pytest.approx(float(alike[1]), rel=1e-6)
+
+
 def test_the_hard_ones_are_followed_and_some_stand_for_the_rest(monkeypatch: pytest.MonkeyPatch) -> None:
     whole = choose(MODEL, SPLIT, jr.key(0))
     wanted = jnp.mean(jax.vmap(dfc.CrossEntropy())(jax.vmap(MODEL)(X), Y))
