@@ -237,6 +237,26 @@ def test_the_seeds_whose_train_loss_settles_are_those_of_the_page(row):
     assert "| " + " | ".join(cells).replace("|  |", "| |").replace("|  |", "| |") + " |" in page
 
 
+@pytest.mark.parametrize("run", ["table1-full/mnist_train_loss/dfc-ss-fixed", "table1-full/mnist_train_loss/bp",
+                                 "fixed-smaller-eps", "bp-larger-eps", "bp-rate-of-fixed"])  # fmt: skip
+def test_which_runs_settle_by_eps_is_what_they_did(run):
+    page = (RESULTS / "learning-rate" / "README.md").read_text("utf-8")
+    folder = RESULTS / run if "/" in run else RESULTS / "learning-rate" / run
+    losses, options = read_curves(folder)["train_loss"], read(folder / "config.json")["config"]["optimiser"]
+    assert losses.shape[1] == 100 and (options["beta1"], options["beta2"]) == (0.99, 0.99)
+    lowest, last = (
+        f"{min(of):.1e} to {max(of):.1e}".replace("e-0", "e-") for of in (losses.min(axis=1), losses[:, -1])
+    )
+    settled = losses[losses[:, -1] < 1e-5]
+    first = sorted(losses.shape[1] - int(np.argmax(of[::-1] >= 1e-5)) + 1 for of in settled)
+    count = f"{len(settled)} of {len(losses)}" + (f": {', '.join(map(str, first))}" if first else "")
+    (line,) = (line for line in page.splitlines() if line.endswith(f"| {count} | `{run}` |"))
+    _, _, rate, eps, *cells = (cell.strip() for cell in line.split("|"))
+    assert cells[:2] == [lowest, last]
+    told = float(rate.split(",")[0]), float(eps.split(",")[0])
+    assert told == pytest.approx((options["lr"], options["eps"]), rel=5e-3)
+
+
 def test_what_is_said_of_competing_errors_is_in_the_table_of_what_they_foretell():
     page = " ".join((RESULTS / "learning-rate" / "README.md").read_text("utf-8").split())
     rows = read(RESULTS / "late-rise" / "late_rise.json")["rows"]
