@@ -14,6 +14,7 @@ from weight_transport.branches import DAMPINGS
 
 
 SCHEDULES = ("mnist", "mnist-constant")
+SETTLING = ("table1-full/mnist_train_loss/dfc-ss-fixed", "table1-full/mnist_train_loss/bp")
 
 
 def test_readmes_first_table_is_that_of_the_committed_runs():
@@ -237,8 +238,7 @@ def test_the_seeds_whose_train_loss_settles_are_those_of_the_page(row):
     assert "| " + " | ".join(cells).replace("|  |", "| |").replace("|  |", "| |") + " |" in page
 
 
-@pytest.mark.parametrize("run", ["table1-full/mnist_train_loss/dfc-ss-fixed", "fixed-smaller-eps",
-                                 "table1-full/mnist_train_loss/bp", "bp-larger-eps", "bp-rate-of-fixed"])  # fmt: skip
+@pytest.mark.parametrize("run", (*SETTLING, "fixed-smaller-eps", "bp-larger-eps", "bp-rate-of-fixed"))
 def test_which_runs_settle_by_eps_is_what_they_did(run):
     page = (RESULTS / "learning-rate" / "README.md").read_text("utf-8")
     folder = RESULTS / run if "/" in run else RESULTS / "learning-rate" / run
