@@ -39,10 +39,11 @@ from weight_transport.branches import (
     between_inverse_and_transpose as between,
     Branch,
     BRANCHES,
+    SAMPLES,
 )
 from weight_transport.branches_picture import plot_branches, plot_foretold
-from weight_transport.branches_table import table
-from weight_transport.competition import choose, foretell, OutputError, SETTLED
+from weight_transport.branches_table import seen, table
+from weight_transport.foretelling import choose, foretell, OutputError, SETTLED
 
 import dfc_jax as dfc
 from dfc_jax._checks import check_count
@@ -51,7 +52,7 @@ from dfc_jax._runs.folder import first_difference
 
 
 START, ANGLES, FORETOLD = "start", "angles.json", "foretold.json"  # what all go on from; files of each branch
-SLEPT, SAMPLES = "slept.json", 1000  # a file of the former; training samples for the means in it
+SLEPT = "slept.json"  # a file of the former
 LOSS, LOGIT = dfc.CrossEntropy(), "largest_mean_logit"
 
 
@@ -147,17 +148,18 @@ def fit(
 
 def go_on(options: Options, name: str, models: Sequence[dfc.Network], data: dfc.Dataset) -> None:
     """One branch, and in its folder the angles between all training samples' update and their gradient, and
-    what its networks' losses were and are to come to where their feedback does not learn."""
+    where the feedback does not learn, what the losses would come to from start and end."""
     branch, folder = BRANCHES[name], options.out / name
     files = (ANGLES,) if branch.learns else (ANGLES, FORETOLD)
     finished = is_finished(options, name)
-    if finished and all((folder / file).exists() for file in files):
+    missing = [file for file in files if not (finished and (folder / file).exists())]
+    if not missing:
         return
     x = jnp.asarray(data.train.x)
     models = [dfc.Network(model.layers, branch.feedback(model, x)) for model in models]
     if not finished:
         fit(options, name, branch, models, data)
-    if not (folder / ANGLES).exists():
+    if ANGLES in missing:
         method = make_method(options.config(), "dfc-ss", LOSS)
         found = [angles_of_all(model, method, data.train) for model in models]
         _note(
@@ -167,7 +169,7 @@ def go_on(options: Options, name: str, models: Sequence[dfc.Network], data: dfc.
                 "layers": [[float(layer) for layer in each.layers] for each in found],
             },
         )
-    if FORETOLD in files:
+    if FORETOLD in missing:
         ends = dfc.load_run(folder).models.values()
         _note(
             folder / FORETOLD,
@@ -230,7 +232,9 @@ def collect(options: Options) -> dict[str, dict[str, Any]]:
             LOGIT: logits[:, -1].tolist(),
         }
         if (folder / FORETOLD).exists():
-            found[name]["foretold"] = read_json(folder / FORETOLD)
+            found[name]["foretold"] = read_json(folder / FORETOLD) | seen(
+                curves, options.seeds, options.epochs
+            )
         said = [f"before: {begun}"] if begun else []
         said += [now] if (now := remark(summary)) else []
         found[name] |= {"remark": "; ".join(said)} if said else {}

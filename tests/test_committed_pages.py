@@ -11,6 +11,7 @@ from prospective.picture import LABELS
 from report.curves import read_curves
 from report.spread import shown
 from weight_transport.branches import DAMPINGS
+from weight_transport.foretelling import HARD, OTHERS, SETTLED
 
 
 SCHEDULES = ("mnist", "mnist-constant")
@@ -238,6 +239,20 @@ def test_the_seeds_whose_train_loss_settles_are_those_of_the_page(row):
     assert "| " + " | ".join(cells).replace("|  |", "| |").replace("|  |", "| |") + " |" in page
 
 
+def test_how_many_epochs_it_takes_to_settle_is_what_it_took():
+    cells = [f"table1-full/mnist_train_loss/{row}" for row in ("dfc-ss-fixed", "dfc-ssa-fixed", "dfa")]
+    took = {name: [] for name in (*cells, "learning-rate/bp-rate-of-fixed")}
+    for name, of_run in took.items():
+        losses = read_curves(RESULTS / name)["train_loss"]
+        for of in losses[losses[:, -1] < 1e-5]:
+            of_run.append(int(np.argmax(of[::-1] > 1e-3) - np.argmax(of[::-1] >= 1e-5)) + 1)
+    paper = [epochs for cell in cells for epochs in took[cell]]
+    assert f"within {min(paper)} to {max(paper)} epochs" in (RESULTS / "README.md").read_text("utf-8")
+    every = [epochs for of_run in took.values() for epochs in of_run]
+    faq = " ".join((ROOT / "docs" / "faq.md").read_text("utf-8").split())
+    assert f"within {min(every)} to {max(every)} epochs, under backprop too" in faq
+
+
 @pytest.mark.parametrize("run", (*SETTLING, "fixed-smaller-eps", "bp-larger-eps", "bp-rate-of-fixed"))
 def test_which_runs_settle_by_eps_is_what_they_did(run):
     page = (RESULTS / "learning-rate" / "README.md").read_text("utf-8")
@@ -278,15 +293,28 @@ def test_what_is_said_of_competing_errors_is_in_the_table_of_what_they_foretell(
     assert len(wrong) == 1 and max(wrong) < 1.05
     rises = np.array([[max(np.diff(each[1:])) > 0 for each in of] for of in start])
     assert rises.sum() == 1 and rises[list(rows).index("mean-jacobian"), 0]
-    ends = np.array([[each["growth"][5] for each in row["foretold"]["end"]] for row in rows.values()])
+    ends = np.array([[each["growth"][SETTLED] for each in row["foretold"]["end"]] for row in rows.values()])
     risen = seen / lowest > 1.01
     assert risen.sum() == 7 and (ends > 0).sum() == 6 and np.all(risen[ends > 0])
     assert f"whose loss is {(seen / lowest)[risen & (ends < 0)].item():.0f} times its lowest by then" in page
+    assert "after five epochs of its course" in page and SETTLED == 5
+    assert "negative in six of the seven networks that have risen and positive in all that fall" in page
+    courses = np.array([[each["train_loss"] for each in row["foretold"]["end"]] for row in rows.values()])
+    courses = courses[(ends > 0) & (np.diff(courses, axis=2).min(axis=2) < -1e-5)]
+    falls = courses[:, 0] / courses.min(axis=1)
+    told = f"at {courses[:, 0].min():.1e} to {courses[:, 0].max():.1e} in this estimate".replace("e-0", "e-")
+    assert (
+        told in page
+        and f"fall first, {falls.min():.1f}- to {falls.max():.0f}-fold" in page
+        and len(falls) == 3
+    )
     growth = {
-        name: np.array([each["growth"][5] for each in row["foretold"]["start"]]) for name, row in rows.items()
+        name: np.array([each["growth"][SETTLED] for each in row["foretold"]["start"]])
+        for name, row in rows.items()
     }
     for name in ("kept", "mean-jacobian", "mean-damped"):
-        assert np.all(growth["mean-inverse"] < growth[name])
+        assert np.all(growth["mean-inverse"] < growth[name]) and np.all(growth["kept"] <= growth[name])
+    assert f"R of {HARD + OTHERS} samples, the {HARD} of the smallest margins and {OTHERS} that" in page
 
 
 def tenfold(name: str) -> int:

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from helpers import records, relative_error
 from stopped_runs import leave
-from weight_transport import branches, competition
+from weight_transport import branches, foretelling
 from weight_transport.branches import angles_of_all, between_inverse_and_transpose, BRANCHES, DAMPINGS
 from weight_transport.branches_picture import STYLES
 
@@ -127,8 +127,12 @@ def test_seeds_that_stopped_early_are_counted_and_in_no_figure(tmp_path: pathlib
     course = {"growth": [-0.01] * 5 + [3e-4], "train_loss": [1.0] * 5 + [0.2]}
     shorter = {part: values[:3] for part, values in course.items()}
     foretold = {"start": [course, shorter], "end": [shorter, course]}
-    for name in ("kept", "exact"):
-        (tmp_path / name / "foretold.json").write_text(json.dumps(foretold))
+    whole = {part: [*values[:3], values[-1]] for part, values in course.items()}
+    for name, first in (("kept", shorter), ("exact", whole)):
+        told = foretold | {
+            "start": [course | {"train_loss": first["train_loss"]}, {"growth": [], "train_loss": []}]
+        }
+        (tmp_path / name / "foretold.json").write_text(json.dumps(told))
     sleep = {"degrees": [30.0] * len(DAMPINGS), "condition_two": [0.7] * len(DAMPINGS), "own": 0.6}
     (tmp_path / "start" / "slept.json").write_text(json.dumps([sleep, sleep | {"own": 0.8}]))
     options = late_rise.Options(epochs=3, seeds=(0, 1), out=tmp_path)
@@ -144,9 +148,12 @@ def test_seeds_that_stopped_early_are_counted_and_in_no_figure(tmp_path: pathlib
     assert "of Q itself it is 0.700" in table and "| Condition 2 | 0.700 | 0.700 |" in table
     assert (tmp_path / "late_rise.png").read_bytes().startswith(b"\x89PNG")
     assert list(STYLES) == list(BRANCHES)
-    kept = "+0.30, unsolved | 2.0e-01, unsolved | 3.3e-01, 3.3e-01 | unsolved, +0.30 | 1.0, 1.0 |"
-    assert f"| one Q: kept as it is | {kept}" in table
-    assert "each sample | +0.30, unsolved | 2.0e-01, unsolved | 3.3e-01 | unsolved, +0.30 | 1.0 |" in table
+    of_start, of_end = "+0.30, unsolved | unsolved, unsolved", "unsolved, +0.30"
+    assert f"| one Q: kept as it is | {of_start} | 3.3e-01, 3.3e-01 | 1.0, 1.0 | {of_end} |" in table
+    assert (
+        f"each sample | +0.30, unsolved | 2.0e-01, unsolved | 3.3e-01, stopped | 1.0, stopped | {of_end} |"
+        in table
+    )
     assert (tmp_path / "foretold.png").read_bytes().startswith(b"\x89PNG")
 
     shutil.rmtree(tmp_path / "start")
@@ -166,8 +173,8 @@ def test_what_all_branches_go_on_from_is_asked_for_as_long_as_it_is() -> None:
 @pytest.mark.script
 @pytest.mark.usefixtures("as_users_run")
 def test_the_command_branches_and_goes_on(tmp_path: pathlib.Path, monkeypatch, capsys) -> None:
-    monkeypatch.setattr(competition, "HARD", 60)
-    monkeypatch.setattr(competition, "OTHERS", 40)
+    monkeypatch.setattr(foretelling, "HARD", 60)
+    monkeypatch.setattr(foretelling, "OTHERS", 40)
     names = ("kept", "exact", "tenth-nudge", "learned", "sleep-gain")
     options = late_rise.Options(start=2, epochs=1, branches=names, seeds=(3, 5), out=tmp_path, progress=False)
     assert late_rise.main(options) == 0

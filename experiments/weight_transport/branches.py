@@ -16,6 +16,7 @@ import dfc_jax as dfc
 
 
 CHUNK = 500  # samples whose updates are computed at once
+SAMPLES = 1000  # for the means between which sleep has left the feedback
 DAMPINGS = (0.0, 1.0, 3.0, 10.0, 30.0, 100.0, 1e4)  # from the pseudo-inverse to the transposed Jacobian
 NewFeedback = Callable[[dfc.Network, Float[Array, "samples ..."]], dfc.AbstractFeedback]
 

@@ -64,10 +64,10 @@ def plot_foretold(
         for seed, course, ax in zip(seeds, courses, axes.flat, strict=True):
             losses = seen.get(seed, np.empty(0))
             ax.plot(np.arange(len(losses)) + 0.5, losses, color=colour)  # the mean of an epoch
-            ax.plot(course["train_loss"], color=colour, linestyle=":")
+            ax.plot(course["train_loss"], color=colour, linestyle=":")  # nothing, if not a step was solved
             ax.set(xlabel="epochs from there on", yscale="log", title=f"seed {seed}")
-    most = max(course["train_loss"][0] for courses in foretold.values() for course in courses)
-    axes[0, 0].set(ylabel="train loss", ylim=(None, 1e3 * most))
+    first = [course["train_loss"][:1] for courses in foretold.values() for course in courses]
+    axes[0, 0].set(ylabel="train loss", ylim=(None, 1e3 * max(sum(first, [1e-5]))))
     kinds = [
         Line2D([], [], color="0.5", label="seen"),
         Line2D([], [], color="0.5", linestyle=":", label="by how errors act on each other at the start"),

@@ -5,8 +5,8 @@ from typing import Any
 
 import numpy as np
 from report.doubts import explained, remarked
-from weight_transport.branches import BRANCHES, DAMPINGS
-from weight_transport.competition import SETTLED
+from weight_transport.branches import BRANCHES, DAMPINGS, SAMPLES
+from weight_transport.foretelling import SETTLED
 
 
 def table(given: Mapping[str, Any], rows: Mapping[str, Any], slept: Sequence[Mapping[str, Any]]) -> list[str]:
@@ -41,8 +41,22 @@ def table(given: Mapping[str, Any], rows: Mapping[str, Any], slept: Sequence[Map
         "validation samples: the least and the most of the seeds.",
         *explained(rows),
         *_of_sleep(slept),
-        *_of_competition({name: found for name, found in rows.items() if "foretold" in found}),
+        *_foretold({name: found for name, found in rows.items() if "foretold" in found}, given["epochs"]),
     ]
+
+
+def seen(
+    curves: Mapping[str, np.ndarray], seeds: Sequence[int], epochs: int
+) -> dict[str, list[float | None]]:
+    """The last train loss of each seed, and that over its lowest; None of one that stopped early."""
+    ran = [int(each[0]) for each in curves.get("seed", ())]
+    losses = dict(zip(ran, curves.get("train_loss", ()), strict=True))
+    each = [losses.get(seed, np.empty(0)) for seed in seeds]
+    whole = [of if len(of) == epochs and np.isfinite(of[-1]) else None for of in each]
+    return {
+        "seen": [None if of is None else float(of[-1]) for of in whole],
+        "over_lowest": [None if of is None else float(of[-1] / np.min(of)) for of in whole],
+    }
 
 
 def _of_sleep(found: Sequence[Mapping[str, Any]]) -> list[str]:
@@ -54,7 +68,7 @@ def _of_sleep(found: Sequence[Mapping[str, Any]]) -> list[str]:
     return [
         "",
         "Where sleep has left Q: its angle to the mean over samples of J^T (J J^T + damping)^-1, and",
-        f"Condition 2 of that mean; of Q itself it is {own:.3f}. The first 1000 training samples, mean",
+        f"Condition 2 of that mean; of Q itself it is {own:.3f}. The first {SAMPLES} training samples, mean",
         "over seeds.",
         "",
         _line(["damping", *named]),
@@ -64,44 +78,40 @@ def _of_sleep(found: Sequence[Mapping[str, Any]]) -> list[str]:
     ]
 
 
-def _of_competition(rows: Mapping[str, Any]) -> list[str]:
+def _foretold(rows: Mapping[str, Any], epochs: int) -> list[str]:
     if not rows:
         return []
     lines = [
         "",
         "Where the feedback does not learn: what would come of the samples' errors if they went on",
-        "acting on each other as at the start, and as at the end. Growth, in thousandths of what an",
-        f"error does to itself, after {SETTLED} epochs of that: the loss rises where it is positive. A",
-        "number a seed, in their order.",
+        "acting on each other as at the start, and as at the end. Growth: of the loss, in thousandths of",
+        f"the mean effect of an error on itself, after {SETTLED} epochs of that, in which what is common to",
+        "many samples comes to rest; the loss rises where it is positive. A number a seed, in their order.",
         "",
-        "| from there on | growth, as at the start | loss of the last epoch, as at the start | seen "
-        "| growth, as at the end | seen, last over lowest |",
+        "| from there on | growth, by the start | loss of the last epoch, by the start | seen "
+        "| seen, over the lowest | growth, by the end |",
         "|---|---:|---:|---:|---:|---:|",
     ]
     for name, found in rows.items():
         start, end = found["foretold"]["start"], found["foretold"]["end"]
-        epochs = max(len(each["train_loss"]) for each in start)
-        come_to = [each["train_loss"][-1] if len(each["train_loss"]) == epochs else None for each in start]
-        seen = found["last_train_loss"]
         cells = [
             BRANCHES[name].label,
-            _each([_growth(each) for each in start], "{:+.2f}"),
-            _each(come_to, "{:.1e}"),
-            _each(seen, "{:.1e}"),
-            _each([_growth(each) for each in end], "{:+.2f}"),
-            _each(np.divide(seen, found["lowest_train_loss"]), "{:.1f}"),
+            _each([_after(each["growth"], SETTLED, 1e3) for each in start], "{:+.2f}"),
+            _each([_after(each["train_loss"], epochs) for each in start], "{:.1e}"),
+            _each(found["foretold"]["seen"], "{:.1e}", without="stopped"),
+            _each(found["foretold"]["over_lowest"], "{:.1f}", without="stopped"),
+            _each([_after(each["growth"], SETTLED, 1e3) for each in end], "{:+.2f}"),
         ]
         lines.append(_line(cells))
     return lines
 
 
-def _growth(course: Mapping[str, Sequence[float]]) -> float | None:
-    of = course["growth"]
-    return 1e3 * of[SETTLED] if len(of) > SETTLED else None
+def _after(course: Sequence[float], epochs: int, unit: float = 1.0) -> float | None:
+    return unit * course[epochs] if len(course) > epochs else None
 
 
-def _each(values: Sequence[float | None], shown: str) -> str:
-    return ", ".join("unsolved" if value is None else shown.format(value) for value in values)
+def _each(values: Sequence[float | None], shown: str, without: str = "unsolved") -> str:
+    return ", ".join(without if value is None else shown.format(value) for value in values)
 
 
 def _ends(values: Sequence[float], shown: str = "{:.1e}") -> str:

@@ -7,8 +7,8 @@ import jax.random as jr
 import numpy as np
 import pytest
 from helpers import relative_error
-from weight_transport import competition
-from weight_transport.competition import choose, Chosen, course, foretell, growth, interaction, OutputError
+from weight_transport import foretelling
+from weight_transport.foretelling import choose, Chosen, course, foretell, growth, interaction, OutputError
 
 import dfc_jax as dfc
 
@@ -31,10 +31,10 @@ def along(update: dfc.Network) -> jax.Array:
     return -jax.jvp(of, (weights,), (eqx.filter(update, eqx.is_inexact_array),))[1]
 
 
-def of_two(a: float, b: float, first: float = 3.0) -> tuple[jax.Array, Chosen]:
+def of_two(a: float, b: float) -> tuple[jax.Array, Chosen]:
     """Two samples that help themselves and harm each other."""
     R = jnp.array([[1.0, -a], [-b, 1.0]])
-    return R, Chosen(jnp.zeros((2, 1)), jnp.array([first, 4.0]), jnp.zeros((2, 2)), jnp.ones(2))
+    return R, Chosen(jnp.zeros((2, 1)), jnp.array([3.0, 4.0]), jnp.zeros((2, 2)), jnp.ones(2))
 
 
 @pytest.mark.parametrize("name", ["backprop", "learned", "exact"])
@@ -95,6 +95,17 @@ def test_two_that_harm_each_other_make_the_loss_rise_if_their_product_is_more_th
         assert float(growth(R, chosen, found[-1])) == pytest.approx((a * b - 1) / (2 + a + b), rel=2e-2)
 
 
+def test_under_a_gradient_the_loss_falls_all_the_way_and_what_comes_of_it_is_the_hard_margin() -> None:
+    # The shares that make |sum x_i grad m_i| least are one half of each of the first two: (1, 0).
+    gradients = jnp.array([[1.0, 1.0], [1.0, -1.0], [3.0, 0.0]])
+    chosen = Chosen(jnp.zeros((3, 1)), jnp.array([5.0, 4.0, 4.5]), jnp.zeros((3, 2)), jnp.ones(3))
+    R = gradients @ gradients.T
+    found = course(R, chosen, 3.0, 3000)[::60]
+    grown = jnp.stack([growth(R, chosen, each) for each in found])
+    assert bool(jnp.all(jnp.diff(chosen.loss(found)) < 0)) and bool(jnp.all(jnp.diff(grown) > 0))
+    assert float(grown[-1]) == pytest.approx(-3 / 13, rel=2e-2)
+
+
 def test_one_that_stands_for_two_counts_as_they_would() -> None:
     R, two = of_two(0.5, 3.0)
     copies = jnp.array([0, 0, 1])
@@ -111,8 +122,8 @@ def test_the_hard_ones_are_followed_and_some_stand_for_the_rest(monkeypatch: pyt
     whole = choose(MODEL, SPLIT, jr.key(0))
     wanted = jnp.mean(jax.vmap(dfc.CrossEntropy())(jax.vmap(MODEL)(X), Y))
     assert jnp.allclose(whole.loss(whole.margins), wanted, rtol=1e-9)
-    monkeypatch.setattr(competition, "HARD", 3)
-    monkeypatch.setattr(competition, "OTHERS", 2)
+    monkeypatch.setattr(foretelling, "HARD", 3)
+    monkeypatch.setattr(foretelling, "OTHERS", 2)
     some, others = (choose(MODEL, SPLIT, jr.key(seed)) for seed in (0, 2))
     assert jnp.array_equal(some.margins[:3], jnp.sort(whole.margins)[:3])
     assert some.stands_for.tolist() == [1, 1, 1, 2, 2]
@@ -126,5 +137,5 @@ def test_a_course_that_is_not_solved_ends_early(change) -> None:
     assert len(whole["growth"]) == len(whole["train_loss"]) == 5
     assert whole["train_loss"][0] == pytest.approx(float(chosen.loss(chosen.margins)))
     assert np.all(np.diff(whole["train_loss"]) < 0) and max(whole["growth"]) < 0
-    change(competition, "MOST_STEPS", 3)
+    change(foretelling, "MOST_STEPS", 3)
     assert len(foretell(MODEL, method, chosen, 1e4, 4)["train_loss"]) < 5

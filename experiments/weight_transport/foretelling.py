@@ -1,19 +1,24 @@
 """How the errors of samples act on each other, and where that leads: what `late_rise.py` foretells.
 
 Let m_i be sample i's margin, its own class's logit less the logsumexp of the others. Its loss is log(1
-+ exp(-m_i)); the gradient of that by the output is 1 - p_i = sigmoid(-m_i) times v_i, the distribution
-over the other classes less a one at the own. Where a rule's update is the sum of sigmoid(-m_j) D_j, D_j
-its update for the output error v_j,
++ exp(-m_i)), whose gradient by the output is sigmoid(-m_i) v_i, with v_i the softmax over the other
+classes less a one at the own. Where a rule's update is the sum of sigmoid(-m_j) D_j, D_j its update for
+the output error v_j,
 
     dm_i/dt = sum_j R_ij sigmoid(-m_j),    R_ij = <gradient of -m_i, D_j>.
 
 Once losses are small, l_i = exp(-m_i), these are Lotka and Volterra's equations, dl_i/dt = -l_i (R
-l)_i. With x = l / sum(l), the samples' shares, the sum falls as long as x^T R x > 0, and x follows the
-replicator equation of the payoff -R (Hofbauer and Sigmund, Evolutionary Games and Population Dynamics,
-1998). A gradient's R is a Gram matrix: x^T R x falls to its least value, the hard margin's, which is
-not negative. That of another rule may be, though every sample helps itself: for two of them, with R_11
-= R_22 = 1, R_12 = -a and R_21 = -b, a and b positive, the sum rises in the end if and only if ab > 1.
+l)_i: errors compete where R_ij is positive and foster each other where it is negative. With s the sum
+of l and x = l / s, the samples' shares, ds/dt = -s^2 x^T R x, and x follows the replicator equation of
+the payoff -R in the time that s dt is (Hofbauer and Sigmund, Evolutionary Games and Population
+Dynamics, 1998). A gradient's R is a Gram matrix: x^T R x falls to its least value over all shares,
+which is not negative (the square of the hard margin of the model linearised here). That of another rule
+may be, though every sample helps itself: for two of them, with R_11 = R_22 = 1, R_12 = -a and R_21 =
+-b, a and b positive, the sum grows without bound if and only if ab > 1.
 """
+
+import itertools
+import math
 
 import diffrax
 import equinox as eqx
@@ -51,9 +56,10 @@ class Chosen(eqx.Module):
     x: Float[Array, "samples ..."]
     margins: Float[Array, " samples"]
     errors: Float[Array, "samples out"]
-    """v_i: of the output, for a probability of the own class of zero."""
+    """v_i: the gradient by the output if the own class's probability were zero."""
     stands_for: Float[Array, " samples"]
-    """How many samples of the data each of these is."""
+    """How many samples of the data each of these is. It counts as so many copies, which help each other: an
+    error towards losses that fall."""
 
     def loss(self, margins: Float[Array, "*times samples"]) -> Float[Array, "*times"]:
         """The mean over all samples of the data."""
@@ -92,7 +98,8 @@ def interaction(
     """R of a dense network: by how much descent along the update for sample j alone, at the output error
     `errors[j]`, raises the margin of sample i, to first order.
 
-    An update of a dense layer is the product of a signal, which is the bias's update, and its inputs.
+    An update of a dense layer is the product of a signal, which is the bias's update, and its inputs, for
+    which those without control are taken: right for small nudges.
 
     **Arguments:**
 
@@ -117,7 +124,8 @@ def interaction(
 def growth(
     R: Float[Array, "samples samples"], chosen: Chosen, margins: Float[Array, " samples"]
 ) -> Float[Array, ""]:
-    """-x^T R x over the mean of R_ii, x the samples' shares of all error: positive where the loss rises."""
+    """-x^T R x over the mean of R_ii of the chosen, x the samples' shares of all error: positive where the
+    loss rises."""
     shares = chosen.stands_for * jax.nn.sigmoid(-margins)
     shares = shares / jnp.sum(shares)
     return -shares @ R @ shares / jnp.mean(jnp.diagonal(R))
@@ -161,8 +169,6 @@ def foretell(
     loss."""
     R = interaction(model, method, chosen.x, chosen.errors)
     margins = course(R, chosen, rate, epochs)
-    solved = [each for each in margins if bool(jnp.all(jnp.isfinite(each)))]
-    return {
-        "growth": [float(growth(R, chosen, each)) for each in solved],
-        "train_loss": [float(chosen.loss(each)) for each in solved],
-    }
+    courses = [(float(growth(R, chosen, each)), float(chosen.loss(each))) for each in margins]
+    solved = list(itertools.takewhile(lambda course: all(map(math.isfinite, course)), courses))
+    return {"growth": [each for each, _ in solved], "train_loss": [each for _, each in solved]}
