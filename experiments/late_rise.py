@@ -9,8 +9,7 @@ with other feedback, or with another nudge, gain in sleep or optimiser. Where al
 points is measured in between and, where the feedback does not learn, how samples' errors act on each other
 and what their losses would come to by that. Every branch has a folder of its own; then come
 `late_rise.md`, `late_rise.json`, `late_rise.png` and `foretold.png`. After an interruption the same command
-goes on from the newest epoch.
-The exit status is 1 where a seed diverged or is in doubt.
+goes on from the newest epoch. The exit status is 1 where a seed diverged or is in doubt.
 """
 
 import dataclasses
@@ -39,6 +38,7 @@ from weight_transport.branches import (
     between_inverse_and_transpose as between,
     Branch,
     BRANCHES,
+    rate_of_descent,
     SAMPLES,
 )
 from weight_transport.branches_picture import plot_branches, plot_foretold
@@ -187,7 +187,7 @@ def _foretold(
     config = options.config()
     method = make_method(config, "dfc-ss", OutputError())
     steps = steps_of(dataclasses.replace(config, epochs=1), data)
-    rate = steps * config.optimiser.lr / config.optimiser.eps
+    rate = steps * rate_of_descent(config.optimiser)
     found = []
     for seed, model in zip(options.seeds, models, strict=True):
         chosen = choose(model, data.train, jax.random.fold_in(jax.random.key(seed), stream))

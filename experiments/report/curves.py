@@ -248,6 +248,12 @@ def read_curves(folder: pathlib.Path, of_layers: str | None = None) -> dict[str,
     }
 
 
+def by_seed(curves: dict[str, np.ndarray], name: str) -> dict[int, np.ndarray]:
+    """A number by epoch, of each seed that finished one."""
+    seeds = (int(each[0]) for each in curves.get("seed", ()))
+    return dict(zip(seeds, curves.get(name, ()), strict=True))
+
+
 def in_epoch(curves: dict[str, np.ndarray], name: str, epoch: int) -> np.ndarray:
     """What a number, if it is there, was after an epoch: of the seeds that got there, where it is finite."""
     values = curves.get(name, np.empty((0, 0)))[:, epoch - 1 : epoch]

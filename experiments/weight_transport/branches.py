@@ -66,6 +66,11 @@ def _mean_over_samples(
     return dfc.FeedbackWeights(tuple(block / len(x) for block in total))
 
 
+def rate_of_descent(options: Optimiser) -> float:
+    """Of the plain gradient descent that Adam comes to at small updates: its rate over its eps."""
+    return options.lr / options.eps
+
+
 @dataclasses.dataclass(frozen=True)
 class Branch:
     """How training goes on."""
@@ -80,7 +85,7 @@ class Branch:
     sleep_gain: float = 1.0
     """Times the proportional gain in sleep."""
     descent: bool = False
-    """Plain gradient descent at Adam's rate over its eps, which is what Adam comes to at small updates."""
+    """Plain gradient descent, which is what Adam comes to at small updates."""
 
     def changed(self, config: Config) -> Config:
         """The options of before with this nudge and gain."""
@@ -90,7 +95,7 @@ class Branch:
 
     def optimiser(self, options: Optimiser, steps: int) -> optax.GradientTransformation:
         """Of the forward weights, whose `options` are those of before."""
-        return optax.sgd(options.lr / options.eps) if self.descent else make_optimiser(options, steps)
+        return optax.sgd(rate_of_descent(options)) if self.descent else make_optimiser(options, steps)
 
 
 BRANCHES = {

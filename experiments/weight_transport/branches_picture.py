@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
-from report.curves import read_curves
+from report.curves import by_seed, read_curves
 from report.figure import tidied
 from report.pictures import plt
 from weight_transport.branches import BRANCHES
@@ -75,6 +75,10 @@ def plot_foretold(
     return _saved(figure, [*kinds, *(_entry(name) for name in foretold)], path)
 
 
+def _losses(folder: pathlib.Path) -> dict[int, np.ndarray]:
+    return by_seed(read_curves(folder), "train_loss")
+
+
 def _entry(name: str) -> Line2D:
     return Line2D([], [], label=BRANCHES[name].label, linewidth=2, **STYLES[name])
 
@@ -84,13 +88,3 @@ def _saved(figure: Figure, entries: Sequence[Line2D], path: pathlib.Path) -> pat
     tidied(figure).savefig(path, dpi=130)
     plt.close(figure)
     return path
-
-
-def _losses(folder: pathlib.Path) -> dict[int, np.ndarray]:
-    """Train loss by epoch, of each seed that finished one."""
-    curves = read_curves(folder)
-    return (
-        {int(seeds[0]): losses for seeds, losses in zip(curves["seed"], curves["train_loss"], strict=True)}
-        if curves
-        else {}
-    )

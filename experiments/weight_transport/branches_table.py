@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
+from report.curves import by_seed
 from report.doubts import explained, remarked
 from weight_transport.branches import BRANCHES, DAMPINGS, SAMPLES
 from weight_transport.foretelling import SETTLED
@@ -45,12 +46,9 @@ def table(given: Mapping[str, Any], rows: Mapping[str, Any], slept: Sequence[Map
     ]
 
 
-def seen(
-    curves: Mapping[str, np.ndarray], seeds: Sequence[int], epochs: int
-) -> dict[str, list[float | None]]:
+def seen(curves: dict[str, np.ndarray], seeds: Sequence[int], epochs: int) -> dict[str, list[float | None]]:
     """The last train loss of each seed, and that over its lowest; None of one that stopped early."""
-    ran = [int(each[0]) for each in curves.get("seed", ())]
-    losses = dict(zip(ran, curves.get("train_loss", ()), strict=True))
+    losses = by_seed(curves, "train_loss")
     each = [losses.get(seed, np.empty(0)) for seed in seeds]
     whole = [of if len(of) == epochs and np.isfinite(of[-1]) else None for of in each]
     return {
